@@ -1,0 +1,1 @@
+"""How a recipe runs: from YAML to finished, verified artifacts. Knows no model and no cluster."""

@@ -1,0 +1,1 @@
+"""Tars in, batches out. Knows no sample schema."""

@@ -1,0 +1,77 @@
+"""Every exception of orch, and the exit code each one ends a command with.
+
+OrchError                    1  anything orch can explain; the message is for the user
+|-- RecipeError              2  the recipe is wrong; carries every fault, not just the first
+|-- InputError               2  the command line or a file given to us is wrong
+|   `-- DamagedArtifact      2  an artifact's files do not match its manifest
+|-- SurroundingsError        3  disk, permissions, another program, the cluster
+|   `-- RunBusy              3  somebody else is launching this run; names the holder
+|-- StageFailed              1  a stage ended without its outputs
+|-- Preempted                -  asked to stop; everything was saved, the job wants to be queued again
+`-- Diverged                 1  the loss or the gradients are not finite
+"""
+
+from collections.abc import Sequence
+
+from orchestrator.records import record
+
+
+@record
+class Fault:
+    """One thing that is wrong, where, and what would be right."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        """Reads `key: message`."""
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class OrchError(Exception):
+    """Anything orch can explain to its user; shown without a traceback."""
+
+    exit_code = 1
+
+
+class RecipeError(OrchError):
+    """The recipe cannot run; `faults` lists everything that is wrong with it."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        """Keeps every fault; the message is one line each."""
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+class InputError(OrchError):
+    """The command line, or a file it names, is wrong."""
+
+    exit_code = 2
+
+
+class DamagedArtifact(InputError):
+    """The files of an artifact are not the ones its manifest lists."""
+
+
+class SurroundingsError(OrchError):
+    """The machine, the disk or the cluster does not let us work."""
+
+    exit_code = 3
+
+
+class RunBusy(SurroundingsError):
+    """Another process is working on this run; the message names it."""
+
+
+class StageFailed(OrchError):
+    """A stage ended without its outputs."""
+
+
+class Preempted(OrchError):
+    """The stage was asked to stop, saved everything, and wants to go on later."""
+
+
+class Diverged(OrchError):
+    """The loss or the gradients are no longer finite numbers."""

@@ -1,0 +1,40 @@
+"""How far a stage is: a small file that `orch status` and the live table read."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts import write_json
+
+PROGRESS = "progress.json"
+
+
+class Progress:
+    """Writes `progress.json` in a stage's folder, at most once in `every_s` seconds.
+
+    `done` and `total` count `unit`s ("step", "sample", "image"); `values` are a few numbers worth showing live.
+    """
+
+    def __init__(self, directory: Path | None, *, every_s: float = 0.5) -> None:
+        """Reports into `directory`; None reports nowhere (ranks other than the first, tests)."""
+        self._directory = directory
+        self._every_s = every_s
+        self._written = 0.0
+        self._started: tuple[float, int] | None = None
+
+    def advance(self, done: int, total: int | None, unit: str, **values: float) -> None:
+        """Says that `done` of `total` units are done; the rate counts from the first call on."""
+        now = time.time()
+        if self._started is None:
+            self._started = (now, done)
+        finished = total is not None and done >= total
+        if self._directory is None or (now - self._written < self._every_s and not finished):
+            return
+        self._written = now
+        since, first = self._started
+        rate = (done - first) / (now - since) if now > since else 0.0
+        eta_s = (total - done) / rate if total is not None and rate > 0 else None
+        shown: dict[str, Any] = {
+            "done": done, "total": total, "unit": unit, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values,
+        }  # fmt: skip
+        write_json(self._directory / PROGRESS, shown)

@@ -1,0 +1,74 @@
+"""The contract between a recipe and its work: a stage turns input artifacts into output artifacts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from orchestrator.records import record
+
+if TYPE_CHECKING:
+    from orchestrator.journal import Journal
+    from orchestrator.progress import Progress
+    from orchestrator.world import World
+
+
+@record
+class Nothing:
+    """No config, no inputs or no outputs."""
+
+
+@record
+class StageContext:
+    """What a running stage knows of the place it runs in."""
+
+    directory: Path  # the stage's own folder: checkpoints/ and scratch files go here
+    name: str  # as in the recipe
+    fingerprint: str
+    seed: int
+    world: "World"
+    journal: "Journal"  # metrics, parameters, pictures; does nothing on ranks other than the first
+    progress: "Progress"  # how far we are, for `orch status`; does nothing on ranks other than the first
+    stop: Callable[[], bool]  # asked between steps; True = save and leave
+
+
+class Stage(ABC):
+    """One step of a recipe: reads its inputs, writes its outputs, knows no other stage.
+
+    Importing a stage's module must not import torch: planning reads Config, Inputs and Outputs on a login node.
+    """
+
+    Config: ClassVar[type] = Nothing
+    Inputs: ClassVar[type] = Nothing  # fields: an Artifact class, `... | None`, or dict[str, Artifact class]
+    Outputs: ClassVar[type] = Nothing  # fields: Artifact classes
+    family: ClassVar[str | None] = None  # the model family whose checkpoint this stage writes
+    asks_family: ClassVar[bool] = False  # True: runs the code of its input checkpoint's family (evaluate, export)
+
+    def __init__(self, config: Any, inputs: Any, outputs: Any) -> None:
+        """Binds the stage to typed records of the classes Config, Inputs and Outputs."""
+        self.config = config
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def faults(self) -> Mapping[str, str]:
+        """Lists what is wrong with config and inputs together: dotted key below the stage -> message. No torch."""
+        return {}
+
+    def code_roots(self) -> tuple[str, ...]:
+        """Names the modules, beside its own, whose code decides the result but is found by name at run time."""
+        return ()
+
+    def outside(self) -> Mapping[str, str]:
+        """Names what the result depends on outside recipe, code and inputs, e.g. raw files: name -> cheap digest."""
+        return {}
+
+    def steps(self) -> int | None:
+        """Returns how many steps `run` takes, where that is known beforehand."""
+        return None
+
+    @abstractmethod
+    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
+        """Does the work and returns the facts of each output: output name -> facts for its manifest.
+
+        Collective: every rank must call. The caller commits the outputs, on the first rank, after all have returned.
+        """

@@ -1,0 +1,43 @@
+"""What differs between two training stages: a model, how samples become a batch, and a loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from orchestrator.data.stream import Drawn
+from orchestrator.records import record
+
+Batch = TypeVar("Batch")
+
+
+@record
+class Losses:
+    """What a step minimises, and the terms it is made of."""
+
+    total: Tensor  # scalar, with graph
+    terms: Mapping[str, Tensor]  # scalars for the log, detached; every rank must give the same names
+
+
+class TrainTask(ABC, Generic[Batch]):
+    """All that differs between two training stages."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """Builds the model with fresh weights. Runs inside the engine's init context (ZeRO-3 partitions as it builds)."""
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Fills the model from what the task starts from (pretrained weights). Collective: every rank must call."""
+
+    @abstractmethod
+    def collate(self, drawn: Sequence[Drawn]) -> Batch:
+        """Turns samples of one source into a batch on the CPU. Runs in data workers; must not touch the model."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        """Computes the loss. `model` is the wrapped one: call it once, never a part of it or self.model."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns facts for the checkpoint's manifest: `family`, `model` (config as plain data)."""
+        return {}

@@ -1,0 +1,19 @@
+"""What is computed. STAGES and FAMILIES are every name a recipe can use, and where it lives."""
+
+from collections.abc import Mapping
+
+STAGES: Mapping[str, str] = {
+    "make_shapes": "stages.shapes.stage:MakeShapes",
+    "convert_shards": "stages.convert.stage:ConvertShards",
+    "glamm_tokenizer": "stages.glamm.stages:GlammTokenizer",
+    "glamm_feature_alignment": "stages.glamm.stages:FeatureAlignment",
+    "glamm_region_pretraining": "stages.glamm.stages:RegionPretraining",
+    "glamm_gcg_tuning": "stages.glamm.stages:GcgTuning",
+    "glamm_pix2cap_sft": "stages.glamm.stages:Pix2CapSft",
+    "evaluate": "stages.evaluate.stage:Evaluate",
+    "export": "stages.export.stage:ExportModel",
+}
+
+FAMILIES: Mapping[str, str] = {
+    "glamm": "stages.glamm.family:GlammFamily",
+}

@@ -1,0 +1,59 @@
+"""What evaluation, export and prediction may ask of any trained model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from orchestrator.records import record
+
+
+@record
+class GroundedPhrase:
+    """A phrase of a caption and the pixels it means."""
+
+    phrase: str
+    span: tuple[int, int]  # [start, end) code points of the caption
+    mask_HW: NDArray[np.bool_]  # at the image's own size
+
+
+@record
+class GroundedCaption:
+    """A caption whose phrases carry masks."""
+
+    caption: str
+    phrases: tuple[GroundedPhrase, ...]
+
+
+class Model(Protocol):
+    """A trained model of any family, in one process, ready to answer."""
+
+    def ground(self, images: Sequence[Image.Image], *, max_new_tokens: int) -> list[GroundedCaption]:
+        """Writes a grounded caption for each image (GCG)."""
+
+    def describe_regions(
+        self, images: Sequence[Image.Image], boxes_xyxy_px: Sequence[Sequence[Sequence[float]]], *, max_new_tokens: int
+    ) -> list[list[str]]:
+        """Writes a caption for each box of each image."""
+
+    def answer(self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]]) -> GroundedCaption:
+        """Answers a free prompt about an image, boxes given in order of `<bbox>` in the prompt."""
+
+
+class ModelFamily(Protocol):
+    """A kind of model: how to bring one up from a checkpoint or an export, and how to export it."""
+
+    def load(self, checkpoint: Path) -> Model:
+        """Loads a Checkpoint artifact."""
+
+    def untrained(self, checkpoint: Path, *, seed: int) -> Model:
+        """Builds the model of this checkpoint with fresh weights: the baseline."""
+
+    def export(self, checkpoint: Path, directory: Path, *, card: str) -> dict[str, Any]:
+        """Writes safetensors, config.json, tokenizer and README.md (the model card); returns facts."""
+
+    def load_export(self, directory: Path) -> Model:
+        """Loads what `export` wrote."""
