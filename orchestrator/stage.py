@@ -43,6 +43,7 @@ class Stage(ABC):
     Outputs: ClassVar[type] = Nothing  # fields: Artifact classes
     family: ClassVar[str | None] = None  # the model family whose checkpoint this stage writes
     asks_family: ClassVar[bool] = False  # True: runs the code of its input checkpoint's family (evaluate, export)
+    joins: ClassVar[bool] = False  # True: needs a process group even as a single process (training under an engine)
 
     def __init__(self, config: Any, inputs: Any, outputs: Any) -> None:
         """Binds the stage to typed records of the classes Config, Inputs and Outputs."""
