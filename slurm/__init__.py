@@ -1,0 +1,1 @@
+"""Where a recipe runs when it runs on a Slurm cluster. Knows no model."""

@@ -1,0 +1,49 @@
+"""Order of the tests, and what a test may need of the machine it runs on."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RAW_DATA = Path(os.environ.get("ORCH_RAW_DATA", Path(__file__).parents[2] / "shared" / "data" / "raw"))
+
+# name in @pytest.mark.needs("name") -> (is it here?, what to say where it is not)
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "gpu": (lambda: Path("/dev/nvidiactl").exists(), "a CUDA device"),
+    "java": (lambda: shutil.which("java") is not None, "a Java runtime on the path"),
+    "raw_data": (RAW_DATA.is_dir, f"real images and annotations at {RAW_DATA} (ORCH_RAW_DATA names another place)"),
+    "root": (lambda: os.geteuid() == 0, "to be root"),
+    "slurm": (lambda: shutil.which("slurmctld") is not None, "slurmctld on the path"),
+    "torch": (lambda: importlib.util.find_spec("torch") is not None, "torch: pip install -e '.[train]'"),
+}
+ROOM_ORDER = ("docs", "orchestrator", "stages", "slurm", "recipes")  # cheap rooms first, whole recipes last
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs fast tests before slow ones, so that a broken change is known within seconds."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, _room(item)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test by name where the machine lacks what the test needs."""
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if name not in NEEDS:
+                pytest.fail(f"tests/conftest.py knows no need {name!r}; it knows {', '.join(sorted(NEEDS))}")
+            here, what = NEEDS[name]
+            if not here():
+                pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def raw_data() -> Path:
+    """Returns the folder of real images and annotations; mark the test with needs("raw_data")."""
+    return RAW_DATA
+
+
+def _room(item: pytest.Item) -> int:
+    parts = Path(item.path).relative_to(Path(__file__).parent).parts
+    return ROOM_ORDER.index(parts[0]) if parts[0] in ROOM_ORDER else len(ROOM_ORDER)
