@@ -1,5 +1,6 @@
 """What evaluation, export and prediction may ask of any trained model."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from orchestrator.errors import InputError
 from orchestrator.records import record
+from stages import FAMILIES
 
 
 @record
@@ -57,3 +60,12 @@ class ModelFamily(Protocol):
 
     def load_export(self, directory: Path) -> Model:
         """Loads what `export` wrote."""
+
+
+def load_family(name: str) -> ModelFamily:
+    """Returns the family of this name in stages.FAMILIES; imports its code, torch included."""
+    if name not in FAMILIES:
+        raise InputError(f"unknown model family {name!r}; known are {', '.join(sorted(FAMILIES))}")
+    module, _, cls = FAMILIES[name].partition(":")
+    family: ModelFamily = getattr(importlib.import_module(module), cls)()
+    return family

@@ -1,0 +1,1 @@
+"""Predictions in, a Report out; knows no model."""

@@ -1,0 +1,148 @@
+"""Scores of text: METEOR and CIDEr of captions, likeness and equality of phrases.
+
+Every scorer takes one hypothesis and one or more references for each item, as plain text.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from nltk.translate.meteor_score import meteor_score
+
+LONGEST_NGRAM = 4
+SIGMA = 6.0  # of CIDEr-D's penalty for another length, in words
+ARTICLES = frozenset({"a", "an", "the"})
+
+# one token a match: a contraction's tail, a word before "n't", a word with inner dots, hyphens or commas
+TOKEN = re.compile(r"n't\b|'(?:s|m|d|re|ve|ll)\b|\w+?(?=n't\b)|\w+(?:[.,-]\w+)*")
+
+Ngrams = Counter[tuple[str, ...]]
+Weights = dict[tuple[str, ...], float]
+
+
+def tokenize(text: str) -> list[str]:
+    """Cuts text into lower-case words in the manner of the Penn Treebank; punctuation is dropped.
+
+    "The dog's red-ish ball isn't 3.5 m." -> the dog 's red-ish ball is n't 3.5 m
+    """
+    return TOKEN.findall(text.lower().replace("\u2019", "'"))
+
+
+def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Averages NLTK's METEOR over the items, with exact and stemmed matches only: no WordNet synonyms.
+
+    Its parameters are those of the original paper (alpha 0.9, beta 3, gamma 0.5), not those of METEOR 1.5.
+    """
+    scores = [
+        meteor_score([tokenize(text) for text in texts], tokenize(hypothesis), wordnet=NoSynonyms())
+        if tokenize(hypothesis) and any(tokenize(text) for text in texts)
+        else 0.0
+        for hypothesis, texts in zip(hypotheses, references, strict=True)
+    ]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+class NoSynonyms:
+    """Stands where METEOR looks for WordNet, and knows no synonym of any word."""
+
+    def synsets(self, _word: str) -> list[object]:
+        """Returns no synonym sets."""
+        return []
+
+
+def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Averages CIDEr-D over the items: tf-idf n-gram cosines with clipping and a length penalty, times 10.
+
+    As in Vedantam et al. 2015: n = 1..4 weighted equally, document frequencies over the references of these very
+    items, sigma 6. Term frequencies are counts, as in the authors' code. With a single item every idf is log 1 = 0,
+    so the score is 0; it means something from a few dozen items on.
+    """
+    if not hypotheses:
+        return 0.0
+    items = [[tokenize(text) for text in texts] for texts in references]
+    frequencies = [_document_frequencies(items, n) for n in range(1, LONGEST_NGRAM + 1)]
+    scores = [
+        _cider_of_item(tokenize(hypothesis), texts, frequencies, len(items))
+        for hypothesis, texts in zip(hypotheses, items, strict=True)
+    ]
+    return sum(scores) / len(scores)
+
+
+def phrase_words(phrase: str) -> tuple[str, ...]:
+    """Normalises a phrase: its words, lower-case, without articles and punctuation."""
+    return tuple(word for word in tokenize(phrase) if word not in ARTICLES)
+
+
+def phrase_similarity(first: str, second: str) -> float:
+    """Returns how alike two phrases are, 0 to 1: F1 of their sets of words, articles left out.
+
+    A lexical stand-in for the BERT cosine of the released evaluation, which needs weights from a network.
+    """
+    mine, yours = set(phrase_words(first)), set(phrase_words(second))
+    if not mine or not yours:
+        return float(mine == yours)
+    return 2 * len(mine & yours) / (len(mine) + len(yours))
+
+
+def phrases_equal(first: str, second: str) -> float:
+    """Returns 1.0 if two phrases have the same words in the same order, articles left out, else 0.0."""
+    return float(phrase_words(first) == phrase_words(second))
+
+
+def exact_share(predicted: Sequence[Collection[str]], truth: Sequence[Collection[str]]) -> float:
+    """Returns the share of items whose phrases are exactly the reference's, in any order and equally often."""
+    same = [_counted(mine) == _counted(yours) for mine, yours in zip(predicted, truth, strict=True)]
+    return sum(same) / len(same) if same else 0.0
+
+
+def found_share(predicted: Sequence[Collection[str]], truth: Sequence[Collection[str]]) -> float:
+    """Returns the share of all reference phrases that were said in exactly these words."""
+    found = sum((_counted(mine) & _counted(yours)).total() for mine, yours in zip(predicted, truth, strict=True))
+    asked = sum(len(yours) for yours in truth)
+    return found / asked if asked else 0.0
+
+
+def _counted(phrases: Collection[str]) -> Counter[tuple[str, ...]]:
+    return Counter(phrase_words(phrase) for phrase in phrases)
+
+
+def _document_frequencies(items: Sequence[Sequence[Sequence[str]]], n: int) -> Ngrams:
+    frequencies: Ngrams = Counter()
+    for texts in items:
+        frequencies.update({ngram for words in texts for ngram in _ngrams(words, n)})
+    return frequencies
+
+
+def _cider_of_item(
+    words: Sequence[str], texts: Sequence[Sequence[str]], frequencies: Sequence[Ngrams], num_items: int
+) -> float:
+    scores = []
+    for reference in texts:
+        penalty = math.exp(-((len(words) - len(reference)) ** 2) / (2 * SIGMA**2))
+        cosines = [
+            _clipped_cosine(
+                _tf_idf(_ngrams(words, n), frequency, num_items), _tf_idf(_ngrams(reference, n), frequency, num_items)
+            )
+            for n, frequency in enumerate(frequencies, start=1)
+        ]
+        scores.append(10.0 * penalty * sum(cosines) / LONGEST_NGRAM)
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def _ngrams(words: Sequence[str], n: int) -> Ngrams:
+    return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+
+
+def _tf_idf(ngrams: Ngrams, frequencies: Ngrams, num_items: int) -> Weights:
+    return {
+        ngram: count * (math.log(num_items) - math.log(max(1, frequencies[ngram]))) for ngram, count in ngrams.items()
+    }
+
+
+def _clipped_cosine(hypothesis: Weights, reference: Weights) -> float:
+    norm = math.hypot(*hypothesis.values()) * math.hypot(*reference.values())
+    if norm == 0:
+        return 0.0
+    shared = hypothesis.keys() & reference.keys()
+    return sum(min(hypothesis[ngram], reference[ngram]) * reference[ngram] for ngram in shared) / norm

@@ -1,0 +1,1 @@
+"""A checkpoint becomes what the ecosystem loads."""
