@@ -1,9 +1,9 @@
 """What a user asks for: a recipe of named stages."""
 
+from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
-
-from dataclasses import field
 
 from orchestrator.records import record
 
@@ -48,3 +48,13 @@ class Recipe:
     seed: int = 0
     tracking: Tracking = field(default_factory=Tracking)
     vars: dict[str, Any] = field(default_factory=dict)  # for ${vars.x} only
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies `KEY=VALUE` overrides, resolves interpolations; every fault in one RecipeError."""
+    raise NotImplementedError
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Writes the resolved recipe as YAML that plans the same."""
+    raise NotImplementedError
