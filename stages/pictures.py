@@ -1,0 +1,268 @@
+"""Draws grounded captions: every phrase in the colour and with the number of its mask, panels side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from orchestrator.records import record
+
+# Okabe and Ito's palette: told apart with any common kind of colour blindness; the numbers say it once more
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#8C8C8C")
+PAPER, INK, FAINT = "#FFFFFF", "#1A1A1A", "#6B6B6B"
+PANEL_WIDTH_PX = 384
+MARGIN_PX = 12
+GAP_PX = 4  # between words, and around the text of a chip
+TITLE_SIZE_PX, TEXT_SIZE_PX, NUMBER_SIZE_PX = 17, 16, 13
+OPACITY = 0.35  # the true colours must stay visible below
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Rgb = tuple[int, int, int]
+
+
+@record
+class Mark:
+    """One phrase and what it means in the image: a mask, a box, or nothing that could be drawn."""
+
+    phrase: str
+    span: tuple[int, int] | None = None  # code points of the panel's caption; None = listed below the caption
+    mask_HW: NDArray[np.bool_] | None = None  # at the image's own size
+    box_xyxy_px: tuple[float, float, float, float] | None = None
+
+
+@record
+class Panel:
+    """One view of the image: what the reference, or a model, says of it."""
+
+    title: str
+    caption: str
+    marks: tuple[Mark, ...]
+
+
+@record
+class Word:
+    """One word to be set, and the mark it belongs to."""
+
+    text: str
+    mark: int | None
+    tight: bool = False  # no space before it: punctuation after a chip, and the words inside a chip
+    opens_line: bool = False
+
+
+def draw_panels(image: Image.Image, panels: Sequence[Panel]) -> Image.Image:
+    """Draws the panels from left to right; equal phrases have equal colours in all of them."""
+    colours = _shared_colours(panels)
+    drawn = [_draw_panel(image.convert("RGB"), panel, colours) for panel in panels]
+    width_px = sum(panel.width for panel in drawn) + MARGIN_PX * (len(drawn) + 1)
+    sheet = Image.new("RGB", (width_px, max(panel.height for panel in drawn) + 2 * MARGIN_PX), PAPER)
+    left_px = MARGIN_PX
+    for panel in drawn:
+        sheet.paste(panel, (left_px, MARGIN_PX))
+        left_px += panel.width + MARGIN_PX
+    return sheet
+
+
+def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 1) -> Image.Image:
+    """Puts pictures into a grid, in reading order."""
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    width_px = max(sum(picture.width for picture in row) for row in rows)
+    heights_px = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (width_px, sum(heights_px)), PAPER)
+    top_px = 0
+    for row, height_px in zip(rows, heights_px, strict=True):
+        left_px = 0
+        for picture in row:
+            sheet.paste(picture, (left_px, top_px))
+            left_px += picture.width
+        top_px += height_px
+    return sheet
+
+
+Colours = Mapping[tuple[str, int], Rgb]
+
+
+def _shared_colours(panels: Sequence[Panel]) -> Colours:
+    colours: dict[tuple[str, int], Rgb] = {}
+    for panel in panels:
+        for identity in _identities(panel):
+            colours.setdefault(identity, _rgb(PALETTE[len(colours) % len(PALETTE)]))
+    return colours
+
+
+def _identities(panel: Panel) -> list[tuple[str, int]]:
+    """Names every mark by its phrase and how often that phrase was marked before, in this panel."""
+    seen: dict[str, int] = {}
+    identities = []
+    for mark in panel.marks:
+        phrase = " ".join(mark.phrase.lower().split())
+        identities.append((phrase, seen.get(phrase, 0)))
+        seen[phrase] = seen.get(phrase, 0) + 1
+    return identities
+
+
+def _draw_panel(image: Image.Image, panel: Panel, colours: Colours) -> Image.Image:
+    shades = [colours[identity] for identity in _identities(panel)]
+    picture = _draw_marks(image, panel.marks, shades)
+    lines = _set_lines(list(_words(panel)), picture.width)
+    line_px = TEXT_SIZE_PX + 3 * GAP_PX
+    top_px = TITLE_SIZE_PX + 2 * GAP_PX
+    sheet = Image.new("RGB", (picture.width, top_px + picture.height + 2 * GAP_PX + len(lines) * line_px), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((0, 0), panel.title, fill=INK, font=_font(TITLE_SIZE_PX))
+    sheet.paste(picture, (0, top_px))
+    top_px += picture.height + 2 * GAP_PX
+    for number, line in enumerate(lines):
+        _draw_line(pen, line, top_px + number * line_px, panel.marks, shades)
+    return sheet
+
+
+def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]) -> Image.Image:
+    size = _shown_size(image)
+    grown = size[0] >= image.width
+    pixels_HWC = np.asarray(image.resize(size, Image.Resampling.NEAREST if grown else Image.Resampling.LANCZOS)).copy()
+    masks = [None if mark.mask_HW is None else _resized(mark.mask_HW, size) for mark in marks]
+    for mask_HW, shade in zip(masks, shades, strict=True):
+        if mask_HW is not None:
+            blend = (1 - OPACITY) * pixels_HWC[mask_HW] + OPACITY * np.array(shade)
+            pixels_HWC[mask_HW] = blend.astype(np.uint8)
+            pixels_HWC[_outline(mask_HW)] = shade
+    picture = Image.fromarray(pixels_HWC)
+    pen = ImageDraw.Draw(picture)
+    for number, (mark, mask_HW, shade) in enumerate(zip(marks, masks, shades, strict=True), start=1):
+        if mark.box_xyxy_px is not None:
+            scale = size[0] / image.width
+            x0, y0, x1, y1 = (round(value * scale) for value in mark.box_xyxy_px)
+            pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=shade, width=3)
+            _draw_number(pen, number, (min(x0, x1) + 9, min(y0, y1) + 9), shade)
+        elif mask_HW is not None and mask_HW.any():
+            _draw_number(pen, number, _inner_point(mask_HW), shade)
+    return picture
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Grows small images by a whole factor, so that their pixels stay square, and shrinks large ones."""
+    scale = PANEL_WIDTH_PX / max(image.size)
+    scale = float(int(scale)) if scale >= 1 else scale
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _resized(mask_HW: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(mask_HW.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 127
+
+
+def _outline(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns the pixels of a mask that lie within three pixels of its edge."""
+    inner_HW = np.pad(mask_HW, 3)
+    eroded_HW = inner_HW.copy()
+    for shift in (-3, -2, -1, 1, 2, 3):
+        eroded_HW &= np.roll(inner_HW, shift, axis=0) & np.roll(inner_HW, shift, axis=1)
+    return mask_HW & ~eroded_HW[3:-3, 3:-3]
+
+
+def _inner_point(mask_HW: NDArray[np.bool_]) -> tuple[int, int]:
+    """Returns the (x, y) of the mask's pixel that is nearest to its centre."""
+    rows, columns = np.nonzero(mask_HW)
+    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+    return int(columns[nearest]), int(rows[nearest])
+
+
+def _draw_number(pen: ImageDraw.ImageDraw, number: int, centre: tuple[int, int], shade: Rgb) -> None:
+    x, y = centre
+    pen.ellipse((x - 9, y - 9, x + 9, y + 9), fill=shade, outline=PAPER)
+    pen.text((x, y), str(number), fill=_ink_on(shade), font=_font(NUMBER_SIZE_PX), anchor="mm")
+
+
+def _words(panel: Panel) -> Iterator[Word]:
+    """Yields the caption's words, then the phrases of marks that are no part of the caption, one a line."""
+    end = 0
+    spanned = [(mark.span, index) for index, mark in enumerate(panel.marks) if mark.span is not None]
+    for (start, stop), index in sorted(spanned):
+        if start < end or stop <= start:  # a phrase inside another one is listed below instead
+            continue
+        yield from _plain(panel.caption[end:start])
+        yield from _chip(panel.caption[start:stop], index)
+        end = stop
+    yield from _plain(panel.caption[end:])
+    if not panel.caption.strip() and not panel.marks:
+        yield from _plain("(said nothing)")
+    shown = _shown_in_caption(spanned)
+    for index, mark in enumerate(panel.marks):
+        if index not in shown:
+            yield from _chip(mark.phrase or "(said nothing)", index, opens_line=True)
+
+
+def _shown_in_caption(spanned: Sequence[tuple[tuple[int, int], int]]) -> set[int]:
+    shown, end = set(), 0
+    for (start, stop), index in sorted(spanned):
+        if start >= end and stop > start:
+            shown.add(index)
+            end = stop
+    return shown
+
+
+def _plain(text: str) -> Iterator[Word]:
+    for position, word in enumerate(text.split()):
+        yield Word(text=word, mark=None, tight=position == 0 and not text[0].isspace())
+
+
+def _chip(text: str, mark: int, *, opens_line: bool = False) -> Iterator[Word]:
+    for position, word in enumerate(text.split() or ["?"]):
+        first = position == 0
+        shown = f"{mark + 1}: {word}" if first else word
+        yield Word(text=shown, mark=mark, tight=not first, opens_line=opens_line and first)
+
+
+def _set_lines(words: Sequence[Word], width_px: int) -> list[list[tuple[int, int, Word]]]:
+    """Breaks words into lines of (left, right, word)."""
+    font = _font(TEXT_SIZE_PX)
+    lines: list[list[tuple[int, int, Word]]] = [[]]
+    right_px = 0
+    for word in words:
+        left_px = right_px if word.tight or not lines[-1] else right_px + GAP_PX
+        extent_px = round(font.getlength(word.text)) + (2 * GAP_PX if word.mark is not None else 0)
+        if lines[-1] and (word.opens_line or left_px + extent_px > width_px):
+            lines.append([])
+            left_px = 0
+        right_px = left_px + extent_px
+        lines[-1].append((left_px, right_px, word))
+    return lines
+
+
+def _draw_line(
+    pen: ImageDraw.ImageDraw,
+    line: Sequence[tuple[int, int, Word]],
+    top_px: int,
+    marks: Sequence[Mark],
+    shades: Sequence[Rgb],
+) -> None:
+    font = _font(TEXT_SIZE_PX)
+    for left_px, right_px, word in line:
+        if word.mark is None:
+            pen.text((left_px, top_px + GAP_PX), word.text, fill=INK, font=font)
+            continue
+        shade = shades[word.mark]
+        box = (left_px, top_px, right_px, top_px + TEXT_SIZE_PX + 2 * GAP_PX)
+        if _visible(marks[word.mark]):
+            pen.rectangle(box, fill=shade)
+        ink = _ink_on(shade) if _visible(marks[word.mark]) else INK
+        pen.text((left_px + GAP_PX, top_px + GAP_PX), word.text, fill=ink, font=font)
+        if not _visible(marks[word.mark]):  # a phrase without a single pixel is underlined, not filled
+            pen.line((box[0], box[3], box[2], box[3]), fill=shade, width=3)
+
+
+def _visible(mark: Mark) -> bool:
+    return mark.box_xyxy_px is not None or (mark.mask_HW is not None and bool(mark.mask_HW.any()))
+
+
+def _ink_on(shade: Rgb) -> str:
+    red, green, blue = shade
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 115 else PAPER
+
+
+def _rgb(colour: str) -> Rgb:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _font(size_px: int) -> Font:
+    return ImageFont.load_default(size_px)
