@@ -1,0 +1,119 @@
+"""Which samples make up which step: a pure function of (seed, sizes, weights, global batch, step).
+
+It is the only place that decides who sees what. Nothing is remembered and nothing replayed: any step is found by
+arithmetic, so a run resumes at any step, on any number of ranks, and sees what it would have seen.
+
+All samples of a step come from one source, so that all ranks run the same modules. How often each source has its turn
+is exact (see `schedule.py`). Within a source epoch follows epoch without a gap, each shuffled anew by a permutation
+that is computed, not stored (see `shuffle.py`): every sample exactly once an epoch.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from orchestrator.data.schedule import Schedule
+from orchestrator.data.shuffle import Shuffle, seeds_of
+from orchestrator.errors import InputError
+
+
+class Draw(NamedTuple):
+    """A sample's turn."""
+
+    source: str
+    epoch: int  # how often the source was gone through before
+    index: int  # the sample's number within its source
+    seed: int  # for everything random about this sample in this epoch; not negative, below 2**63
+
+
+class Order:
+    """The order in which the samples of some sources are drawn."""
+
+    def __init__(self, seed: int, sizes: Mapping[str, int], weights: Mapping[str, float], global_batch: int) -> None:
+        """Fixes the order: `sizes` are samples per source, `weights` relative shares of the steps (empty = equal).
+
+        A source of weight 0 is never drawn. The order of the mappings does not matter.
+        """
+        _check(sizes, weights, global_batch)
+        self._seed = seed
+        self._sizes = dict(sizes)
+        self._global_batch = global_batch
+        self._schedule = Schedule({name: weights[name] for name in sizes} if weights else dict.fromkeys(sizes, 1.0))
+
+    def source_of(self, step: int) -> str:
+        """Tells which source all samples of a step come from."""
+        return self._schedule.turn(step)[0]
+
+    def drawn_before(self, step: int) -> dict[str, int]:
+        """Counts the samples drawn from each source before a step."""
+        counts = self._schedule.counts(step)
+        return {name: counts.get(name, 0) * self._global_batch for name in self._sizes}
+
+    def samples_of(self, step: int, part: range | None = None) -> list[Draw]:
+        """Lists the global batch of a step, or the part of it at these places; the world's size plays no role."""
+        source, turn = self._schedule.turn(step)
+        size = self._sizes[source]
+        places = range(self._global_batch) if part is None else part
+        first = turn * self._global_batch
+        draws: list[Draw] = []
+        positions = [first + place for place in places]
+        while len(draws) < len(positions):
+            epoch = positions[len(draws)] // size
+            rest = positions[len(draws) :]
+            within = np.array(
+                [position - epoch * size for position in rest if position < (epoch + 1) * size], np.uint64
+            )
+            indices = Shuffle(size, self._seed, source, epoch)(within)
+            seeds = seeds_of(indices, self._seed, source, epoch)
+            pairs = zip(indices.tolist(), seeds.tolist(), strict=True)
+            draws += [Draw(source, epoch, index, seed) for index, seed in pairs]
+        return draws
+
+
+def share(rank: int, world_size: int, micro_batch: int, global_batch: int) -> tuple[range, ...]:
+    """Lists the places of the global batch that are a rank's, one range per micro-step.
+
+    Micro-step by micro-step the ranks take neighbouring places; together they take each place once.
+    """
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank must be from 0 to {world_size - 1}, not {rank}")
+    together = micro_batch * world_size
+    if micro_batch < 1 or global_batch < 1 or global_batch % together:
+        raise InputError(_batch_fault(micro_batch, world_size, global_batch))
+    starts = range(rank * micro_batch, global_batch, together)
+    return tuple(range(start, start + micro_batch) for start in starts)
+
+
+def _batch_fault(micro_batch: int, world_size: int, global_batch: int) -> str:
+    if micro_batch < 1 or global_batch < 1:
+        return f"micro_batch and global_batch must be 1 or more, not {micro_batch} and {global_batch}"
+    together = micro_batch * world_size
+    below = global_batch // together * together
+    multiples = [str(value) for value in (below, below + together) if value > 0]
+    fitting = [value for value in range(1, global_batch + 1) if global_batch % (value * world_size) == 0][-8:]
+    allowed = f"global_batch={' or '.join(multiples)}"
+    if fitting:
+        allowed += f", or micro_batch={' or '.join(str(value) for value in fitting)}"
+    given = f"global_batch={global_batch}, micro_batch={micro_batch}, world_size={world_size}"
+    return (
+        f"global_batch must be a multiple of micro_batch x world_size = {together}; given: {given}; allowed: {allowed}"
+    )
+
+
+def _check(sizes: Mapping[str, int], weights: Mapping[str, float], global_batch: int) -> None:
+    if not sizes:
+        raise InputError("shards: there is no source to draw from")
+    if global_batch < 1:
+        raise InputError(f"global_batch must be 1 or more, not {global_batch}")
+    if weights and (wrong := sorted(set(sizes) ^ set(weights))):
+        raise InputError(f"weights: {', '.join(wrong)}: must name exactly the sources {', '.join(sorted(sizes))}")
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InputError(f"weights.{name} must be a finite number of 0 or more, not {weight}")
+    if weights and not any(weights.values()):
+        raise InputError("weights: at least one must be above 0")
+    for name, size in sizes.items():
+        if size < 1 and (not weights or weights[name] > 0):
+            raise InputError(f"shards.{name} holds no samples; give it samples, or the weight 0")

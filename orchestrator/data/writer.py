@@ -1,0 +1,189 @@
+"""Samples in, tars out: plain WebDataset tars with an index beside each, equal bytes for equal samples."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from orchestrator.artifacts import file_sha256
+from orchestrator.data.index import SUFFIX, build_index, index_path
+from orchestrator.errors import DamagedArtifact, InputError, SurroundingsError
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
+
+_KEY = re.compile(r"(?!__)[^./\\\x00-\x1f\x7f\ud800-\udfff]+")
+_EXTENSION = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_KEY_LIMIT_BYTES = 255
+_OURS = re.compile(rf"\.?shard-\d{{6}}(\.tar|\{SUFFIX})(\..*draft)?")
+
+
+class ShardWriter:
+    """Writes samples as `shard-000000.tar` and so on, `shard-000000.idx` beside each. Starts with an empty set.
+
+    with ShardWriter(directory) as writer:
+        writer.write("000042", {"jpg": ..., "json": ...})
+        facts = writer.close()
+    shards.commit(fingerprint, facts=facts, sha256=writer.sha256)
+    """
+
+    def __init__(self, directory: Path, *, samples_per_shard: int = 1000, max_bytes: int = 512 * 2**20) -> None:
+        """Begins a set of shards in a directory; a tar is full at either limit, whichever comes first."""
+        for name, given in (("samples_per_shard", samples_per_shard), ("max_bytes", max_bytes)):
+            if given < 1:
+                raise InputError(f"{name} must be 1 or more, not {given}")
+        self._directory = directory
+        self._samples_per_shard = samples_per_shard
+        self._max_bytes = max_bytes
+        self._keys: set[str] = set()
+        self._samples_per_tar: list[int] = []
+        self._bytes = 0
+        self._tar: _Draft | None = None
+        self._sha256: dict[str, str] = {}
+        with _named(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in directory.iterdir():
+                if _OURS.fullmatch(path.name):
+                    path.unlink()
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Returns the sha256 of every finished file, by its path inside the directory, for `Artifact.commit`."""
+        return dict(self._sha256)
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Adds a sample: a key that is new to the set, and its members by extension ("jpg", "json")."""
+        _check(key, members)
+        if key in self._keys:
+            raise InputError(f"key {key!r} is there already: keys must be unique within a set of shards")
+        self._keys.add(key)
+        size = sum(len(content) for content in members.values())
+        if self._tar is not None and self._tar.full(size, self._samples_per_shard, self._max_bytes):
+            self._finish()
+        if self._tar is None:
+            self._tar = _Draft(self._directory / f"shard-{len(self._samples_per_tar):06d}.tar")
+        self._tar.write(key, members, size)
+
+    def close(self) -> dict[str, Any]:
+        """Finishes the last tar and returns facts for the manifest: samples, shards, bytes, samples_per_tar."""
+        self._finish()
+        return {
+            "samples": sum(self._samples_per_tar),
+            "shards": len(self._samples_per_tar),
+            "bytes": self._bytes,
+            "samples_per_tar": list(self._samples_per_tar),
+        }
+
+    def __enter__(self) -> "ShardWriter":
+        """Returns itself; `close` is called at the end unless it was called before."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Finishes the last tar, or throws its draft away if something went wrong."""
+        if kind is None:
+            self._finish()
+        elif self._tar is not None:
+            self._tar.discard()
+            self._tar = None
+
+    def _finish(self) -> None:
+        if self._tar is None:
+            return
+        tar, self._tar = self._tar, None
+        self._sha256 |= tar.finish()
+        self._samples_per_tar.append(tar.samples)
+        self._bytes += tar.path.stat().st_size
+
+
+class _Draft:
+    """A tar that is being written under another name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.samples = 0
+        self._content_bytes = 0
+        self._draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+        with _named(self._draft):
+            self._file = _Hashed(self._draft.open("wb"))
+        self._writer = _tar_writer(self._file)
+
+    def full(self, size: int, samples: int, max_bytes: int) -> bool:
+        return self.samples >= samples or self._content_bytes + size > max_bytes
+
+    def write(self, key: str, members: Mapping[str, bytes], size: int) -> None:
+        with _named(self._draft):
+            self._writer.write({"__key__": key, **members})
+        self.samples += 1
+        self._content_bytes += size
+
+    def finish(self) -> dict[str, str]:
+        """Closes the tar, reads it back into its index, and gives both their names: index first, tar last."""
+        try:
+            with _named(self._draft):
+                self._writer.close()
+                self._file.close()
+                index = build_index(self._draft)
+                if len(index) != self.samples or index.damage:
+                    raise DamagedArtifact(f"{self.path}: what was written reads back otherwise: {index.damage}")
+                index.save(index_path(self.path))
+                self._draft.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
+        beside = index_path(self.path)
+        return {self.path.name: self._file.sha256.hexdigest(), beside.name: file_sha256(beside)}
+
+    def discard(self) -> None:
+        self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+
+class _Hashed:
+    """A file that knows the sha256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self._file.write(content)
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _tar_writer(file: _Hashed) -> "TarWriter":
+    """Opens a tar whose bytes depend on its samples only: no clock and no user in the headers."""
+    from webdataset import TarWriter
+
+    return TarWriter(file, user="", group="", mode=0o444, mtime=0, encoder=False, compress=False)
+
+
+def _check(key: str, members: Mapping[str, bytes]) -> None:
+    if not _KEY.fullmatch(key) or len(key.encode()) > _KEY_LIMIT_BYTES:
+        allowed = f"1 to {_KEY_LIMIT_BYTES} bytes without dot, slash, control characters or a leading '__'"
+        raise InputError(f"key {key!r} cannot name a sample in a tar; allowed: {allowed}")
+    if not members:
+        raise InputError(f"sample {key!r} has no members")
+    for extension in members:
+        if not _EXTENSION.fullmatch(extension):
+            raise InputError(
+                f"sample {key!r}: member {extension!r}; allowed: lower-case letters, digits, '.', '_', '-'"
+            )
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns a refusal of the disk into a message that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise SurroundingsError(f"cannot write {path}: {error.strerror or error}") from error
