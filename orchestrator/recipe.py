@@ -1,11 +1,24 @@
-"""What a user asks for: a recipe of named stages."""
+"""What a user asks for: a recipe of named stages. Reads it from YAML and writes it back."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records import record
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator.errors import Fault, RecipeError
+from orchestrator.records import hidden, record
+from orchestrator.typed import allowed, dotted, plain, suggestion, typed
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@|[?&](?:password|passwd|token|secret)=[^&\s]", re.IGNORECASE)
+ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z0-9_]+)")
+REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_.-]+)\s*\}")
+OVERRIDE = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
 
 
 @record
@@ -19,6 +32,19 @@ class Resources:
     memory_gb: float | None = None  # per node
     hours: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses amounts that no machine has."""
+        if self.nodes < 1:
+            raise ValueError("nodes must be at least 1")
+        if self.gpus_per_node < 0:
+            raise ValueError("gpus_per_node must be at least 0")
+        for name, amount in (("tasks_per_node", self.tasks_per_node), ("cpus_per_task", self.cpus_per_task)):
+            if amount is not None and amount < 1:
+                raise ValueError(f"{name} must be at least 1, or null")
+        for name, size in (("memory_gb", self.memory_gb), ("hours", self.hours)):
+            if size is not None and not 0 < size < float("inf"):
+                raise ValueError(f"{name} must be above 0, or null")
+
 
 @record
 class Tracking:
@@ -26,6 +52,7 @@ class Tracking:
 
     uri: str | None = "sqlite:///mlflow.db"  # null = journal only
     experiment: str | None = None  # null = the recipe's name
+    written_uri: str | None = hidden()  # uri before the environment was filled in: what recipe.yaml keeps
 
 
 @record
@@ -49,12 +76,218 @@ class Recipe:
     tracking: Tracking = field(default_factory=Tracking)
     vars: dict[str, Any] = field(default_factory=dict)  # for ${vars.x} only
 
+    def __post_init__(self) -> None:
+        """Refuses names that are no folder names and recipes without work."""
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name must be letters, digits, '-' and '_': it names a folder, and is {self.name!r}")
+        if self.seed < 0:
+            raise ValueError("seed must be at least 0")
+        if not self.stages:
+            raise ValueError("stages must name at least one stage")
+
+
+@record
+class Reading:
+    """A recipe as far as it could be read, and everything that is wrong with it."""
+
+    recipe: Recipe | None
+    faults: tuple[Fault, ...]
+    broken: frozenset[str]  # stages that are written but cannot be read
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe, applies `KEY=VALUE` overrides, resolves interpolations; every fault in one RecipeError."""
-    raise NotImplementedError
+    reading = read_recipe(path, overrides)
+    if reading.faults or reading.recipe is None:
+        raise RecipeError(reading.faults)
+    return reading.recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Reading:
+    """Reads as much of a recipe as can be read, for a planner that tells its own faults along with these."""
+    faults: list[Fault] = []
+    try:
+        written = _parse(path)
+    except RecipeError as error:
+        return Reading(recipe=None, faults=error.faults, broken=frozenset())
+    for override in overrides:
+        _override(written, override, faults)
+    resolved = _resolve(written, "", faults)
+    unresolved = {fault.key for fault in faults}
+    faults.extend(_secrets(resolved, "", kept=_written_uri(written)))
+    found: list[Fault] = []
+    recipe = typed(Recipe, resolved, "", found)
+    faults.extend(fault for fault in found if fault.key not in unresolved)
+    stages = resolved.get("stages")
+    names = frozenset(str(name) for name in stages) if isinstance(stages, Mapping) else frozenset()
+    if recipe is None:
+        return Reading(recipe=None, faults=tuple(faults), broken=names)
+    recipe = _with_written_uri(recipe, _written_uri(written))
+    return Reading(recipe=recipe, faults=tuple(faults), broken=names - recipe.stages.keys())
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Writes the resolved recipe as YAML that plans the same."""
-    raise NotImplementedError
+    """Writes the resolved recipe as YAML that plans the same.
+
+    `vars` is left out, for nothing refers to it any more. `tracking.uri` keeps its `${oc.env:...}` as it was written:
+    such addresses carry passwords, and a run folder holds none.
+    """
+    shown = _escaped(plain(recipe))
+    del shown["vars"]
+    if recipe.tracking.written_uri is not None:
+        shown["tracking"]["uri"] = recipe.tracking.written_uri
+    return OmegaConf.to_yaml(OmegaConf.create(shown))
+
+
+def _parse(path: Path) -> DictConfig:
+    try:
+        written = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise _unreadable(path, "there is no such file") from None
+    except IsADirectoryError:
+        raise _unreadable(path, "is a folder; a recipe is a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"is not UTF-8 text (byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise _unreadable(path, f"is not YAML: {place}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise _unreadable(path, f"is not YAML: {error}") from None
+    except OmegaConfBaseException as error:
+        raise _unreadable(path, f"cannot be read: {_first_line(error)}") from None
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {error.strerror or error}") from None
+    if not isinstance(written, DictConfig):
+        raise _unreadable(path, f"holds a list; a recipe is a mapping with the keys {', '.join(allowed(Recipe))}")
+    return written
+
+
+def _unreadable(path: Path, message: str) -> RecipeError:
+    return RecipeError([Fault(key=str(path), message=message)])
+
+
+def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
+    match = OVERRIDE.fullmatch(override)
+    if match is None:
+        faults.append(
+            Fault(key=override, message="is no override; write KEY=VALUE, as in stages.gcg.config.train.steps=10")
+        )
+        return
+    key, text = match.groups()
+    problem = _misplaced(written, key.split("."))
+    if problem:
+        faults.append(Fault(key=key, message=f"cannot be overridden: {problem}"))
+        return
+    try:
+        OmegaConf.update(written, key, OmegaConf.from_dotlist([f"value={text}"])["value"], merge=True)
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+        faults.append(Fault(key=key, message=f"cannot be set to {text!r}: {_first_line(error)}"))
+
+
+def _misplaced(written: DictConfig, parts: list[str]) -> str | None:
+    """Says why an override names nothing that exists. Keys below config and inputs are checked with the stage."""
+    levels: list[tuple[str, Sequence[str]]] = [("a recipe", allowed(Recipe))]
+    if parts[0] == "tracking":
+        levels.append(("tracking", allowed(Tracking)))
+    if parts[0] == "vars":
+        levels.append(("vars", _names(written, "vars")))
+    if parts[0] == "stages":
+        levels += [("stages", _names(written, "stages")), ("a stage", allowed(StageSpec))]
+        if parts[2:3] == ["resources"]:
+            levels.append(("resources", allowed(Resources)))
+    for part, (place, names) in zip(parts, levels, strict=False):
+        if part not in names:
+            return f"{place} has no '{part}'{suggestion(part, names)}"
+    return None
+
+
+def _names(written: DictConfig, key: str) -> list[str]:
+    try:
+        section = written.get(key)
+    except OmegaConfBaseException:
+        return []
+    return [str(name) for name in section] if isinstance(section, DictConfig) else []
+
+
+def _resolve(node: DictConfig | ListConfig, key: str, faults: list[Fault]) -> Any:
+    """Returns the plain data of a node with every interpolation filled in; names those that cannot be."""
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    values = [_resolve_item(node, name, dotted(key, str(name)), faults) for name in names]
+    return dict(zip(names, values, strict=True)) if isinstance(node, DictConfig) else values
+
+
+def _resolve_item(node: DictConfig | ListConfig, name: Any, key: str, faults: list[Fault]) -> Any:
+    if OmegaConf.is_missing(node, name):
+        faults.append(Fault(key=key, message="is '???': a value must be given, in the recipe or as KEY=VALUE"))
+        return None
+    try:
+        value = node[name]
+        if OmegaConf.is_interpolation(node, name) and isinstance(value, DictConfig | ListConfig):
+            return OmegaConf.to_container(value, resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        faults.append(Fault(key=key, message=_unresolved(node, str(_raw(node, name)), error)))
+        return _raw(node, name)
+    return _resolve(value, key, faults) if isinstance(value, DictConfig | ListConfig) else value
+
+
+def _unresolved(node: DictConfig | ListConfig, text: str, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"{text!r} refers to itself"
+    for variable in ENVIRONMENT.findall(text):
+        if f"'{variable}'" in str(error):
+            return f"{text!r} needs the environment variable {variable}, which is not set"
+    root = node._get_root()  # noqa: SLF001 - OmegaConf has no public way up
+    for reference in REFERENCE.findall(text):
+        section, _, name = reference.rpartition(".")
+        if isinstance(root, DictConfig) and section == "vars" and name not in (names := _names(root, "vars")):
+            return f"{text!r} refers to {reference}, which is not there{suggestion(name, names)}"
+    return f"{text!r} cannot be filled in: {_first_line(error)}"
+
+
+def _raw(node: DictConfig | ListConfig, name: Any) -> Any:
+    container: Any = OmegaConf.to_container(node, resolve=False)
+    return container[name]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _written_uri(written: DictConfig) -> str | None:
+    """Returns tracking.uri as written, if it takes something from the environment."""
+    raw: Any = OmegaConf.to_container(written, resolve=False)
+    tracking = raw.get("tracking") if isinstance(raw, dict) else None
+    uri = tracking.get("uri") if isinstance(tracking, dict) else None
+    return uri if isinstance(uri, str) and ENVIRONMENT.search(uri) and "${vars" not in uri else None
+
+
+def _with_written_uri(recipe: Recipe, uri: str | None) -> Recipe:
+    tracking = Tracking(uri=recipe.tracking.uri, experiment=recipe.tracking.experiment, written_uri=uri)
+    values = {name: getattr(recipe, name) for name in allowed(Recipe)}
+    return Recipe(**{**values, "tracking": tracking})
+
+
+def _secrets(value: Any, key: str, *, kept: str | None) -> list[Fault]:
+    """Finds addresses with passwords, which would be written into the run folder."""
+    if isinstance(value, dict):
+        return [fault for name in value for fault in _secrets(value[name], dotted(key, str(name)), kept=kept)]
+    if isinstance(value, list):
+        return [fault for at, item in enumerate(value) for fault in _secrets(item, dotted(key, str(at)), kept=kept)]
+    if not isinstance(value, str) or not CREDENTIALS.search(value) or key.partition(".")[0] == "vars":
+        return []
+    if key == "tracking.uri" and kept is not None and not CREDENTIALS.search(kept):
+        return []
+    advice = (
+        "put it into the environment and write ${oc.env:MLFLOW_TRACKING_URI}" if key == "tracking.uri" else "remove it"
+    )
+    return [Fault(key=key, message=f"holds a password, which would be written into the run folder; {advice}")]
+
+
+def _escaped(value: Any) -> Any:
+    """Protects a resolved `${` from being filled in when the file is read again."""
+    if isinstance(value, dict):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

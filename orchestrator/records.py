@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, dataclass_transform
 
 INCIDENTAL = "incidental"
+HIDDEN = "hidden"
+PATH = "path"
 
 T = TypeVar("T")
 
@@ -21,3 +23,18 @@ def incidental(*, default: Any = None, default_factory: Callable[[], Any] | None
     if default_factory is not None:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def hidden(*, default: Any = None) -> Any:
+    """Declares a field that the program fills in and a recipe cannot name."""
+    return field(default=default, metadata={HIDDEN: True})
+
+
+def folder() -> Any:
+    """Declares a config field of type Path that must be an existing folder; planning says so if it is not."""
+    return field(metadata={PATH: "folder"})
+
+
+def file() -> Any:
+    """Declares a config field of type Path that must be an existing file; planning says so if it is not."""
+    return field(metadata={PATH: "file"})

@@ -9,7 +9,7 @@ from orchestrator.plan import Plan
 class RunLock:
     """Holds a run for this process, and for every process that inherits the file descriptor, until all closed it.
 
-    The supervisor inherits it: `Popen(..., pass_fds=(lock.fileno(),))`, then `RunLock.adopt(directory, fileno, command)`
+    The supervisor inherits it: `Popen(..., pass_fds=(lock.fileno(),))`, then `RunLock.adopt(directory, fileno, ...)`
     in the supervisor and `close()` in the launcher: the run is never without a holder.
     """
 
