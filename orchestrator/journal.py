@@ -1,12 +1,15 @@
 """The append-only journal of a stage: everything MLflow will be told, on disk before MLflow hears of it."""
 
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 JOURNAL = "journal.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -18,7 +21,9 @@ class Journal:
 
     def __init__(self, directory: Path | None) -> None:
         """Writes into `directory`; None writes nowhere (ranks other than the first, tests)."""
-        self._file = None if directory is None else (directory / JOURNAL).open("a", encoding="utf-8")
+        self._file = None if directory is None else (directory / JOURNAL).open("a+b")
+        if self._file is not None and _ends_in_half_a_line(directory):
+            self._file.write(b"\n")  # a killed process left half a line: the next event must not be glued to it
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records numbers of a step."""
@@ -26,11 +31,42 @@ class Journal:
 
     def append(self, event: str, **fields: Any) -> None:
         """Records one event with its time."""
-        if self._file is not None:
-            self._file.write(json.dumps({"event": event, "time": time.time(), **fields}, ensure_ascii=False) + "\n")
+        if self._file is None:
+            return
+        line = json.dumps({"event": event, "time": time.time(), **fields}, ensure_ascii=False)
+        try:
+            self._file.write(line.encode() + b"\n")
             self._file.flush()
+        except OSError as error:  # a full disk must not end training: the next checkpoint will say so by itself
+            log.warning("the journal could not be written (%s); this event is lost: %s", error, line[:200])
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
+
+
+def read_events(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yields the events of the journal in a stage's folder, leaving out lines that a killed process cut short."""
+    path = directory / JOURNAL
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def _ends_in_half_a_line(directory: Path | None) -> bool:
+    if directory is None:
+        return False
+    with (directory / JOURNAL).open("rb") as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            return False
+        file.seek(size - 1)
+        return file.read(1) != b"\n"

@@ -1,5 +1,7 @@
 """How far a stage is: a small file that `orch status` and the live table read."""
 
+import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from orchestrator.artifacts import write_json
 
 PROGRESS = "progress.json"
+
+log = logging.getLogger(__name__)
 
 
 class Progress:
@@ -37,4 +41,16 @@ class Progress:
         shown: dict[str, Any] = {
             "done": done, "total": total, "unit": unit, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values,
         }  # fmt: skip
-        write_json(self._directory / PROGRESS, shown)
+        try:
+            write_json(self._directory / PROGRESS, shown)
+        except OSError as error:  # a full disk must not end training: the next checkpoint will say so by itself
+            log.warning("progress could not be written: %s", error)
+
+
+def read_progress(directory: Path) -> dict[str, Any] | None:
+    """Reads how far the stage in this folder is; None before it said anything."""
+    try:
+        shown: dict[str, Any] = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return shown

@@ -1,0 +1,207 @@
+"""Puts plans, states and endings into tables and lines for people; JSON is for programs."""
+
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import InputError
+from orchestrator.plan import Plan, PlannedStage
+from orchestrator.state import read_plain_stage
+
+PIPE_WIDTH = 160  # nobody wraps a pipe; a table must not be cut for a terminal that is not there
+COLORS = {
+    "reuse": "cyan", "reused": "cyan", "done": "green", "resume": "yellow", "run": "yellow", "running": "yellow",
+    "failed": "red", "cancelled": "red",
+}  # fmt: skip
+TAIL_LINES = 15
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Makes the console: as wide as the terminal, or wide enough for a table in a pipe."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def plan_table(plan: Plan) -> Table:
+    """Shows per stage what will be done about it, and why."""
+    table = Table("stage", "action", "why", "steps", "resources", box=None, pad_edge=False, header_style="bold")
+    for stage in plan.stages:
+        action = f"resume at step {stage.from_step}" if stage.action == "resume" else stage.action
+        steps = "" if stage.steps is None else str(stage.steps)
+        table.add_row(stage.name, colored(action, stage.action), Text(why(stage)), steps, resources_in_words(stage))
+    return table
+
+
+def plan_footer(plan: Plan) -> str:
+    """Says what the plan table means by code."""
+    modules: set[str] = set()
+    for stage in plan.stages:
+        modules |= set(stage.identity.get("code", {}))
+    return (
+        f"code = the statements of {len(modules)} modules; comments and docstrings do not count; `--json` lists them\n"
+        f"run folder: {plan.directory}"
+    )
+
+
+def why(stage: PlannedStage) -> str:
+    """Names the first change, and how many more there are; without one, the plan's own words."""
+    if not stage.changes:
+        return stage.reason
+    first, more = stage.changes[0], len(stage.changes) - 1
+    return f"{first.key}: {_short(first.was)} → {_short(first.is_)}" + (f" (+{more} more)" if more else "")
+
+
+def resources_in_words(stage: PlannedStage) -> str:
+    """Puts what a stage asks for in a few words."""
+    asked = stage.resources
+    tasks = asked.tasks_per_node or max(1, asked.gpus_per_node)
+    words = [f"{asked.nodes} nodes"] if asked.nodes > 1 else []
+    words.append(f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{tasks} process" + "es" * (tasks > 1))
+    return " × ".join(words)
+
+
+def status_table(status: Mapping[str, Any]) -> Table:
+    """Shows per stage how far it is."""
+    table = Table("stage", "state", "progress", "values", "rate", "ETA", "elapsed", "attempts", box=None, pad_edge=False)
+    for stage in status["stages"]:
+        attempts, progress = stage["attempts"], stage["progress"]
+        running = stage["state"] == "running"
+        table.add_row(
+            stage["name"], colored(stage["state"], stage["state"]), progress_in_words(stage),
+            values_in_words(progress), rate_in_words(progress) if running else "",
+            duration(stage["eta_s"]), duration(_elapsed_s(stage)), str(len(attempts) or ""),
+        )  # fmt: skip
+    return table
+
+
+def runs_table(statuses: list[dict[str, Any]]) -> Table:
+    """Shows one line a run."""
+    table = Table("run", "state", "stages done", "started", box=None, pad_edge=False, header_style="bold")
+    for status in statuses:
+        done = sum(stage["state"] in {"done", "reused"} for stage in status["stages"])
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(status["started"])) if status["started"] else ""
+        state = colored(status["state"], status["state"])
+        table.add_row(status["run"], state, f"{done} of {len(status['stages'])}", started)
+    return table
+
+
+def progress_in_words(stage: Mapping[str, Any]) -> str:
+    """Reads `120/400 steps`."""
+    if stage["step"] is not None:
+        return f"{stage['step']}/{stage['steps']} steps" if stage["steps"] else f"{stage['step']} steps"
+    progress = stage["progress"]
+    if not progress:
+        return ""
+    total = f"/{progress['total']}" if progress.get("total") else ""
+    return f"{progress['done']}{total} {progress['unit']}s"
+
+
+def values_in_words(progress: Mapping[str, Any]) -> str:
+    """Reads `loss 1.234`, and up to two values more."""
+    values: Mapping[str, float] = progress.get("values") or {}
+    order = sorted(values, key=lambda name: name != "loss")
+    return "  ".join(f"{name} {values[name]:.4g}" for name in order[:3])
+
+
+def rate_in_words(progress: Mapping[str, Any]) -> str:
+    """Reads `3.2 steps/s`."""
+    rate = progress.get("rate_per_s")
+    return f"{rate:.3g} {progress['unit']}s/s" if rate else ""
+
+
+def duration(seconds: float | None) -> str:
+    """Reads `1h02m`, `3m05s` or `42s`."""
+    if seconds is None:
+        return ""
+    minutes, left = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{left:02d}s" if minutes else f"{left}s"
+
+
+def colored(text: str, state: str) -> Text:
+    """Gives a word the color of its state."""
+    return Text(text, style=COLORS.get(state, ""))
+
+
+def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """Says how a run ended and what to look at next."""
+    states = [stage["state"] for stage in status["stages"]]
+    reused = states.count("reused")
+    if status["state"] == "done":
+        yield f"all {len(states)} stages are done" + (f", {reused} of them reused" if reused else "")
+        yield from _next_steps(status)
+    for stage in status["stages"]:
+        if stage["state"] in {"failed", "cancelled"} and stage["attempts"]:
+            yield from _failure_lines(Path(status["run"]), stage)
+    yield from (f"note: {note}" for note in status["notes"])
+    if status["state"] in {"failed", "cancelled"}:
+        yield f"go on:    orch resume {shlex.quote(status['run'])}"
+
+
+def log_path(run: Path, stage: Mapping[str, Any], attempt: int | None = None, rank: int | None = None) -> Path:
+    """Finds a log; by default of the last attempt, and there of the rank that failed first, or of rank 0."""
+    attempts = {entry["number"]: entry for entry in stage["attempts"]}
+    if not attempts:
+        raise InputError(f"{stage['name']} has not been started, so it has no log")
+    number = max(attempts) if attempt is None else attempt
+    if number not in attempts:
+        raise InputError(f"--attempt: {stage['name']} has no attempt {number}; it has {_listed(attempts)}")
+    failed = re.match(r"rank (\d+): ", attempts[number]["detail"])
+    chosen = rank if rank is not None else int(failed[1]) if failed else 0
+    folder = run / stage["name"] / "logs" / f"attempt_{number}"
+    path = folder / f"rank_{chosen}.log"
+    if not path.is_file():
+        known = sorted(int(log.stem.removeprefix("rank_")) for log in folder.glob("rank_*.log"))
+        raise InputError(f"--rank: attempt {number} of {stage['name']} has no rank {chosen}; it has {_listed(known)}")
+    return path
+
+
+def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
+    run = Path(status["run"])
+    if status["report"]:
+        yield f"report:   {status['report']}"
+    for stage in status["stages"]:
+        for name, output in read_plain_stage(run / stage["name"])["outputs"].items():
+            path = Path(output["path"])
+            if output["kind"] == "report" and (path / "pictures").is_dir():
+                yield f"pictures: {path / 'pictures'}"
+            if output["kind"] == "export":
+                yield f"try it:   orch predict {shlex.quote(str(path))} IMAGE --output answer.png   ({stage['name']}.{name})"
+    if status["tracking_uri"]:
+        yield f"curves:   mlflow ui --backend-store-uri {shlex.quote(status['tracking_uri'])}"
+
+
+def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:
+    attempt = stage["attempts"][-1]
+    yield f"{stage['name']}: {stage['state']} ({attempt['cause']}) in attempt {attempt['number']}: {attempt['detail']}"
+    try:
+        path = log_path(run, stage)
+    except InputError:
+        return
+    if stage["state"] == "failed":
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        yield from (f"    {line[:400]}" for line in lines[-TAIL_LINES:])
+    yield f"log:      {path}"
+
+
+def _elapsed_s(stage: Mapping[str, Any]) -> float | None:
+    if not stage["attempts"] or stage["state"] in {"reused", "waiting"}:
+        return None
+    attempt = stage["attempts"][-1]
+    return float((attempt["ended"] or time.time()) - attempt["started"])
+
+
+def _listed(numbers: Any) -> str:
+    return ", ".join(str(number) for number in numbers) or "none"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,83 @@
+"""Follows a run by reading its folder: a live table in a terminal, plain lines in a pipe."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from orchestrator.display import duration, progress_in_words, rate_in_words, status_table, values_in_words
+from orchestrator.status import status
+
+TICK_S = 0.25
+LINE_EVERY_S = 10.0
+
+
+def follow(directory: Path, console: Console) -> dict[str, Any]:
+    """Shows a run until nobody works on it any more, and returns its last status."""
+    shown = status(directory)
+    if not console.is_terminal:
+        lines = Lines()
+        while True:
+            for line in lines.news(shown):
+                console.print(line, markup=False, soft_wrap=True)
+            if over(shown):
+                return shown
+            time.sleep(TICK_S)
+            shown = status(directory)
+    with Live(status_table(shown), console=console, auto_refresh=False) as live:
+        while not over(shown):
+            time.sleep(TICK_S)
+            shown = status(directory)
+            live.update(status_table(shown), refresh=True)
+    return shown
+
+
+def over(shown: Mapping[str, Any]) -> bool:
+    """Tells whether nobody works on the run any more."""
+    return shown["ended"] is not None
+
+
+class Lines:
+    """Turns one status after another into lines: what began, what ended, and now and then how far it is."""
+
+    def __init__(self) -> None:
+        """Has said nothing yet."""
+        self._said: dict[str, tuple[str, int]] = {}
+        self._spoke = time.monotonic()
+
+    def news(self, shown: Mapping[str, Any]) -> Iterator[str]:
+        """Yields what is new since the last call."""
+        for stage in shown["stages"]:
+            now = (stage["state"], len(stage["attempts"]))
+            if now != self._said.get(stage["name"]) and stage["state"] != "waiting":
+                self._spoke = time.monotonic()
+                yield _event(stage)
+            elif stage["state"] == "running" and time.monotonic() - self._spoke > LINE_EVERY_S:
+                self._spoke = time.monotonic()
+                yield _progress(stage)
+            self._said[stage["name"]] = now
+
+
+def _event(stage: Mapping[str, Any]) -> str:
+    attempt = stage["attempts"][-1] if stage["attempts"] else None
+    line = f"{stage['name']}: {stage['state']}"
+    if attempt is None or stage["state"] == "reused":
+        return line
+    if stage["state"] == "running":
+        begun = f" at step {attempt['from_step']}" if attempt["from_step"] else ""
+        return f"{line} (attempt {attempt['number']}){begun}"
+    return f"{line} after {duration((attempt['ended'] or time.time()) - attempt['started'])}" + (
+        f" ({attempt['cause']})" if attempt["cause"] else f" {_progress_only(stage)}".rstrip()
+    )
+
+
+def _progress(stage: Mapping[str, Any]) -> str:
+    eta = f"ETA {duration(stage['eta_s'])}" if stage["eta_s"] is not None else ""
+    return f"{stage['name']}: " + "  ".join(filter(None, [_progress_only(stage), rate_in_words(stage["progress"]), eta]))
+
+
+def _progress_only(stage: Mapping[str, Any]) -> str:
+    return "  ".join(filter(None, [progress_in_words(stage), values_in_words(stage["progress"])]))

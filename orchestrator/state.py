@@ -1,0 +1,163 @@
+"""What became of a run: attempts and states on disk, and the answer of `orch status --json`."""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.artifacts import Artifact, write_json
+from orchestrator.causes import Cause
+from orchestrator.errors import InputError
+from orchestrator.journal import read_events
+from orchestrator.records import record
+
+STATE = "state.json"
+LAUNCH = "launch.json"
+STAGE = "stage.json"
+
+State = Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
+
+
+@record
+class Attempt:
+    """One try of a stage: where it ran, and how it ended."""
+
+    number: int
+    launcher: str
+    job_id: str
+    nodes: tuple[str, ...]
+    started: float  # seconds since 1970
+    ended: float | None = None
+    state: State = "running"
+    cause: Cause | None = None
+    detail: str = ""
+    from_step: int | None = None
+    to_step: int | None = None
+
+
+@record
+class StageState:
+    """What became of a stage so far."""
+
+    state: State = "waiting"
+    attempts: tuple[Attempt, ...] = ()
+
+
+@record
+class Launch:
+    """The latest launch of a run: who works on it, and what it set out to do. Kept in `launch.json`."""
+
+    recipe: str
+    launcher: str
+    host: str
+    user: str
+    started: float
+    stages: tuple[Mapping[str, Any], ...]  # in order: {"name", "action", "reason"}
+    tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment"}
+    pid: int | None = None  # of the supervisor
+    ended: float | None = None
+    notes: tuple[str, ...] = ()  # what the user should hear at the end
+
+    def action(self, stage: str) -> Mapping[str, Any]:
+        """Returns what this launch set out to do with a stage; empty if it does not know it."""
+        return next((entry for entry in self.stages if entry["name"] == stage), {})
+
+
+def read_launch(run: Path) -> Launch | None:
+    """Reads the latest launch of a run; None before the first."""
+    plain = _read_json(run / LAUNCH)
+    if plain is None:
+        return None
+    return Launch(**{**plain, "stages": tuple(plain["stages"]), "notes": tuple(plain["notes"])})
+
+
+def write_launch(run: Path, launch: Launch) -> None:
+    """Writes `launch.json`. The caller holds the run's lock."""
+    write_json(run / LAUNCH, asdict(launch))
+
+
+def read_plain_stage(directory: Path) -> dict[str, Any]:
+    """Reads the `stage.json` of a stage's folder."""
+    plain = _read_json(directory / STAGE)
+    if plain is None:
+        raise InputError(f"{directory} is not the folder of a stage: there is no readable {STAGE} in it")
+    return plain
+
+
+def read_state(directory: Path) -> StageState:
+    """Reads what became of the stage in this folder."""
+    plain = _read_json(directory / STATE)
+    if plain is None:
+        return StageState()
+    attempts = tuple(Attempt(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in plain["attempts"])
+    return StageState(state=plain["state"], attempts=attempts)
+
+
+def write_state(directory: Path, state: StageState) -> None:
+    """Writes `state.json`. The caller holds the run's lock."""
+    write_json(directory / STATE, asdict(state))
+
+
+def open_attempt(directory: Path, *, launcher: str, job_id: str, nodes: tuple[str, ...]) -> Attempt:
+    """Begins the next attempt of a stage. The caller holds the run's lock."""
+    before = read_state(directory)
+    number = max((attempt.number for attempt in before.attempts), default=0) + 1
+    from_step = newest_checkpoint(directory)
+    if from_step is None and read_plain_stage(directory).get("steps") is not None:
+        from_step = 0
+    attempt = Attempt(
+        number=number, launcher=launcher, job_id=job_id, nodes=nodes, started=time.time(), from_step=from_step
+    )
+    write_state(directory, StageState(state="running", attempts=(*before.attempts, attempt)))
+    return attempt
+
+
+def close_attempt(directory: Path, *, state: State, cause: Cause | None = None, detail: str = "") -> Attempt:
+    """Ends the running attempt of a stage and gives the stage its state. The caller holds the run's lock."""
+    before = read_state(directory)
+    closed = _closed(directory, before.attempts[-1], state=state, cause=cause, detail=detail)
+    write_state(directory, StageState(state=state, attempts=(*before.attempts[:-1], closed)))
+    return closed
+
+
+def _closed(directory: Path, attempt: Attempt, *, state: State, cause: Cause | None, detail: str) -> Attempt:
+    to_step = None if attempt.from_step is None else _last_step(directory, attempt)
+    return replace(attempt, ended=time.time(), state=state, cause=cause, detail=detail, to_step=to_step)
+
+
+def outputs_ready(plain: Mapping[str, Any]) -> bool:
+    """Tells whether every output of a stage (its `stage.json`) is complete and the work of this very plan."""
+    for output in plain["outputs"].values():
+        manifest = Artifact(Path(output["path"])).manifest()
+        if manifest is None or manifest["fingerprint"] != plain["fingerprint"] or manifest["kind"] != output["kind"]:
+            return False
+    return True
+
+
+def newest_checkpoint(directory: Path) -> int | None:
+    """Returns the step of the newest checkpoint in a stage's folder; checkpoints appear by rename, so a name is enough."""
+    folder = directory / "checkpoints"
+    if not folder.is_dir():
+        return None
+    matches = (re.fullmatch(r"step_(\d+)", path.name) for path in folder.iterdir())
+    return max((int(match[1]) for match in matches if match), default=None)
+
+
+def _last_step(directory: Path, attempt: Attempt) -> int | None:
+    steps = [
+        int(event["step"])
+        for event in read_events(directory)
+        if event.get("event") == "metrics" and event.get("time", 0.0) >= attempt.started
+    ]
+    return max(steps, default=attempt.from_step)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return plain if isinstance(plain, dict) else None

@@ -1,0 +1,192 @@
+"""Works through the stages of a run on this machine, one after the other, until they are done or one fails."""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.artifacts import write_json
+from orchestrator.errors import SurroundingsError
+from orchestrator.ranks import Ending, Patience, Ranks
+from orchestrator.recipe import Resources
+from orchestrator.run import Run, RunLock
+from orchestrator.state import (
+    StageState,
+    close_attempt,
+    open_attempt,
+    outputs_ready,
+    read_launch,
+    read_state,
+    write_launch,
+    write_state,
+)
+
+CANCEL = "cancel.json"
+TICK_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+def ask_to_cancel(run: Path, stage: str | None, user: str) -> None:
+    """Leaves word for the supervisor, on whatever machine it works; it looks several times a second."""
+    write_json(run / CANCEL, {"stage": stage, "user": user, "time": time.time()})
+
+
+class Supervisor:
+    """Runs what a launch set out to do. Holds the run's lock from before it starts until its stages have ended."""
+
+    def __init__(self, directory: Path, lock: RunLock, patience: Patience) -> None:
+        """Takes over a prepared run; SIGTERM means cancel."""
+        launch = read_launch(directory)
+        if launch is None:
+            raise SurroundingsError(f"{directory} was never launched: there is no launch.json in it")
+        self._run = Run(directory)
+        self._directory = directory
+        self._lock = lock
+        self._patience = patience
+        self._launch = replace(launch, pid=os.getpid(), host=socket.gethostname())
+        self._told_to_cancel = False
+        write_launch(directory, self._launch)
+        signal.signal(signal.SIGTERM, self._receive)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the one who follows, not the work
+
+    def work(self) -> None:
+        """Runs every stage that is not done, in order; after a failure the rest stays waiting."""
+        forwarder = Forwarder(self._directory) if self._launch.tracking.get("uri") else None
+        for entry in self._launch.stages:
+            if not self._finish(entry["name"]):
+                break
+        else:
+            self._write_report()
+        if forwarder is not None and forwarder.missing:
+            self._note("MLflow was told nothing: orchestrator.tracking is not part of this installation")
+        self._launch = replace(self._launch, ended=time.time())
+        write_launch(self._directory, self._launch)
+        self._lock.close()
+        if forwarder is not None:
+            forwarder.drain(self._patience.drain_s)
+
+    def _finish(self, name: str) -> bool:
+        """Runs a stage until it is done; tells whether the stages after it may go on."""
+        while True:
+            folder = self._run.stage_directory(name)
+            if outputs_ready(self._run.stage_document(name)):
+                write_state(folder, StageState(state="done", attempts=read_state(folder).attempts))
+                return True
+            if self._cancelled(name):
+                write_state(folder, StageState(state="cancelled", attempts=read_state(folder).attempts))
+                return False
+            ending = self._attempt(name)
+            log.info("%s: %s %s", name, ending.state, ending.detail)
+            if ending.state == "done":
+                return True
+            if ending.cause != "preempted":
+                return False
+            log.info("%s saved and left when it was asked to (not by us): it goes on", name)
+
+    def _attempt(self, name: str) -> Ending:
+        folder = self._run.stage_directory(name)
+        attempt = open_attempt(folder, launcher="local", job_id=str(os.getpid()), nodes=(socket.gethostname(),))
+        log.info("%s: attempt %d", name, attempt.number)
+        resources = Resources(**self._run.stage_document(name)["resources"])
+        try:
+            ranks = Ranks.start(self._directory, name, attempt.number, resources, self._patience)
+        except OSError as error:
+            close_attempt(folder, state="failed", cause="unknown", detail=f"its processes could not be started: {error}")
+            raise
+        try:
+            ending = self._wait(name, ranks)
+        finally:
+            ranks.kill()
+        close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
+        return ending
+
+    def _wait(self, name: str, ranks: Ranks) -> Ending:
+        asked = False
+        while ranks.running():
+            if not asked and self._cancelled(name):
+                log.info("%s: cancelled; it gets %.0f s to save and leave", name, self._patience.save_s)
+                ranks.ask(self._patience.save_s)
+                asked = True
+            time.sleep(TICK_S)
+        ending = ranks.ending()
+        if ending.state == "done" and not outputs_ready(self._run.stage_document(name)):
+            return Ending(state="failed", cause="unknown", detail="every process ended well, but outputs are missing")
+        if asked and ending.state != "done":
+            return Ending(state="cancelled", cause="cancelled", detail=self._who_cancelled(), rank=ending.rank)
+        return ending
+
+    def _cancelled(self, name: str) -> bool:
+        if self._told_to_cancel:
+            return True
+        wish = self._cancel_wish()
+        return wish is not None and wish.get("stage") in {None, name}
+
+    def _cancel_wish(self) -> dict[str, Any] | None:
+        try:
+            wish = json.loads((self._directory / CANCEL).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return wish if isinstance(wish, dict) else None
+
+    def _who_cancelled(self) -> str:
+        wish = self._cancel_wish()
+        return "the supervisor was told to end (SIGTERM)" if wish is None else f"cancelled by {wish.get('user')}"
+
+    def _write_report(self) -> None:
+        try:
+            from orchestrator.report import make_report
+
+            make_report(self._directory, self._directory / "report.html")
+        except Exception as error:  # the report is a view of the work: whatever is wrong with it, the work is done
+            log.exception("the report could not be written")
+            self._note(f"the report could not be written ({type(error).__name__}: {error}); see logs/supervisor.log")
+
+    def _note(self, text: str) -> None:
+        log.warning("%s", text)
+        self._launch = replace(self._launch, notes=(*self._launch.notes, text))
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self._told_to_cancel = True
+
+
+class Forwarder:
+    """The process that tells MLflow what the journals say; it may be late or fail, the stages do not notice."""
+
+    def __init__(self, directory: Path) -> None:
+        """Starts it, with lower priority and in a session of its own, so that it may outlive the supervisor."""
+        self.missing = importlib.util.find_spec("orchestrator.tracking") is None
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        if not self.missing:
+            self._start()
+
+    def _start(self) -> None:
+        command = [sys.executable, "-P", "-m", "orchestrator.tracking", str(self._directory), "--follow"]
+        with (self._directory / "logs" / "tracking.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, 10)
+
+    def drain(self, patience_s: float) -> None:
+        """Waits for it to finish what is left; when the patience ends, it goes on alone."""
+        if self._process is None:
+            return
+        try:
+            code = self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            log.warning("MLflow is slow or down: process %d goes on telling it by itself", self._process.pid)
+            return
+        if code != 0:
+            log.warning("telling MLflow ended with exit code %d (logs/tracking.log); `orch sync` repeats it", code)

@@ -1,0 +1,239 @@
+"""What every process of a stage does: builds the stage from stage.json, joins the others, runs, commits."""
+
+import ctypes
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.artifacts import Artifact, write_json
+from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of
+from orchestrator.errors import DamagedArtifact, OrchError, Preempted, StageFailed, SurroundingsError
+from orchestrator.journal import Journal
+from orchestrator.plan import open_stage
+from orchestrator.progress import Progress
+from orchestrator.records import record
+from orchestrator.run import Run
+from orchestrator.stage import Stage, StageContext
+from orchestrator.state import outputs_ready
+from orchestrator.world import World
+
+PARENT = "ORCH_PARENT"  # the process id whose death ends this one
+VERSIONED = ("torch", "deepspeed", "transformers", "peft", "numpy", "webdataset", "tokenizers", "safetensors", "PIL")
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+@record
+class Place:
+    """Which process of which attempt this is, as the launcher said in the environment."""
+
+    rank: int
+    size: int
+    attempt: int
+
+    @classmethod
+    def from_environment(cls) -> "Place":
+        """Reads RANK, WORLD_SIZE and ORCH_ATTEMPT; a process started by hand is alone and the first attempt."""
+        names = {"RANK": "0", "WORLD_SIZE": "1", "ORCH_ATTEMPT": "1"}
+        rank, size, attempt = (int(os.environ.get(name, default)) for name, default in names.items())
+        return cls(rank=rank, size=size, attempt=attempt)
+
+    def folder(self, directory: Path) -> Path:
+        """Returns where this attempt's logs and error records lie."""
+        return directory / "logs" / f"attempt_{self.attempt}"
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGUSR2 into a flag that the stage asks for between steps.
+
+    A stage that has never asked has nothing it could save, so it is interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        """Takes over both signals for this process."""
+        self._up = False
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._receive)
+
+    def __call__(self) -> bool:
+        """Tells whether somebody wants this process to save and leave."""
+        self._asked = True
+        return self._up
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._up = True
+        log.info("asked to stop by %s", signal.Signals(number).name)
+        if not self._asked:
+            raise Preempted(f"asked to stop by {signal.Signals(number).name} before there was anything to save")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one process of a stage and returns its exit code: `python -m orchestrator.worker RUN STAGE`."""
+    die_with_parent()
+    run_dir, stage_name = Path(arguments[0]), arguments[1]
+    place = Place.from_environment()
+    _log_to_stderr(place)
+    try:
+        run_stage(run_dir, stage_name)
+    except OrchError as error:
+        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400  explained by itself; a traceback is noise
+        code = PREEMPTED_EXIT if isinstance(error, Preempted) else error.exit_code
+        _record_failure(place.folder(run_dir / stage_name), place, error, code)
+    except Exception as error:
+        log.exception("the stage ended with an error that orch cannot explain")
+        code = 1
+        _record_failure(place.folder(run_dir / stage_name), place, error, code)
+    else:
+        code = 0
+    _leave_without_waiting_for_peers(code)
+    return code
+
+
+def run_stage(run_dir: Path, stage_name: str) -> None:
+    """Runs one stage of a prepared run in this process. Collective: every rank must call."""
+    run, place, stop = Run(run_dir), Place.from_environment(), StopRequest()
+    directory = run.stage_directory(stage_name)
+    document = run.stage_document(stage_name)
+    stage = open_stage(document)
+    world = World.from_environment() if stage.joins or place.size > 1 else World.alone()
+    log.info("%s (%s) as rank %d of %d on %s", stage_name, document["stage"], world.rank, world.size, world.device)
+    if world.broadcast(outputs_ready(document)):
+        log.info("every output is there already: an earlier attempt ended between its last write and saying so")
+        return
+    if world.is_main:
+        _verify(stage)
+        run.record_inputs(stage_name)
+        _empty_outputs(document, directory)
+    world.barrier()
+    home = directory if world.is_main else None
+    journal = Journal(home)
+    journal.append("attempt", number=place.attempt, ranks=world.size)
+    context = StageContext(
+        directory=directory, name=stage_name, fingerprint=document["fingerprint"], seed=document["seed"], world=world,
+        journal=journal, progress=Progress(home), stop=stop,
+    )  # fmt: skip
+    started = time.monotonic()
+    facts = stage.run(context)
+    world.barrier()  # every rank has written its share
+    if world.is_main:
+        _commit(run, document, stage, facts)
+        log.info("done in %.1f s", time.monotonic() - started)
+    journal.close()
+    world.barrier()
+    world.leave()
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the one that started it dies, however it dies (Linux)."""
+    parent = os.environ.get(PARENT)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before we asked
+        os._exit(1)
+
+
+def artifacts_of(inputs_or_outputs: Any) -> Iterator[tuple[str, Artifact]]:
+    """Yields every artifact of a stage's Inputs or Outputs with its dotted name."""
+    for field in fields(inputs_or_outputs):
+        value = getattr(inputs_or_outputs, field.name)
+        if isinstance(value, Artifact):
+            yield field.name, value
+        elif value is not None:
+            yield from ((f"{field.name}.{key}", artifact) for key, artifact in value.items())
+
+
+def _verify(stage: Stage) -> None:
+    """Checks that every input is complete and has the files and sizes of its manifest."""
+    for name, artifact in artifacts_of(stage.inputs):
+        if artifact.kind == "raw":
+            continue  # a data set as its authors publish it has no manifest of ours
+        damage = artifact.damage()
+        if damage:
+            raise DamagedArtifact(f"input {name} is damaged: " + "; ".join(damage[:5]))
+
+
+def _empty_outputs(document: Mapping[str, Any], directory: Path) -> None:
+    """Removes what an attempt that died left of the outputs: nothing half-written may be taken for our work."""
+    for name, output in document["outputs"].items():
+        path = Path(output["path"])
+        inside = path.resolve().is_relative_to(directory.resolve()) and path.resolve() != directory.resolve()
+        if not inside or path.name == "checkpoints":
+            raise SurroundingsError(f"output {name} would be written to {path}, which is not a folder of {directory}")
+        if path.exists():
+            log.info("removing what an earlier attempt left in %s", path)
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+
+
+def _commit(run: Run, document: Mapping[str, Any], stage: Stage, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    inputs = {name: artifact.digest() for name, artifact in artifacts_of(stage.inputs)}
+    lineage = {
+        "stage": document["stage"], "inputs": inputs, "versions": _versions(), "commit": _commit_of(run.directory),
+    }  # fmt: skip
+    for name, artifact in artifacts_of(stage.outputs):
+        if name not in facts or not any(artifact.path.rglob("*")):
+            raise StageFailed(f"{document['stage']} ended without its output {name}: it wrote nothing to {artifact.path}")
+        known = facts[name].get("sha256")
+        artifact.commit(document["fingerprint"], {**facts[name], **lineage}, known if isinstance(known, dict) else None)
+
+
+def _versions() -> dict[str, str]:
+    """Names the versions of the packages that this process has really used."""
+    packages = {"PIL": "pillow"}
+    used = [package for package in VERSIONED if package in sys.modules]
+    versions = {package: importlib.metadata.version(packages.get(package, package)) for package in used}
+    return {"python": platform.python_version(), **versions}
+
+
+def _commit_of(run_dir: Path) -> str | None:
+    try:
+        commit: dict[str, Any] = json.loads((run_dir / "code" / "COMMIT").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return commit.get("commit")
+
+
+def _record_failure(folder: Path, place: Place, error: BaseException, exit_code: int) -> None:
+    cause: Cause = cause_of(error)
+    failure = {
+        "class": type(error).__name__, "message": str(error), "cause": cause, "exit_code": exit_code, "time": time.time(),
+    }  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"rank_{place.rank}.error.json", failure)
+    except OSError as unwritten:
+        log.warning("the failure could not be recorded: %s", unwritten)
+
+
+def _log_to_stderr(place: Place) -> None:
+    prefix = f"rank {place.rank}" if place.size > 1 else "alone"
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {prefix} %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _leave_without_waiting_for_peers(code: int) -> None:
+    """Ends a failed process at once: destructors of a broken process group may wait for peers that wait for us."""
+    if code != 0:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
