@@ -5,7 +5,9 @@ OrchError                    1  anything orch can explain; the message is for th
 |-- InputError               2  the command line or a file given to us is wrong
 |   `-- DamagedArtifact      2  an artifact's files do not match its manifest
 |-- SurroundingsError        3  disk, permissions, another program, the cluster
-|   `-- RunBusy              3  somebody else is launching this run; names the holder
+|   |-- RunBusy              3  somebody else is launching this run; names the holder
+|   |-- TrackingAway         3  MLflow does not answer, or not now; nothing is lost, `orch sync` tells it later
+|   `-- TrackingRefused      3  MLflow answers, and will never take this
 |-- StageFailed              1  a stage ended without its outputs
 |-- Preempted                -  asked to stop; everything was saved, the job wants to be queued again
 `-- Diverged                 1  the loss or the gradients are not finite
@@ -63,6 +65,14 @@ class SurroundingsError(OrchError):
 
 class RunBusy(SurroundingsError):
     """Another process is working on this run; the message names it."""
+
+
+class TrackingAway(SurroundingsError):
+    """MLflow does not answer, or not now; what it was to be told waits in the journal."""
+
+
+class TrackingRefused(SurroundingsError):
+    """MLflow answers that it will not take something."""
 
 
 class StageFailed(OrchError):
