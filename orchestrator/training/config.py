@@ -1,0 +1,116 @@
+"""What a recipe may say about training: steps, batch, optimizer, engine, checkpoints. Records only, no torch."""
+
+from dataclasses import field
+from typing import Literal
+
+from orchestrator.errors import InputError
+from orchestrator.records import incidental, record
+
+
+@record
+class OptimConfig:
+    """AdamW and its learning rate over the steps."""
+
+    lr: float  # the peak, reached after the warm-up
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # of matrices only; vectors (norms, biases) are never decayed
+    warmup_steps: int = 0
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    min_lr_ratio: float = 0.0  # what is left of the peak at the last step
+    clip_norm: float | None = 1.0  # of all gradients together; null = no clipping
+    lr_scales: dict[str, float] = field(
+        default_factory=dict
+    )  # parameter name pattern -> factor; the first match counts
+
+    def __post_init__(self) -> None:
+        """Refuses what no optimizer can use."""
+        _require(self.lr > 0, "lr must be above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas must lie in [0, 1)")
+        _require(self.eps > 0, "eps must be above 0")
+        _require(self.weight_decay >= 0, "weight_decay must be 0 or more")
+        _require(self.warmup_steps >= 0, "warmup_steps must be 0 or more")
+        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio must lie in [0, 1]")
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be above 0, or null for no clipping")
+        wrong = [pattern for pattern, scale in self.lr_scales.items() if scale < 0]
+        _require(not wrong, f"lr_scales must be 0 or more, which {', '.join(wrong)} is not")
+
+
+@record
+class EngineConfig:
+    """Which engine trains, and how it spreads the model over the ranks."""
+
+    name: Literal["deepspeed", "torch"] = "deepspeed"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    # None of the following changes what is computed beyond rounding.
+    zero_stage: int = incidental(default=3)  # 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters are partitioned
+    activation_checkpointing: bool = incidental(default=False)
+    persistence_threshold: int = incidental(default=100_000)  # smaller parameters stay gathered between uses
+    bucket_elements: int = incidental(default=50_000_000)  # gradients reduced, and parameters prefetched, at a time
+    overlap_communication: bool | None = incidental(default=None)  # null = on a GPU only
+
+    def __post_init__(self) -> None:
+        """Refuses combinations that no engine offers."""
+        _require(self.zero_stage in {0, 1, 2, 3}, f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}")
+        _require(self.persistence_threshold >= 0, "persistence_threshold must be 0 or more")
+        _require(self.bucket_elements > 0, "bucket_elements must be above 0")
+        _require(self.name != "torch" or self.precision == "fp32", "precision must be fp32 with the torch engine")
+
+
+@record
+class SaveConfig:
+    """When to save a checkpoint and how many to keep."""
+
+    every_steps: int = 500
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuses what would never save or keep nothing."""
+        _require(self.every_steps > 0, "every_steps must be above 0")
+        _require(self.keep_last > 0, "keep_last must be above 0")
+
+
+@record
+class TrainConfig:
+    """Everything a recipe may say about training, for every training stage."""
+
+    steps: int  # optimizer steps; training ends by steps, never by the end of data
+    global_batch: int  # samples a step, over all ranks
+    optim: OptimConfig
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    trainable: tuple[str, ...] | None = None  # parameter name patterns; null = the stage's own
+    micro_batch: int | None = incidental(default=None)  # samples a rank computes at once; null = its whole share
+    log_every: int = incidental(default=10)  # steps
+    save: SaveConfig = incidental(default_factory=SaveConfig)
+    workers: int = incidental(default=2)  # data processes a rank; 0 = read in the training process
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained."""
+        _require(self.steps > 0, "steps must be above 0")
+        _require(self.global_batch > 0, "global_batch must be above 0")
+        _require(self.micro_batch is None or self.micro_batch > 0, "micro_batch must be above 0, or null")
+        _require(self.trainable is None or len(self.trainable) > 0, "trainable must name a pattern, or be null")
+        _require(self.log_every > 0, "log_every must be above 0")
+        _require(self.workers >= 0, "workers must be 0 or more")
+
+    def micro_batch_on(self, world_size: int) -> int:
+        """Returns how many samples each of `world_size` ranks computes at once."""
+        share, rest = divmod(self.global_batch, world_size)
+        if rest:
+            message = f"train.global_batch: {self.global_batch} samples do not divide evenly over {world_size} ranks"
+            raise InputError(f"{message}; allowed: a multiple of {world_size}, or another number of ranks")
+        micro_batch = min(self.micro_batch or share, share)
+        if share % micro_batch:
+            message = f"train.micro_batch: a rank's share of {share} samples is no multiple of {micro_batch}"
+            allowed = [size for size in range(1, share + 1) if share % size == 0]
+            raise InputError(f"{message}; allowed: {', '.join(map(str, allowed))}")
+        return micro_batch
+
+    def accumulation_on(self, world_size: int) -> int:
+        """Returns how many micro-batches make a step on `world_size` ranks."""
+        return self.global_batch // (world_size * self.micro_batch_on(world_size))
+
+
+def _require(fine: bool, message: str) -> None:  # noqa: FBT001 - reads like assert, and is private
+    if not fine:
+        raise ValueError(message)

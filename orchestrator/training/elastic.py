@@ -1,0 +1,264 @@
+"""Tensors <-> torch.distributed.checkpoint files that load on any number of ranks and in any engine.
+
+A tensor is stored flat; each rank writes and reads the run of elements it holds. Shapes stand in `tensors.json`.
+"""
+
+import json
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from orchestrator.artifacts import write_json
+from orchestrator.errors import DamagedArtifact, SurroundingsError
+from orchestrator.training.optim import is_partitioned, whole_shape
+from orchestrator.world import World
+
+TENSORS = "tensors.json"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A run of elements of a flattened tensor: what one rank holds of it, as a live one-dimensional view."""
+
+    name: str
+    shape: tuple[int, ...]  # of the whole tensor
+    start: int  # of `local` within the whole, flattened tensor
+    local: Tensor
+
+    def chunk(self) -> list[ChunkStorageMetadata]:
+        """Says where the run lies; no chunk where this rank holds nothing."""
+        if self.local.numel() == 0:
+            return []
+        return [ChunkStorageMetadata(torch.Size([self.start]), torch.Size([self.local.numel()]))]
+
+
+def whole(name: str, tensor: Tensor) -> Piece:
+    """Makes the piece that is all of a contiguous tensor, sharing its memory."""
+    return Piece(name, tuple(tensor.shape), 0, tensor.detach().view(-1))
+
+
+def held(name: str, parameter: Tensor) -> Piece:
+    """Makes the piece of a parameter that this rank holds: all of it, or ZeRO-3's partition without its padding."""
+    if not is_partitioned(parameter):
+        return whole(name, parameter)
+    partition: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]  # DeepSpeed hangs it on the parameter
+    shape, numel = tuple(whole_shape(parameter)), prod(whole_shape(parameter))
+    rank = torch.distributed.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]  # as above
+    start = min(partition.numel() * rank, numel)
+    return Piece(name, shape, start, partition.detach()[: numel - start])
+
+
+def share(piece: Piece, world: World) -> Piece:
+    """Cuts a whole piece so that every rank writes an equal run of it."""
+    length = -(-piece.local.numel() // world.size)
+    start = min(length * world.rank, piece.local.numel())
+    return Piece(piece.name, piece.shape, start, piece.local[start : start + length])
+
+
+def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
+    """Writes pieces that together cover each tensor exactly once. Collective: every rank must call."""
+    named = {piece.name: piece for piece in pieces}
+    writer = FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
+    try:
+        if world.is_main:
+            directory.mkdir(parents=True, exist_ok=True)
+            shapes = {n: {"shape": list(p.shape), "dtype": _dtype_name(p.local.dtype)} for n, p in named.items()}
+            write_json(directory / TENSORS, shapes)
+        with _alone_is_meant():
+            dcp.save(
+                named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined
+            )
+    except CheckpointException as error:
+        raise _explained(error, directory) from error
+
+
+def read(directory: Path, pieces: Iterable[Piece]) -> None:
+    """Fills pieces in place from what any number of ranks wrote; each rank reads just what it holds, and on its own."""
+    named = {piece.name: piece for piece in pieces}
+    listed = tensors(directory)
+    wrong = [_difference(piece, listed) for piece in named.values() if _difference(piece, listed)]
+    if wrong:
+        raise DamagedArtifact(f"{directory} does not fit the model: {'; '.join(wrong[:5])}")
+    try:
+        with _alone_is_meant():
+            dcp.load(
+                cast("dict[str, Any]", named),
+                storage_reader=_Reader(directory),
+                planner=_LoadPieces(flatten_state_dict=False),
+                no_dist=True,
+            )
+    except CheckpointException as error:
+        raise _explained(error, directory) from error
+
+
+def tensors(directory: Path) -> dict[str, dict[str, Any]]:
+    """Reads the list of stored tensors: name -> shape and dtype."""
+    try:
+        listed: dict[str, dict[str, Any]] = json.loads((directory / TENSORS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedArtifact(f"{directory} holds no tensors: {error}") from error
+    return listed
+
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+
+
+class _SavePieces(DefaultSavePlanner):
+    """Plans the writing of pieces: one item for each run a rank holds."""
+
+    def create_local_plan(self) -> SavePlan:
+        self.plan = SavePlan([item for piece in self.state_dict.values() for item in _write_items(piece)])
+        return self.plan
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        # a copy of its own: a view would drag its whole storage (ZeRO's padded partition) into the file
+        return self.state_dict[index.fqn].local.clone()
+
+
+class _LoadPieces(DefaultLoadPlanner):
+    """Plans the reading of pieces: whatever stored runs overlap with the one this rank wants."""
+
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+    ) -> None:
+        self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
+
+    def create_local_plan(self) -> LoadPlan:
+        assert self.metadata is not None  # noqa: S101 - torch has set it up
+        stored = self.metadata.state_dict_metadata
+        items = []
+        for name, piece in self.state_dict.items():
+            entry = stored[name]
+            assert isinstance(entry, TensorStorageMetadata)  # noqa: S101 - the reader admits nothing else
+            items += create_read_items_for_chunk_list(name, entry, piece.chunk())
+        return LoadPlan(items)
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        local: Tensor = self.state_dict[index.fqn].local
+        return local
+
+
+class _Reader(FileSystemReader):
+    """Reads torch's checkpoint files without trusting them: the metadata is a pickle, so only its own types may appear."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        path = Path(self.path)
+        try:
+            with (path / ".metadata").open("rb") as file:
+                metadata = _MetadataUnpickler(file).load()
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise DamagedArtifact(f"{path}/.metadata cannot be read: {error}") from error
+        strays = [info.relative_path for info in metadata.storage_data.values() if "/" in info.relative_path]
+        if not isinstance(metadata, Metadata) or strays:
+            raise DamagedArtifact(f"{path}/.metadata names files outside its folder: {strays[:3]}")
+        return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Unpickles the handful of types that describe a checkpoint; anything else is refused."""
+
+    allowed = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            *(("torch", name) for name in _DTYPES),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("pathlib", "PosixPath"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in the metadata of a checkpoint")
+        return super().find_class(module, name)
+
+
+def _write_items(piece: Piece) -> list[WriteItem]:
+    size = torch.Size([prod(piece.shape)])
+    properties = TensorProperties(dtype=piece.local.dtype)
+    return [
+        WriteItem(
+            index=MetadataIndex(piece.name, chunk.offsets),
+            type=WriteItemType.SHARD,
+            tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=size),
+        )
+        for chunk in piece.chunk()
+    ]
+
+
+def _difference(piece: Piece, listed: Mapping[str, Mapping[str, Any]]) -> str:
+    if piece.name not in listed:
+        return f"{piece.name} is not stored"
+    stored: Sequence[int] = listed[piece.name]["shape"]
+    return "" if tuple(stored) == piece.shape else f"{piece.name} is stored as {tuple(stored)}, needed as {piece.shape}"
+
+
+@contextmanager
+def _alone_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
+
+
+def _explained(error: CheckpointException, directory: Path) -> Exception:
+    causes = [wrapped[0] for wrapped in error.failures.values()]
+    for cause in causes:
+        if isinstance(cause, DamagedArtifact):
+            return cause
+        if isinstance(cause, OSError):
+            return SurroundingsError(f"{directory}: {cause}")
+    return error
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_named(name: str, directory: Path) -> torch.dtype:
+    if name not in _DTYPES:
+        raise DamagedArtifact(f"{directory / TENSORS}: {name!r} is no type of tensor; allowed: {', '.join(_DTYPES)}")
+    return _DTYPES[name]

@@ -1,0 +1,165 @@
+"""What the training loop asks of an engine, and the engine of plain PyTorch."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import InputError
+from orchestrator.training import elastic
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.elastic import WEIGHTS, Piece
+from orchestrator.training.optim import freeze, learning_rate, make_adamw, parameter_groups
+from orchestrator.training.task import TrainTask
+from orchestrator.world import World
+
+OPTIMIZER = "optimizer"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Engine(Protocol):
+    """A model that learns: backward for each micro-batch, then one step."""
+
+    module: nn.Module  # what a task calls
+    accumulation: int  # micro-batches a step
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of one micro-batch. Collective: every rank must call."""
+
+    def step(self) -> None:
+        """Updates the weights after `accumulation` micro-batches. Collective: every rank must call."""
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
+
+    def save(self, directory: Path) -> None:
+        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
+
+    def load(self, directory: Path, *, step: int) -> None:
+        """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
+
+
+def make_engine(
+    task: TrainTask[object], train: TrainConfig, *, trainable: Sequence[str], world: World, seed: int
+) -> Engine:
+    """Builds the task's model inside the engine that the config asks for. Collective: every rank must call."""
+    torch.manual_seed(seed)  # the same first weights on every rank and in every engine
+    if train.engine.name == "torch":
+        return TorchEngine(task, train, trainable=trainable, world=world)
+    from orchestrator.training.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(task, train, trainable=trainable, world=world)
+
+
+class TorchEngine:
+    """Trains whole replicas in fp32: on one process, or on several that average their gradients."""
+
+    def __init__(self, task: TrainTask[object], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
+        """Builds the model and its optimizer. Collective: every rank must call."""
+        self.module = task.build_model().to(world.device)
+        task.load_weights(self.module)
+        freeze(self.module, trainable)
+        if train.engine.activation_checkpointing:
+            checkpoint_activations(self.module)
+        self.accumulation = train.accumulation_on(world.size)
+        self._train, self._world, self._updates = train, world, 0
+        self._optimizer = make_adamw(parameter_groups(self.module, train.optim), train.optim)
+        self._learning = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        self._scalars: dict[str, float] = {}
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of one micro-batch. Collective: every rank must call."""
+        (loss / self.accumulation).backward()  # type: ignore[no-untyped-call] - torch leaves it untyped
+
+    def step(self) -> None:
+        """Averages and clips the gradients, then updates. Collective: every rank must call."""
+        gradients = self._averaged_gradients()
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        clip_norm = self._train.optim.clip_norm
+        if clip_norm is not None:
+            torch._foreach_mul_(gradients, torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
+        rate = learning_rate(self._train.optim, self._updates, self._train.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._updates += 1
+        self._scalars = {"lr": rate, "grad_norm": float(norm)}
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
+        return dict(self._scalars)
+
+    def save(self, directory: Path) -> None:
+        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
+        self._ensure_moments()
+        weights = [elastic.share(piece, self._world) for piece in self._weights()]
+        moments = [elastic.share(piece, self._world) for piece in self._moments()]
+        elastic.write(directory / WEIGHTS, weights, self._world)
+        elastic.write(directory / OPTIMIZER, moments, self._world)
+
+    def load(self, directory: Path, *, step: int) -> None:
+        """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
+        self._ensure_moments()
+        elastic.read(directory / WEIGHTS, self._weights())
+        elastic.read(directory / OPTIMIZER, self._moments())
+        for parameter in self._learning.values():
+            self._optimizer.state[parameter]["step"].fill_(step)
+        self._updates = step
+
+    def _averaged_gradients(self) -> list[Tensor]:
+        for parameter in self._learning.values():
+            if parameter.grad is None:  # an idle part learns nothing, but its moments decay, as under ZeRO
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._learning.values() if p.grad is not None]
+        if self._world.size > 1:
+            flat = torch.cat([gradient.view(-1) for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            flat /= self._world.size
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+        return gradients
+
+    def _weights(self) -> Iterator[Piece]:
+        for name, parameter in self.module.named_parameters():
+            yield elastic.whole(name, parameter)
+        for name, buffer in saved_buffers(self.module):
+            yield elastic.whole(name, buffer)
+
+    def _moments(self) -> Iterator[Piece]:
+        for name, parameter in self._learning.items():
+            for key in MOMENTS:
+                yield elastic.whole(f"{name}.{key}", self._optimizer.state[parameter][key])
+
+    def _ensure_moments(self) -> None:
+        for parameter in self._learning.values():
+            if not self._optimizer.state[parameter]:
+                fresh = {key: torch.zeros_like(parameter) for key in MOMENTS}
+                self._optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **fresh}
+
+
+def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the buffers that belong to a checkpoint, by their full names."""
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:  # noqa: SLF001 - torch offers no other way to ask
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+@runtime_checkable
+class RecomputesActivations(Protocol):
+    """A model part that can forget its activations and compute them again (Hugging Face's way of saying so)."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, bool]) -> None:
+        """Switches it on for this part and all below it."""
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Switches activation checkpointing on in every part of the model that knows how."""
+    able = [part for part in module.modules() if isinstance(part, RecomputesActivations)]
+    if not able:
+        raise InputError("train.engine.activation_checkpointing: no part of this model supports it; allowed: false")
+    for part in able:
+        part.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,177 @@
+"""The one training loop."""
+
+import hashlib
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from orchestrator.data.stream import Drawn
+from orchestrator.errors import Diverged, Preempted
+from orchestrator.records import record
+from orchestrator.stage import StageContext
+from orchestrator.training.checkpoints import Checkpoints
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.engine import Engine
+from orchestrator.training.task import TrainTask
+
+log = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
+
+
+class Batches(Protocol):
+    """Where micro-batches come from: a pure function of the step, so that a step number is all there is to resume."""
+
+    def batches(self, collate: Callable[[Sequence[Drawn]], Batch], *, start_step: int, steps: int) -> Iterator[Batch]:
+        """Yields this rank's micro-batches of the `steps` steps from `start_step` on, in order."""
+
+
+def fit(
+    task: TrainTask[Batch], engine: Engine, stream: Batches, *, train: TrainConfig, checkpoints: Checkpoints,
+    context: StageContext,
+) -> int:  # fmt: skip
+    """Trains until all steps are done and returns their number; when asked to stop, saves and raises Preempted.
+
+    Collective: every rank must call, with the same arguments, and leaves at the same step.
+    """
+    start = checkpoints.resume(engine)
+    window = _Window()
+    batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
+    for step in range(start + 1, train.steps + 1):
+        seed_step(context.seed, step, context.world.rank)
+        seen = _agree(_learn(task, engine, batches, window), step, context)
+        engine.step()
+        _refuse_not_finite(engine.scalars(), step)
+        window.add(seen.losses, train.global_batch)
+        _tell(step, seen, window, engine, train, context)
+        stopping = seen.stop and step < train.steps
+        if stopping or checkpoints.saves_at(step):
+            checkpoints.save(engine, step)
+            window.restart()
+        if stopping:
+            raise Preempted(f"stopped after step {step} of {train.steps}; everything is saved")
+    return train.steps
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Makes all randomness of a step (dropout above all) a function of seed, step and rank, so that it can be resumed."""
+    number = int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - libraries below us draw from the global generators
+    random.seed(number)
+
+
+@record
+class _Seen:
+    """What all ranks together saw in a step."""
+
+    losses: Mapping[str, float]  # means over ranks and micro-batches; "loss" is what was minimised
+    stop: bool
+
+
+def _learn(task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window") -> dict[str, float]:
+    """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
+    sums: dict[str, torch.Tensor] = {}
+    for _ in range(engine.accumulation):
+        with window.waiting():
+            batch = next(batches)
+        losses = task.loss(engine.module, batch)
+        engine.backward(losses.total)
+        for name, value in {"loss": losses.total.detach(), **_prefixed(losses.terms)}.items():
+            sums[name] = sums[name] + value.double() if name in sums else value.double()
+    return {name: value.item() / engine.accumulation for name, value in sums.items()}
+
+
+def _agree(losses: Mapping[str, float], step: int, context: StageContext) -> _Seen:
+    """Averages the losses and agrees whether to stop, in one collective. Collective: every rank must call."""
+    flags = {"?finite": float(not math.isfinite(losses["loss"])), "?stop": float(context.stop())}
+    means = context.world.mean({**losses, **flags})
+    broken, stop = means.pop("?finite"), means.pop("?stop")
+    if broken > 0:
+        ranks = [rank for rank, value in enumerate(context.world.gather(losses["loss"])) if not math.isfinite(value)]
+        raise Diverged(
+            f"the loss of step {step} is not finite on rank {', '.join(map(str, ranks))}; the weights were not updated. "
+            "A lower train.optim.lr, a longer warmup_steps or a lower clip_norm usually helps"
+        )
+    return _Seen(losses=means, stop=stop > 0)
+
+
+def _refuse_not_finite(scalars: Mapping[str, float], step: int) -> None:
+    if not math.isfinite(scalars["grad_norm"]):
+        raise Diverged(
+            f"the gradients of step {step} are not finite; the checkpoints before it are not touched by this"
+        )
+
+
+def _tell(step: int, seen: _Seen, window: "_Window", engine: Engine, train: TrainConfig, context: StageContext) -> None:
+    # every step, in full precision: two curves can be compared bit for bit
+    context.journal.append("loss", step=step, value=seen.losses["loss"])
+    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], samples_per_s=window.samples_per_s())
+    if step % train.log_every and step != train.steps:
+        return
+    values = {
+        **window.means(),
+        **engine.scalars(),
+        "samples_per_s": window.samples_per_s(),
+        "data_wait_share": window.wait_share(),
+    }
+    context.journal.metrics(step, values)
+    if context.world.is_main:
+        log.info(
+            "step %d of %d: %s", step, train.steps, ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
+    window.restart()
+
+
+class _Window:
+    """Adds up what happened since the last log line."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._wait_s, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
+        self._sums: dict[str, float] = {}
+
+    def add(self, losses: Mapping[str, float], samples: int) -> None:
+        self._samples, self._steps = self._samples + samples, self._steps + 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def waiting(self) -> "_Waiting":
+        return _Waiting(self)
+
+    def waited(self, seconds: float) -> None:
+        self._wait_s += seconds
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self._steps for name, value in self._sums.items()}
+
+    def samples_per_s(self) -> float:
+        return self._samples / max(time.perf_counter() - self._since, 1e-9)
+
+    def wait_share(self) -> float:
+        return self._wait_s / max(time.perf_counter() - self._since, 1e-9)
+
+
+class _Waiting:
+    """Measures the time inside a `with` block."""
+
+    def __init__(self, window: _Window) -> None:
+        self._window = window
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._window.waited(time.perf_counter() - self._started)
+
+
+def _prefixed(terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"loss/{name}": value for name, value in terms.items()}

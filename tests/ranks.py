@@ -1,0 +1,90 @@
+"""Runs a function on several real gloo ranks, each its own process, and brings back what each returned."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+from orchestrator.world import World
+
+
+class RankFailed(AssertionError):
+    """A rank raised, died or took too long; the message names it."""
+
+
+def run_ranks(
+    size: int, function: Callable[..., Any], *arguments: Any, directory: Path, timeout_s: float = 120.0
+) -> list[Any]:
+    """Calls `function(world, *arguments)` on `size` ranks and returns what they returned, in rank order.
+
+    The ranks meet through a file in `directory` (pytest's tmp_path), so no port can collide. A rank that dies or raises
+    ends the others at once.
+    """
+    meeting = directory / f"meeting-{time.monotonic_ns()}"
+    context = mp.get_context("spawn")
+    pipes, processes = [], []
+    for rank in range(size):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_rank, args=(sender, rank, size, str(meeting), function, arguments), daemon=False
+        )
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    try:
+        return _collect(pipes, time.monotonic() + timeout_s)
+    finally:
+        for process in processes:
+            process.join(timeout=2)
+            process.kill()
+            process.join()
+        meeting.unlink(missing_ok=True)
+
+
+def _collect(pipes: Sequence[Connection], deadline: float) -> list[Any]:
+    answers: dict[int, Any] = {}
+    while len(answers) < len(pipes):
+        open_pipes = [pipe for rank, pipe in enumerate(pipes) if rank not in answers]
+        ready = wait(open_pipes, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            silent = [str(rank) for rank in range(len(pipes)) if rank not in answers]
+            raise RankFailed(f"rank {', '.join(silent)} did not answer in time")
+        for pipe in ready:
+            rank = next(rank for rank, mine in enumerate(pipes) if mine is pipe)
+            try:
+                raised, answers[rank] = pipe.recv()  # type: ignore[union-attr]  # `wait` gives back what it was given
+            except EOFError:
+                raise RankFailed(f"rank {rank} died without a word") from None
+            if raised:
+                raise RankFailed(f"rank {rank} raised:\n{answers[rank]}")
+    return [answers[rank] for rank in range(len(pipes))]
+
+
+def _rank(
+    answer: Connection, rank: int, size: int, meeting: str, function: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), ORCH_RENDEZVOUS=f"file://{meeting}")
+    os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
+    sys.stdout = sys.stderr
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        world = World.from_environment(timeout_s=timedelta(seconds=60).total_seconds())
+        result = function(world, *arguments)
+        world.leave()
+    except BaseException:  # noqa: BLE001 - whatever it was, the test must hear of it
+        answer.send((True, traceback.format_exc()))
+    else:
+        answer.send((False, result))
+    answer.close()
+    sys.stderr.flush()
+    os._exit(0)  # DeepSpeed's exit hooks wait for a process group that may be gone
