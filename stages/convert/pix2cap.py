@@ -1,0 +1,70 @@
+"""Pix2Cap-COCO: one caption per panoptic segment, masks from COCO's panoptic PNGs."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.convert.raw import BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.samples import Region, Sample
+from stages.vision import panoptic_ids, rle_from_mask, xyxy_from_xywh
+
+_SOURCE = "pix2cap_coco"
+
+
+def read(raw: RawPart, notes: Notes) -> Iterator[Found]:
+    """Yields one sample an image; crowd segments come along, marked and without a caption."""
+    panoptic = raw.object(0, "images", "annotations", "categories")
+    images = {image["id"]: image for image in panoptic["images"]}
+    names = {category["id"]: str(category["name"]) for category in panoptic["categories"]}
+    for number, annotation in enumerate(panoptic["annotations"]):
+        name = raw.record(number, annotation, "image_id")
+        yield from notes.attempt(name, partial(_found, raw, number, annotation, images, names, notes))
+
+
+def _found(
+    raw: RawPart, number: int, annotation: Any, images: dict[Any, Any], names: dict[Any, str], notes: Notes
+) -> Found:
+    image = images[annotation["image_id"]]
+    picture = raw.picture(image["file_name"], (image["width"], image["height"]))
+    ids_HW = panoptic_ids(raw.mask_png(annotation["file_name"]))
+    if ids_HW.shape != (picture.height_px, picture.width_px):
+        shape = f"{ids_HW.shape[1]} x {ids_HW.shape[0]}"
+        detail = f"{annotation['file_name']}: {shape}, not {picture.width_px} x {picture.height_px}"
+        raise BrokenRecord("mask has another size than its image", detail)
+    regions = tuple(_region(segment, ids_HW, picture, names, notes) for segment in annotation["segments_info"])
+    if not regions:
+        raise BrokenRecord("no region is left", picture.name)
+    sample = Sample(
+        key=raw.key(number, image["file_name"]),
+        image=picture.data,
+        width_px=picture.width_px,
+        height_px=picture.height_px,
+        regions=regions,
+    )
+    return Found(sample=sample, picture=picture.name)
+
+
+def _region(segment: Any, ids_HW: NDArray[np.int32], picture: Picture, names: dict[Any, str], notes: Notes) -> Region:
+    mask_HW = ids_HW == segment["id"]
+    if not mask_HW.any():
+        raise BrokenRecord("segment is not in the mask", f"segment {segment['id']} of {picture.name}")
+    return Region(
+        box_xyxy_px=boxed(xyxy_from_xywh(*segment["bbox"]), picture, notes),
+        mask=rle_from_mask(mask_HW),
+        phrase=names[segment["category_id"]],
+        caption=_description(segment),
+        source=_SOURCE,
+        crowd=bool(segment["iscrowd"]),
+    )
+
+
+def _description(segment: Any) -> str:
+    text = segment.get("description", "")
+    if isinstance(text, list):  # several descriptions of one segment: the first is as good as any
+        text = text[0] if text else ""
+    if not isinstance(text, str):
+        raise BrokenRecord("description is not a text", repr(text)[:200])
+    return text.strip()

@@ -1,0 +1,200 @@
+"""Reading raw data that nobody has checked: names that stay in their folder, whole images, notes on what is left out."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from stages.convert.sources import Part
+from stages.samples import Sample
+from stages.vision import Box, clip_box, image_size_px
+
+_CHUNK_CHARACTERS = 1 << 20
+_UNSAFE_IN_KEYS = re.compile(r"[^A-Za-z0-9_+-]+")
+
+
+class BrokenRecord(Exception):  # noqa: N818 - it ends a record, not the program
+    """A record cannot become a sample; `reason` groups it with its like, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Keeps both."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@record
+class Picture:
+    """A whole image file."""
+
+    name: str  # relative to the root: equal names, equal pictures
+    data: bytes
+    width_px: int
+    height_px: int
+
+
+@record
+class Found:
+    """A sample and the picture it is about; a picture can have several samples."""
+
+    sample: Sample
+    picture: str
+
+
+class Notes:
+    """Everything that was left out or repaired: what, why, how often."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.skipped: list[dict[str, str]] = []
+        self.repaired: Counter[str] = Counter()
+
+    def skip(self, name: str, reason: str, detail: str) -> None:
+        """Notes that a record, or one region of it, was left out."""
+        self.skipped.append({"record": name, "reason": reason, "detail": detail})
+
+    def repair(self, reason: str) -> None:
+        """Counts a small repair of something that was kept."""
+        self.repaired[reason] += 1
+
+    def attempt(self, name: str, build: Callable[[], Found]) -> Iterator[Found]:
+        """Yields what `build` makes, or nothing and a note if the record is broken."""
+        try:
+            yield build()
+        except BrokenRecord as error:
+            self.skip(name, error.reason, error.detail)
+        except InputError as error:
+            self.skip(name, "does not fit its image or caption", str(error))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            self.skip(name, "malformed record", f"{type(error).__name__}: {error}")
+
+    def counts(self) -> dict[str, int]:
+        """Returns how often each reason to skip occurred."""
+        return dict(sorted(Counter(note["reason"] for note in self.skipped).items()))
+
+
+class RawPart:
+    """One part of a data set under a root: its annotation files, images and masks."""
+
+    def __init__(self, root: Path, part: Part) -> None:
+        """Reads `part` below `root`."""
+        self.root = root
+        self.part = part
+
+    def missing(self) -> list[Path]:
+        """Lists the annotation files and folders that do not exist."""
+        part = self.part
+        files = [path for name in part.annotations if not (path := self.root / name).is_file()]
+        return files + [path for name in part.images + part.masks if not (path := self.root / name).is_dir()]
+
+    def key(self, number: int, name: str) -> str:
+        """Names a sample: unique within the data set, in the order of the file, fit for a tar."""
+        stem = _UNSAFE_IN_KEYS.sub("_", PurePosixPath(name).stem)[:80]
+        return f"{self.part.subset}-{number:08d}-{stem}"
+
+    def record(self, number: int, plain: Any, *id_keys: str) -> str:
+        """Names a record for the notes: its place in the file, and its id where it has one."""
+        ids = [str(plain[key])[:120] for key in id_keys if isinstance(plain, dict) and key in plain]
+        return " ".join([f"{self.part.subset}[{number}]", *ids])
+
+    def object(self, index: int, *keys: str) -> dict[str, Any]:
+        """Reads an annotation file that holds one JSON object with lists under these keys."""
+        path = self.root / self.part.annotations[index]
+        try:
+            plain = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {error}") from None
+        if not isinstance(plain, dict):
+            raise InputError(f"{path} holds a {type(plain).__name__}, an object is needed")
+        if lacking := [key for key in keys if not isinstance(plain.get(key), list)]:
+            raise InputError(f"{path} has no list under {', '.join(lacking)}")
+        return plain
+
+    def list(self, index: int) -> Iterator[Any]:
+        """Yields the elements of an annotation file that holds one JSON list, without loading all of it."""
+        return json_list(self.root / self.part.annotations[index])
+
+    def picture(self, name: Any, size_px: tuple[int, int] | None = None) -> Picture:
+        """Reads an image of the part; `size_px` (width, height) is what the annotations say it has."""
+        path = self._file(name, self.part.images + self.part.more_images, "image")
+        data = path.read_bytes()
+        try:
+            width_px, height_px = image_size_px(data)
+        except InputError as error:
+            raise BrokenRecord("image is damaged", f"{path}: {error}") from None
+        if size_px is not None and size_px != (width_px, height_px):
+            said = f"{size_px[0]} x {size_px[1]}"
+            raise BrokenRecord("image has another size than its record", f"{path}: {width_px} x {height_px}, not {said}")
+        relative = path.relative_to(self.root).as_posix()
+        return Picture(name=relative, data=data, width_px=width_px, height_px=height_px)
+
+    def mask_png(self, name: Any) -> bytes:
+        """Reads a panoptic PNG of the part."""
+        return self._file(name, self.part.masks, "mask").read_bytes()
+
+    def _file(self, name: Any, folders: tuple[str, ...], what: str) -> Path:
+        # The name comes from data: it must stay below its folder. A symbolic link is the administrator's own doing.
+        if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+            raise BrokenRecord(f"{what} name is not a path", repr(name)[:200])
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise BrokenRecord(f"{what} name leaves its folder", repr(name)[:200])
+        for folder in folders:
+            if (path := self.root / folder / relative).is_file():
+                return path
+        raise BrokenRecord(f"{what} is missing", f"{name} in none of {', '.join(folders)}")
+
+
+def boxed(box_xyxy_px: Box, picture: Picture, notes: Notes) -> Box:
+    """Cuts a box to its picture and counts that; refuses one that lies outside or is empty."""
+    box = clip_box(box_xyxy_px, width_px=picture.width_px, height_px=picture.height_px)
+    if box is None:
+        size = f"{picture.width_px} x {picture.height_px} px"
+        raise BrokenRecord("box is empty or outside of the image", f"{box_xyxy_px} in {size}")
+    if box != box_xyxy_px:
+        notes.repair("box cut to the image")
+    return box
+
+
+def json_list(path: Path) -> Iterator[Any]:
+    """Yields the elements of a file that holds one JSON list; memory stays at one element and one chunk."""
+    try:
+        yield from _elements(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}") from None
+
+
+def _elements(path: Path) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8") as file:
+        text, at = file.read(_CHUNK_CHARACTERS), 0
+        if not text.lstrip().startswith("["):
+            raise InputError(f"{path} does not hold a JSON list")
+        at = text.index("[") + 1
+        while True:
+            at = _next_element(text, at)
+            if text[at : at + 1] == "]":
+                return
+            try:
+                value, end = decoder.raw_decode(text, at)
+                whole = end < len(text)  # a number at the end of the chunk may go on in the next one
+            except ValueError as error:
+                whole, value, end, problem = False, None, at, str(error)
+            if whole:
+                yield value
+                at = end
+                continue
+            more = file.read(max(_CHUNK_CHARACTERS, len(text)))
+            if not more:
+                raise InputError(f"{path} ends in the middle, or is not JSON: {problem if end == at else 'no ]'}")
+            text, at = text[at:] + more, 0
+
+
+def _next_element(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n,":
+        at += 1
+    return at
