@@ -1,0 +1,99 @@
+"""Evaluate: a checkpoint and held-out shards in, scores and pictures out. Imports nothing heavy."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import field
+from typing import Any
+
+from orchestrator.artifacts import Checkpoint, Report, Shards
+from orchestrator.records import incidental, record
+from orchestrator.stage import Stage, StageContext
+
+# what BENCHMARKS holds, which planning must not import: benchmark -> its scores
+SCORES: Mapping[str, tuple[str, ...]] = {
+    "gcg": (
+        "miou", "miou_strict", "ap50", "mask_recall", "mask_recall_strict", "mask_recall_exact", "phrase_exact",
+        "phrases_found", "phrases_right", "meteor", "cider",
+    ),
+    "region_captions": ("meteor", "cider", "exact"),
+}  # fmt: skip
+
+
+class Evaluate(Stage):
+    """Asks a trained model every benchmark, on every rank, and beside it the same model with fresh weights."""
+
+    @record
+    class Config:
+        """What is asked, of how much data, and what is shown."""
+
+        benchmarks: list[str]
+        limit: int | None = None  # samples of each input; null = all
+        max_new_tokens: int = 256
+        batch_size: int = 8
+        untrained: bool = False  # also score the same architecture with fresh weights: what the training brought
+        pictures: int = incidental(default=8)  # of each benchmark: the first ones, not the best ones
+        at_least: dict[str, dict[str, float]] = field(default_factory=dict)  # benchmark -> score -> wanted value
+        gains: dict[str, dict[str, float]] = field(
+            default_factory=dict
+        )  # the same, as multiples of the untrained score
+
+        def __post_init__(self) -> None:
+            """Checks names and ranges."""
+            if not self.benchmarks:
+                raise ValueError(f"benchmarks must name at least one of {', '.join(SCORES)}")
+            for name in self.benchmarks:
+                _allow("benchmarks", name, SCORES)
+            for field_name, wishes in (("at_least", self.at_least), ("gains", self.gains)):
+                for name, scores in wishes.items():
+                    _allow(field_name, name, SCORES)
+                    for score in scores:
+                        _allow(f"{field_name}.{name}", score, SCORES[name])
+            for field_name, value in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
+                if value < 1:
+                    raise ValueError(f"{field_name} must be 1 or more, not {value}")
+            if self.limit is not None and self.limit < 1:
+                raise ValueError(f"limit must be 1 or more, or null for all, not {self.limit}")
+            if self.pictures < 0:
+                raise ValueError(f"pictures must be 0 or more, not {self.pictures}")
+
+    @record
+    class Inputs:
+        """The model and what it has not seen."""
+
+        model: Checkpoint
+        shards: dict[str, Shards]
+
+    @record
+    class Outputs:
+        """Scores, predictions, pictures."""
+
+        report: Report
+
+    asks_family = True
+
+    def faults(self) -> Mapping[str, str]:
+        """Lists wishes that this config cannot fulfil."""
+        found = {}
+        if self.config.gains and not self.config.untrained:
+            found["config.gains"] = "compares with the untrained model: set config.untrained to true"
+        for name, wishes in (("at_least", self.config.at_least), ("gains", self.config.gains)):
+            for benchmark in sorted(set(wishes) - set(self.config.benchmarks)):
+                found[f"config.{name}.{benchmark}"] = f"{benchmark} is not among config.benchmarks"
+        if not self.inputs.shards:
+            found["inputs.shards"] = "needs at least one set of shards"
+        return found
+
+    def code_roots(self) -> tuple[str, ...]:
+        """Names the code that asks and scores, which planning does not import."""
+        return ("stages.evaluate.scoring",)
+
+    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
+        """Asks, gathers, scores, draws. Collective: every rank must call."""
+        from stages.evaluate.scoring import evaluate
+
+        facts = evaluate(self.config, self.inputs, self.outputs.report.path, context)
+        return {"report": facts}
+
+
+def _allow(field_name: str, given: str, allowed: Collection[str]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{field_name}: {given!r} is unknown; known are {', '.join(allowed)}")

@@ -1,0 +1,259 @@
+"""An evaluation from shards and a checkpoint to a report, with an oracle whose errors are known."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import stages
+from orchestrator.artifacts import Checkpoint, Report, Shards
+from orchestrator.errors import InputError, Preempted
+from orchestrator.journal import Journal, read_events
+from orchestrator.progress import Progress
+from orchestrator.stage import StageContext
+from orchestrator.world import World
+from stages.evaluate.benchmarks import BENCHMARKS, read_grounded, read_regions
+from stages.evaluate.items import HeldOut, rounds_of
+from stages.evaluate.stage import SCORES, Evaluate
+from stages.samples import Region, Sample
+from tests.stages.oracle import write_oracle
+from tests.stages.scenes import scene, write_shards
+
+ORACLE = "tests.stages.oracle:OracleFamily"
+SCENES = [scene(number) for number in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def _oracles_are_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dict_of_families(), "oracle", ORACLE)
+
+
+def dict_of_families() -> dict[str, str]:
+    families = stages.FAMILIES
+    assert isinstance(families, dict)
+    return families
+
+
+def context_in(directory: Path, world: World | None = None, *, stop: bool = False) -> StageContext:
+    directory.mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        directory=directory, name="score", fingerprint="e" * 64, seed=3, world=world or World.alone(),
+        journal=Journal(directory), progress=Progress(directory), stop=lambda: stop,
+    )  # fmt: skip
+
+
+def evaluate(directory: Path, model: Checkpoint, shards: dict[str, Shards], **config: Any) -> dict[str, Any]:
+    report = Report(directory / "report")
+    stage = Evaluate(
+        Evaluate.Config(**config), Evaluate.Inputs(model=model, shards=shards), Evaluate.Outputs(report=report)
+    )
+    context = context_in(directory)
+    try:
+        facts = stage.run(context)
+    finally:
+        context.journal.close()
+    report.commit("e" * 64, facts=facts["report"])
+    metrics: dict[str, Any] = json.loads((report.path / "metrics.json").read_text())
+    return metrics
+
+
+def test_a_model_that_knows_the_truth_has_full_scores_and_fresh_weights_have_none(tmp_path: Path) -> None:
+    metrics = evaluate(
+        tmp_path / "score", write_oracle(tmp_path / "model", SCENES), {"bars": write_shards(tmp_path / "bars", SCENES)},
+        benchmarks=["gcg", "region_captions"], untrained=True, batch_size=2,
+    )  # fmt: skip
+
+    gcg, regions = metrics["benchmarks"]["gcg"], metrics["benchmarks"]["region_captions"]
+    for score in set(SCORES["gcg"]) - {"meteor", "cider"}:
+        assert gcg["scores"][score] == pytest.approx(1.0), score
+        assert gcg["untrained"][score] == 0.0, score
+    assert gcg["scores"]["cider"] > 5 > gcg["untrained"]["cider"]
+    assert regions["scores"]["exact"] == 1.0
+    assert (gcg["images"], gcg["phrases"], regions["phrases"]) == (7, 14, 14)
+
+
+def test_known_errors_give_known_scores(tmp_path: Path) -> None:
+    # masks 10 px wide, moved by 2 px: IoU 8 / 12; one of two phrases forgotten
+    model = write_oracle(tmp_path / "model", SCENES, shift_px=2, forget=1)
+    shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
+
+    scores = evaluate(tmp_path / "score", model, shards, benchmarks=["gcg"])["benchmarks"]["gcg"]["scores"]
+
+    assert scores["miou"] == pytest.approx(8 / 12)
+    assert scores["miou_strict"] == pytest.approx(8 / 12 / 2)
+    assert scores["mask_recall"] == 0.5
+    assert scores["phrase_exact"] == 0.0
+    assert scores["phrases_found"] == 0.5
+    assert scores["phrases_right"] == 1.0
+
+
+def test_the_report_holds_predictions_pictures_and_a_sheet(tmp_path: Path) -> None:
+    shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
+    model = write_oracle(tmp_path / "model", SCENES)
+
+    metrics = evaluate(tmp_path / "score", model, shards, benchmarks=["gcg"], untrained=True, pictures=2)
+
+    lines = (tmp_path / "score/report/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [sample.key for sample in SCENES]
+    assert json.loads(lines[0])["trained"]["caption"] == SCENES[0].caption
+    assert [picture["path"] for picture in metrics["pictures"]] == ["pictures/gcg_000.png", "pictures/gcg_001.png"]
+    with Image.open(tmp_path / "score/report/pictures/gcg_000.png") as picture:
+        assert picture.width > 3 * 300
+    events = list(read_events(tmp_path / "score"))
+    shown = [event["path"] for event in events if event["event"] == "picture"]
+    assert shown == [f"report/pictures/{name}.png" for name in ("gcg_000", "gcg_001", "sheet")]
+    assert {event["step"] for event in events if event["event"] == "metrics"} == {7}
+    assert any("eval_untrained/gcg/miou" in event.get("values", {}) for event in events)
+
+
+def test_equal_evaluations_write_equal_reports(tmp_path: Path) -> None:
+    shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
+    model = write_oracle(tmp_path / "model", SCENES, shift_px=1)
+
+    digests = []
+    for name, batch_size in (("one", 1), ("two", 5)):
+        evaluate(tmp_path / name, model, shards, benchmarks=["gcg"], batch_size=batch_size)
+        digests.append(Report(tmp_path / name / "report").digest())
+
+    assert digests[0] == digests[1]
+
+
+def test_scores_are_also_given_for_each_set_of_shards(tmp_path: Path) -> None:
+    shards = {"few": write_shards(tmp_path / "few", SCENES[:2]), "more": write_shards(tmp_path / "more", SCENES[2:])}
+
+    metrics = evaluate(
+        tmp_path / "score", write_oracle(tmp_path / "model", SCENES[:2]), shards, benchmarks=["gcg"], limit=3
+    )
+
+    gcg = metrics["benchmarks"]["gcg"]
+    assert gcg["images"] == 5
+    assert gcg["by_shards"]["few"]["scores"]["miou"] == 1.0
+    assert gcg["by_shards"]["more"]["scores"]["miou"] == 0.0
+    assert gcg["scores"]["miou"] == pytest.approx(2 / 5)
+
+
+def test_wishes_are_checked_against_the_scores(tmp_path: Path) -> None:
+    metrics = evaluate(
+        tmp_path / "score", write_oracle(tmp_path / "model", SCENES, shift_px=2),
+        {"bars": write_shards(tmp_path / "bars", SCENES)}, benchmarks=["gcg"], untrained=True,
+        at_least={"gcg": {"miou": 0.9}}, gains={"gcg": {"miou": 3.0}},
+    )  # fmt: skip
+
+    assert [(check["score"], check["passed"]) for check in metrics["checks"]] == [
+        ("gcg.miou", False), ("gcg.miou", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 11])
+def test_every_sample_is_asked_about_on_exactly_one_rank(tmp_path: Path, size: int) -> None:
+    places = HeldOut({"bars": write_shards(tmp_path / "bars", SCENES)}, None).places
+
+    rounds = [rounds_of(places, World.alone(rank=rank, size=size), 2) for rank in range(size)]
+
+    asked = [place for batches in rounds for batch in batches for place in batch]
+    assert sorted(place.number for place in asked) == list(range(7))
+    assert len({len(batches) for batches in rounds}) == 1
+
+
+def test_asked_to_stop_it_leaves_without_a_report(tmp_path: Path) -> None:
+    stage = Evaluate(
+        Evaluate.Config(benchmarks=["gcg"]),
+        Evaluate.Inputs(
+            model=write_oracle(tmp_path / "model", SCENES), shards={"bars": write_shards(tmp_path / "bars", SCENES)}
+        ),
+        Evaluate.Outputs(report=Report(tmp_path / "score/report")),
+    )
+
+    context = context_in(tmp_path / "score", stop=True)
+    with pytest.raises(Preempted):
+        stage.run(context)
+    context.journal.close()
+
+    assert not (tmp_path / "score/report").exists()
+
+
+def test_shards_without_anything_to_ask_about_are_refused_by_name(tmp_path: Path) -> None:
+    bare = [Sample(key=sample.key, image=sample.image, width_px=40, height_px=40) for sample in SCENES[:2]]
+
+    with pytest.raises(InputError, match="not one sample of the shards can be asked about for gcg"):
+        evaluate(
+            tmp_path / "score", write_oracle(tmp_path / "model", bare), {"bare": write_shards(tmp_path / "bare", bare)},
+            benchmarks=["gcg"],
+        )  # fmt: skip
+
+
+def test_an_unknown_family_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    model = write_oracle(tmp_path / "model", SCENES)
+    model.commit("f" * 64, facts={"family": "gpt", "model": {}})
+
+    with pytest.raises(InputError, match=r"'gpt'; known are .*oracle"):
+        evaluate(tmp_path / "s", model, {"bars": write_shards(tmp_path / "bars", SCENES)}, benchmarks=["gcg"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"benchmarks": []}, "benchmarks must name at least one of gcg, region_captions"),
+        ({"benchmarks": ["gcg", "bleu"]}, "benchmarks: 'bleu' is unknown; known are gcg, region_captions"),
+        ({"benchmarks": ["gcg"], "batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"benchmarks": ["gcg"], "limit": 0}, "limit must be 1 or more, or null for all, not 0"),
+        (
+            {"benchmarks": ["gcg"], "at_least": {"gcg": {"mIoU": 0.5}}},
+            "at_least.gcg: 'mIoU' is unknown; known are miou",
+        ),
+    ],
+)
+def test_a_wrong_config_names_field_given_and_allowed(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Evaluate.Config(**config)
+
+
+def test_gains_need_the_untrained_model(tmp_path: Path) -> None:
+    config = Evaluate.Config(benchmarks=["gcg"], gains={"gcg": {"miou": 3.0}, "region_captions": {"meteor": 2.0}})
+    inputs = Evaluate.Inputs(model=Checkpoint(tmp_path), shards={"a": Shards(tmp_path)})
+
+    faults = Evaluate(config, inputs, Evaluate.Outputs(report=Report(tmp_path))).faults()
+
+    assert set(faults) == {"config.gains", "config.gains.region_captions"}
+
+
+def test_what_planning_knows_of_the_benchmarks_is_true() -> None:
+    assert {name: set(scores) for name, scores in SCORES.items()} == {
+        name: set(benchmark.meanings) for name, benchmark in BENCHMARKS.items()
+    }
+
+
+def test_regions_of_one_phrase_are_one_mask_and_a_phrase_said_twice_counts_once() -> None:
+    left, right = SCENES[0].regions
+    span = left.spans[0]
+    joined = Sample(
+        key="k", image=SCENES[0].image, width_px=40, height_px=40, caption=SCENES[0].caption,
+        regions=(left, Region(box_xyxy_px=right.box_xyxy_px, mask=right.mask, phrase="x", spans=(*right.spans, span))),
+    )  # fmt: skip
+
+    answer = read_grounded(joined)
+
+    assert answer is not None
+    assert [said.span for said in answer.said] == [span]
+    assert answer.said[0].phrase == "A red bar"
+
+
+def test_a_phrase_of_the_caption_is_no_region_caption() -> None:
+    box = (0.0, 0.0, 5.0, 5.0)
+    sample = Sample(
+        key="k", image=SCENES[0].image, width_px=40, height_px=40, caption="A dog.",
+        regions=(
+            Region(box_xyxy_px=box, mask=None, phrase="A dog", spans=((0, 5),)),
+            Region(box_xyxy_px=box, mask=None, phrase="brown dog"),
+            Region(box_xyxy_px=box, mask=None, phrase="dog", caption="A brown dog sleeps."),
+            Region(box_xyxy_px=box, mask=None, phrase="many dogs", crowd=True),
+        ),
+    )  # fmt: skip
+
+    answer = read_regions(sample)
+
+    assert answer is not None
+    assert [said.phrase for said in answer.said] == ["brown dog", "A brown dog sleeps."]
