@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.errors import Diverged, InputError, OrchError, Preempted, RecipeError
-from orchestrator.errors import DamagedArtifact as Damaged
+from orchestrator.errors import DamagedArtifact, Diverged, InputError, OrchError, Preempted, RecipeError
 
 Cause = Literal[
     "preempted", "timeout", "node_failure", "out_of_memory", "hang", "communication", "bad_data", "diverged",
@@ -18,7 +17,14 @@ PREEMPTED_EXIT = 75  # EX_TEMPFAIL: everything is saved, start me again
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 HANG_WORDS = ("timed out waiting", "timeout", "timed out")
-PEER_WORDS = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "gloo", "nccl")
+PEER_WORDS = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "gloo",
+    "nccl",
+)
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -31,7 +37,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def cause_of_exit(status: int, *, oom_kills: int) -> tuple[Cause, str]:
-    """Guesses why a process ended that left no record: its exit status (negative = signal) and the kernel's OOM kills."""
+    """Guesses why a process ended that left no record, from its exit status (negative = signal) and the OOM kills."""
     if status == PREEMPTED_EXIT:
         return "preempted", "it was asked to stop, and saved"
     if status >= 0:
@@ -67,7 +73,7 @@ def _own_cause(error: BaseException) -> Cause | None:
     by_class: tuple[tuple[type[BaseException], Cause], ...] = (
         (Preempted, "preempted"),
         (Diverged, "diverged"),
-        (Damaged, "bad_data"),
+        (DamagedArtifact, "bad_data"),
         (RecipeError, "bad_config"),
         (InputError, "bad_config"),
         (MemoryError, "out_of_memory"),

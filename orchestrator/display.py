@@ -64,12 +64,14 @@ def resources_in_words(stage: PlannedStage) -> str:
     tasks = asked.tasks_per_node or max(1, asked.gpus_per_node)
     words = [f"{asked.nodes} nodes"] if asked.nodes > 1 else []
     words.append(f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{tasks} process" + "es" * (tasks > 1))
-    return " × ".join(words)
+    return ", each ".join(words)
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
     """Shows per stage how far it is."""
-    table = Table("stage", "state", "progress", "values", "rate", "ETA", "elapsed", "attempts", box=None, pad_edge=False)
+    table = Table(
+        "stage", "state", "progress", "values", "rate", "ETA", "elapsed", "attempts", box=None, pad_edge=False
+    )
     for stage in status["stages"]:
         attempts, progress = stage["attempts"], stage["progress"]
         running = stage["state"] == "running"
@@ -148,7 +150,7 @@ def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
 
 def log_path(run: Path, stage: Mapping[str, Any], attempt: int | None = None, rank: int | None = None) -> Path:
     """Finds a log; by default of the last attempt, and there of the rank that failed first, or of rank 0."""
-    attempts = {entry["number"]: entry for entry in stage["attempts"]}
+    attempts: dict[int, dict[str, Any]] = {entry["number"]: entry for entry in stage["attempts"]}
     if not attempts:
         raise InputError(f"{stage['name']} has not been started, so it has no log")
     number = max(attempts) if attempt is None else attempt
@@ -157,7 +159,7 @@ def log_path(run: Path, stage: Mapping[str, Any], attempt: int | None = None, ra
     failed = re.match(r"rank (\d+): ", attempts[number]["detail"])
     chosen = rank if rank is not None else int(failed[1]) if failed else 0
     folder = run / stage["name"] / "logs" / f"attempt_{number}"
-    path = folder / f"rank_{chosen}.log"
+    path: Path = folder / f"rank_{chosen}.log"
     if not path.is_file():
         known = sorted(int(log.stem.removeprefix("rank_")) for log in folder.glob("rank_*.log"))
         raise InputError(f"--rank: attempt {number} of {stage['name']} has no rank {chosen}; it has {_listed(known)}")
@@ -169,12 +171,12 @@ def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
     if status["report"]:
         yield f"report:   {status['report']}"
     for stage in status["stages"]:
-        for name, output in read_plain_stage(run / stage["name"])["outputs"].items():
+        for output in read_plain_stage(run / stage["name"])["outputs"].values():
             path = Path(output["path"])
             if output["kind"] == "report" and (path / "pictures").is_dir():
                 yield f"pictures: {path / 'pictures'}"
             if output["kind"] == "export":
-                yield f"try it:   orch predict {shlex.quote(str(path))} IMAGE --output answer.png   ({stage['name']}.{name})"
+                yield f"try it:   orch predict {shlex.quote(str(path))} IMAGE --output answer.png"
     if status["tracking_uri"]:
         yield f"curves:   mlflow ui --backend-store-uri {shlex.quote(status['tracking_uri'])}"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from orchestrator.display import duration, progress_in_words, rate_in_words, status_table, values_in_words
-from orchestrator.status import status
+from orchestrator.status import stage_status, status
 
 TICK_S = 0.25
 LINE_EVERY_S = 10.0
@@ -33,6 +33,26 @@ def follow(directory: Path, console: Console) -> dict[str, Any]:
             shown = status(directory)
             live.update(status_table(shown), refresh=True)
     return shown
+
+
+def wait(directory: Path) -> dict[str, Any]:
+    """Waits in silence until nobody works on a run any more, and returns its last status."""
+    while not over(shown := status(directory)):
+        time.sleep(TICK_S)
+    return shown
+
+
+def log_pieces(directory: Path, stage: str, path: Path, *, follow: bool) -> Iterator[str]:
+    """Yields a log as it is, and, to follow it, what is appended until the stage ends or begins another attempt."""
+    with path.open("r", encoding="utf-8", errors="replace") as file:
+        attempts = len(stage_status(directory, stage)["attempts"])
+        while True:
+            shown = stage_status(directory, stage)  # before reading: what it wrote last must not be missed
+            while piece := file.read(1 << 16):
+                yield piece
+            if not follow or shown["state"] != "running" or len(shown["attempts"]) != attempts:
+                return
+            time.sleep(TICK_S)
 
 
 def over(shown: Mapping[str, Any]) -> bool:
@@ -76,7 +96,9 @@ def _event(stage: Mapping[str, Any]) -> str:
 
 def _progress(stage: Mapping[str, Any]) -> str:
     eta = f"ETA {duration(stage['eta_s'])}" if stage["eta_s"] is not None else ""
-    return f"{stage['name']}: " + "  ".join(filter(None, [_progress_only(stage), rate_in_words(stage["progress"]), eta]))
+    return f"{stage['name']}: " + "  ".join(
+        filter(None, [_progress_only(stage), rate_in_words(stage["progress"]), eta])
+    )
 
 
 def _progress_only(stage: Mapping[str, Any]) -> str:

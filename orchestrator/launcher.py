@@ -4,15 +4,16 @@ import getpass
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.errors import Fault, RecipeError
+from orchestrator.errors import Fault, InputError, RecipeError
 from orchestrator.plan import Plan
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, StageState, read_state, write_launch, write_state
 from orchestrator.supervisor import CANCEL
+from orchestrator.tracking.addresses import absolute_uri, without_password
+from orchestrator.typed import suggestion
 
 
 class Job(Protocol):
@@ -62,6 +63,28 @@ def launch(plan: Plan, launcher: Launcher, code_root: Path, *, command: str, req
         return launcher.submit(run, lock)
 
 
+def set_aside(plan: Plan, launcher: Launcher, stage: str, *, command: str) -> None:
+    """Moves the folders of a stage and of everything that follows from it to the archive, so that they run afresh."""
+    names = [planned.name for planned in plan.stages]
+    if stage not in names:
+        raise InputError(f"--from: there is no stage {stage!r}{suggestion(stage, names)}")
+    faults = [*plan.faults, *launcher.check(plan)]
+    if faults:
+        raise RecipeError(faults)
+    again = {stage}
+    for planned in plan.stages:  # in an order in which they can run: followers come later
+        if again.intersection(planned.after):
+            again.add(planned.name)
+    run = Run(plan.directory)
+    with run.lock(command):
+        for name in names:
+            folder = run.stage_directory(name)
+            if name in again and folder.is_dir():
+                target = plan.directory / "archive" / name / f"redone_{time.time_ns()}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(target)
+
+
 def _record(plan: Plan, launcher: Launcher) -> Launch:
     return Launch(
         recipe=plan.recipe.name,
@@ -70,5 +93,10 @@ def _record(plan: Plan, launcher: Launcher) -> Launch:
         user=getpass.getuser(),
         started=time.time(),
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
-        tracking=asdict(plan.recipe.tracking),
+        tracking={"uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment},
     )
+
+
+def _public_uri(uri: str | None) -> str | None:
+    """Makes the address of MLflow absolute and takes the password out: a run folder holds no secrets."""
+    return None if uri is None else without_password(absolute_uri(uri, Path.cwd()))

@@ -78,7 +78,9 @@ def _too_much(stage: PlannedStage, gpus: int) -> Iterator[Fault]:
 
 def main(arguments: list[str]) -> int:
     """Supervises a run until its stages have ended: `python -m orchestrator.local RUN`, started by LocalLauncher."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s supervisor %(levelname)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s supervisor %(levelname)s: %(message)s"
+    )
     directory = Path(arguments[0])
     lock = RunLock.adopt(directory, int(os.environ.pop(LOCK)), "orch supervisor")
     try:

@@ -2,28 +2,48 @@
 
 import importlib
 import inspect
+import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.errors import OrchError
+from orchestrator.errors import InputError, OrchError
 from orchestrator.plan import Catalog
-from orchestrator.stage import Stage
+from orchestrator.typed import suggestion
+
+if TYPE_CHECKING:
+    from orchestrator.stage import Stage
 
 
-def describe_stages(catalog: Catalog) -> list[dict[str, Any]]:
-    """Describes every stage of a catalog: {name, target, doc, inputs, outputs, config: [{key, type, default}]}."""
-    return [describe_stage(name, target) for name, target in catalog.stages.items()]
+def describe_stages(catalog: Catalog, name: str | None = None) -> list[dict[str, Any]]:
+    """Describes one stage or all: {name, target, doc, inputs, outputs, config: [{key, type, required, default}]}."""
+    if name is not None and name not in catalog.stages:
+        raise InputError(f"there is no stage {name!r}{suggestion(name, tuple(catalog.stages))}")
+    return [_describe(key, target) for key, target in catalog.stages.items() if name in {None, key}]
 
 
-def describe_stage(name: str, target: str) -> dict[str, Any]:
-    """Describes one stage."""
+def manual_lines(described: Sequence[Mapping[str, Any]], *, in_full: bool) -> Iterator[str]:
+    """Writes the descriptions for people: a line each, or everything."""
+    width = max(len(stage["name"]) for stage in described)
+    for stage in described:
+        if not in_full:
+            yield f"{stage['name']:<{width}}  {stage['doc'].partition(chr(10))[0]}"
+            continue
+        yield f"{stage['name']} ({stage['target']})\n\n{stage['doc']}\n"
+        for title in ("inputs", "outputs"):
+            yield from (f"{title}.{name}: {kind}" for name, kind in stage[title].items())
+        for entry in stage["config"]:
+            default = "needed" if entry["required"] else f"= {json.dumps(entry['default'])}"
+            yield f"config.{entry['key']}: {entry['type']}  {default}"
+
+
+def _describe(name: str, target: str) -> dict[str, Any]:
     module, _, cls = target.partition(":")
     try:
-        stage: type[Stage] = getattr(importlib.import_module(module), cls)
+        stage = cast("type[Stage]", getattr(importlib.import_module(module), cls))
     except (ImportError, AttributeError) as error:
         raise OrchError(f"the stage {name} cannot be imported from {target}: {error}") from error
     return {

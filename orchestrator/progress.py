@@ -38,9 +38,8 @@ class Progress:
         since, first = self._started
         rate = (done - first) / (now - since) if now > since else 0.0
         eta_s = (total - done) / rate if total is not None and rate > 0 else None
-        shown: dict[str, Any] = {
-            "done": done, "total": total, "unit": unit, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values,
-        }  # fmt: skip
+        count = {"done": done, "total": total, "unit": unit}
+        shown = {**count, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values}
         try:
             write_json(self._directory / PROGRESS, shown)
         except OSError as error:  # a full disk must not end training: the next checkpoint will say so by itself

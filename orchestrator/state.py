@@ -138,7 +138,7 @@ def outputs_ready(plain: Mapping[str, Any]) -> bool:
 
 
 def newest_checkpoint(directory: Path) -> int | None:
-    """Returns the step of the newest checkpoint in a stage's folder; checkpoints appear by rename, so a name is enough."""
+    """Returns the step of the newest checkpoint of a stage; they appear by rename, so a name is enough."""
     folder = directory / "checkpoints"
     if not folder.is_dir():
         return None

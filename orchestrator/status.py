@@ -1,17 +1,17 @@
 """Answers what a run is doing, and closes what a vanished supervisor left open."""
 
+import getpass
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Artifact
-from orchestrator.errors import RunBusy
+from orchestrator.errors import InputError, RunBusy
 from orchestrator.progress import read_progress
 from orchestrator.run import Run
 from orchestrator.state import (
-    Attempt,
     Launch,
     StageState,
     close_attempt,
@@ -22,8 +22,8 @@ from orchestrator.state import (
     write_launch,
     write_state,
 )
-
-FINAL = frozenset({"done", "failed", "cancelled"})
+from orchestrator.supervisor import ask_to_cancel
+from orchestrator.tracking.ledger import read_ledger
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def status(directory: Path) -> dict[str, Any]:
     settle(directory)
     launch = read_launch(directory)
     entries = [] if launch is None else [dict(entry) for entry in launch.stages]
-    stages = [_stage_status(directory, launch, entry) for entry in entries]
-    tracking = read_tracking(directory)
+    stages = [_stage_status(directory, entry) for entry in entries]
+    tracking = read_ledger(directory)
     return {
         "run": str(directory),
         "recipe": directory.name if launch is None else launch.recipe,
@@ -49,6 +49,40 @@ def status(directory: Path) -> dict[str, Any]:
         "goodput": _goodput(stages),
         "stages": stages,
     }
+
+
+def stage_status(directory: Path, name: str) -> dict[str, Any]:
+    """Returns one stage's part of the status."""
+    stages: dict[str, dict[str, Any]] = {stage["name"]: stage for stage in status(directory)["stages"]}
+    if name not in stages:
+        raise InputError(f"{directory} has no stage {name!r}; it has {', '.join(stages) or 'none'}")
+    return stages[name]
+
+
+def cancel_run(directory: Path, stage: str | None) -> str:
+    """Asks whoever works on a run to stop, and says what happens now."""
+    if stage is not None:
+        stage_status(directory, stage)
+    shown = status(directory)
+    if Run(directory).holder() is None:
+        return f"nothing to cancel: nobody works on {directory}, its state is {shown['state']}"
+    ask_to_cancel(directory, stage, getpass.getuser())
+    return f"asked {shown['host']} to cancel {stage or directory}; what runs there saves first, if it can"
+
+
+def known_runs(runs: Path) -> list[Path]:
+    """Lists the folders of runs, the latest launch first."""
+    launches = [(read_launch(path.parent), path.parent) for path in runs.glob("*/launch.json")]
+    known = [(launch.started, path) for launch, path in launches if launch is not None]
+    return [path for _, path in sorted(known, reverse=True)]
+
+
+def latest_run(runs: Path) -> Path:
+    """Returns the folder of the run that was launched last."""
+    known = known_runs(runs)
+    if not known:
+        raise InputError(f"there is no run in {runs.resolve()}; start one with: orch launch RECIPE")
+    return known[0]
 
 
 def settle(directory: Path) -> None:
@@ -81,17 +115,6 @@ def _close(directory: Path, launch: Launch) -> None:
     write_launch(directory, replace(launch, ended=time.time(), notes=(*launch.notes, gone)))
 
 
-def read_tracking(directory: Path) -> dict[str, Any]:
-    """Reads what the MLflow forwarder wrote into a folder; empty if it wrote nothing yet."""
-    import json
-
-    try:
-        plain = json.loads((directory / "tracking.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plain if isinstance(plain, dict) else {}
-
-
 def _run_state(launch: Launch | None, states: list[str]) -> str:
     if launch is None:
         return "waiting"
@@ -105,7 +128,7 @@ def _run_state(launch: Launch | None, states: list[str]) -> str:
     return "failed"
 
 
-def _stage_status(directory: Path, launch: Launch | None, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _stage_status(directory: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     folder = directory / entry["name"]
     plain, state = read_plain_stage(folder), read_state(folder)
     ready = outputs_ready(plain)
@@ -127,7 +150,7 @@ def _stage_status(directory: Path, launch: Launch | None, entry: Mapping[str, An
         "eta_s": progress.get("eta_s") if shown == "running" else None,
         "progress": progress,
         "fingerprint": plain["fingerprint"],
-        "mlflow_run_id": read_tracking(folder).get("mlflow_run_id"),
+        "mlflow_run_id": read_ledger(folder).get("mlflow_run_id"),
         "outputs": {name: output["path"] for name, output in plain["outputs"].items()},
         "attempts": [{**asdict(attempt), "nodes": list(attempt.nodes)} for attempt in state.attempts],
     }
@@ -147,14 +170,10 @@ def _goodput(stages: list[dict[str, Any]]) -> dict[str, Any]:
     for stage in stages:
         attempts: list[dict[str, Any]] = stage["attempts"]
         busy_s += sum((attempt["ended"] or time.time()) - attempt["started"] for attempt in attempts)
-        steps = [(a["from_step"], a["to_step"]) for a in attempts if a["from_step"] is not None and a["to_step"] is not None]
+        steps = [
+            (a["from_step"], a["to_step"]) for a in attempts if a["from_step"] is not None and a["to_step"] is not None
+        ]
         computed += sum(to - since for since, to in steps)
-        lost += sum(max(0, to - again) for (_, to), (again, _) in zip(steps, steps[1:], strict=False))
+        lost += sum(max(0, to - again) for (_, to), (again, _) in itertools.pairwise(steps))
     share = (computed - lost) / computed if computed else None
     return {"busy_s": round(busy_s, 1), "computed_steps": computed, "lost_steps": lost, "share": share}
-
-
-def last_attempt(stage: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the latest attempt in a stage's status."""
-    attempts: list[dict[str, Any]] = stage["attempts"]
-    return attempts[-1] if attempts else None

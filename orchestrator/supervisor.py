@@ -62,7 +62,8 @@ class Supervisor:
 
     def work(self) -> None:
         """Runs every stage that is not done, in order; after a failure the rest stays waiting."""
-        forwarder = Forwarder(self._directory) if self._launch.tracking.get("uri") else None
+        tells = self._launch.tracking.get("uri") and any(entry["action"] != "reuse" for entry in self._launch.stages)
+        forwarder = Forwarder(self._directory) if tells else None
         for entry in self._launch.stages:
             if not self._finish(entry["name"]):
                 break
@@ -102,7 +103,9 @@ class Supervisor:
         try:
             ranks = Ranks.start(self._directory, name, attempt.number, resources, self._patience)
         except OSError as error:
-            close_attempt(folder, state="failed", cause="unknown", detail=f"its processes could not be started: {error}")
+            close_attempt(
+                folder, state="failed", cause="unknown", detail=f"its processes could not be started: {error}"
+            )
             raise
         try:
             ending = self._wait(name, ranks)

@@ -186,7 +186,9 @@ def _commit(run: Run, document: Mapping[str, Any], stage: Stage, facts: Mapping[
     }  # fmt: skip
     for name, artifact in artifacts_of(stage.outputs):
         if name not in facts or not any(artifact.path.rglob("*")):
-            raise StageFailed(f"{document['stage']} ended without its output {name}: it wrote nothing to {artifact.path}")
+            raise StageFailed(
+                f"{document['stage']} ended without its output {name}: it wrote nothing to {artifact.path}"
+            )
         known = facts[name].get("sha256")
         artifact.commit(document["fingerprint"], {**facts[name], **lineage}, known if isinstance(known, dict) else None)
 
@@ -209,9 +211,8 @@ def _commit_of(run_dir: Path) -> str | None:
 
 def _record_failure(folder: Path, place: Place, error: BaseException, exit_code: int) -> None:
     cause: Cause = cause_of(error)
-    failure = {
-        "class": type(error).__name__, "message": str(error), "cause": cause, "exit_code": exit_code, "time": time.time(),
-    }  # fmt: skip
+    what = {"class": type(error).__name__, "message": str(error), "cause": cause}
+    failure = {**what, "exit_code": exit_code, "time": time.time()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"rank_{place.rank}.error.json", failure)

@@ -1,0 +1,332 @@
+"""The commands of `orch`. The one file that joins orchestrator, stages and, later, slurm.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+import importlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.complaints import exit_code_of
+
+if TYPE_CHECKING:
+    from orchestrator.launcher import Launcher
+    from orchestrator.plan import Catalog, Plan
+    from orchestrator.run import Run
+
+CATALOG = "ORCH_CATALOG"  # names another module with STAGES and FAMILIES: where a plug-in package joins
+
+app = typer.Typer(
+    name="orch",
+    help="Runs recipes of training stages: planned, resumed, tracked. Start with: orch plan recipes/quickstart.yaml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, as in stages.gcg.config.train.steps=10.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one under runs/.")]
+StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the run's recipe.")]
+On = Annotated[str, typer.Option("--on", metavar="local|CLUSTER", help="Where it runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Prints JSON for programs.")]
+Follow = Annotated[bool, typer.Option("--follow/--detach", help="Watches until the end, or returns at once.")]
+
+
+def main() -> None:
+    """Runs the command line; whatever goes wrong ends in a message and one of the exit codes of interface.md."""
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no user ever sees a traceback
+        sys.exit(exit_code_of(error, as_json="--json" in sys.argv[1:]))
+
+
+@app.command()
+def plan(recipe: RecipeFile, overrides: Overrides = None, on: On = "", *, as_json: Json = False) -> None:
+    """Shows what a launch would do about each stage, and why. Starts nothing.
+
+    Example: orch plan recipes/quickstart.yaml stages.gcg.config.train.steps=50
+    """
+    from orchestrator.display import make_console, plan_footer, plan_table
+    from orchestrator.errors import RecipeError
+
+    made = _make_plan(recipe, overrides or [])
+    faults = [*made.faults, *(_launcher(on).check(made) if on else ())]
+    if as_json and not faults:
+        print(json.dumps(made.document(), indent=1))
+        return
+    if not as_json:
+        console = make_console()
+        console.print(plan_table(made))
+        console.print(plan_footer(made), style="dim", markup=False)
+    if faults:
+        raise RecipeError(faults)
+
+
+@app.command()
+def launch(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    on: On = "local",
+    name: Annotated[str | None, typer.Option("--name", help="The run's name; the recipe's by default.")] = None,
+    *,
+    follow: Follow = True,
+    require_clean: Annotated[bool, typer.Option("--require-clean", help="Refuses uncommitted code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs what is not done yet.
+
+    Example: orch launch recipes/quickstart.yaml --detach
+    """
+    launcher = _launcher(on)
+    made = _make_plan(recipe, [*(overrides or []), *([f"name={name}"] if name is not None else [])])
+    _start(made, launcher, follow=follow, require_clean=require_clean, as_json=as_json)
+
+
+@app.command()
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+    from_stage: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Redoes it and its followers.")
+    ] = None,
+    on: On = "local",
+    *,
+    follow: Follow = True,
+    as_json: Json = False,
+) -> None:
+    """Launches again what is not done, with the recipe the run keeps.
+
+    Example: orch resume quickstart --from gcg
+    """
+    from orchestrator.launcher import set_aside
+
+    launcher, found = _launcher(on), _find(run)
+    recipe = found.directory / "recipe.yaml"
+    made = _make_plan(recipe, overrides or [], directory=found.directory)
+    if from_stage is not None:
+        set_aside(made, launcher, from_stage, command=_command())
+        made = _make_plan(recipe, overrides or [], directory=found.directory)
+    _start(made, launcher, follow=follow, require_clean=False, as_json=as_json)
+
+
+@app.command("status")
+def show_status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; the latest by default.")] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Goes on until nobody works on the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Shows how far a run is, and every attempt of its stages.
+
+    Example: orch status quickstart --watch
+    """
+    from orchestrator.display import ending_lines, make_console, status_table
+    from orchestrator.follow import follow as watch_run
+    from orchestrator.status import latest_run, status
+
+    directory = _find(run).directory if run is not None else latest_run(_runs())
+    console = make_console()
+    shown = watch_run(directory, console) if watch and not as_json else status(directory)
+    if as_json:
+        print(json.dumps(shown, indent=1))
+        return
+    console.print(f"{shown['run']}: {shown['state']}", markup=False)
+    console.print(status_table(shown))
+    for line in ending_lines(shown):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def runs(*, as_json: Json = False) -> None:
+    """Lists the runs under runs/, the latest first.
+
+    Example: orch runs --json
+    """
+    from orchestrator.display import make_console, runs_table
+    from orchestrator.status import known_runs, status
+
+    statuses = [status(directory) for directory in known_runs(_runs())]
+    if as_json:
+        print(json.dumps(statuses, indent=1))
+    else:
+        make_console().print(runs_table(statuses))
+
+
+@app.command()
+def logs(
+    run: RunName,
+    stage: StageName,
+    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", help="The last one by default.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="The one that failed, or 0.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Goes on while the stage runs.")] = False,
+) -> None:
+    """Prints the log of a stage.
+
+    Example: orch logs quickstart gcg --rank 1 --follow
+    """
+    from orchestrator.display import log_path
+    from orchestrator.follow import log_pieces
+    from orchestrator.status import stage_status
+
+    directory = _find(run).directory
+    path = log_path(directory, stage_status(directory, stage), attempt, rank)
+    print(f"{path}", file=sys.stderr)
+    for piece in log_pieces(directory, stage, path, follow=follow):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+@app.command()
+def cancel(run: RunName, stage: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None) -> None:
+    """Asks what runs to save and end. A stage that was named ends the run there.
+
+    Example: orch cancel quickstart
+    """
+    from orchestrator.status import cancel_run
+
+    print(cancel_run(_find(run).directory, stage))
+
+
+@app.command()
+def report(run: RunName, output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None) -> None:
+    """Writes the run's report: one HTML page with the chain, the scores, the pictures and the curves.
+
+    Example: orch report quickstart --output quickstart.html
+    """
+    from orchestrator.report import make_report
+
+    directory = _find(run).directory
+    path = output or directory / "report.html"
+    make_report(directory, path)
+    print(path)
+
+
+@app.command()
+def sync(run: RunName) -> None:
+    """Tells MLflow whatever it has not heard yet of a run.
+
+    Example: orch sync quickstart
+    """
+    from orchestrator.tracking.__main__ import main as tell
+
+    raise typer.Exit(tell([str(_find(run).directory)]))
+
+
+@app.command("stages")
+def show_stages(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One stage, with every config key.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Shows what a recipe can chain, and every config key of it.
+
+    Example: orch stages evaluate
+    """
+    from orchestrator.manual import describe_stages, manual_lines
+
+    described = describe_stages(_catalog(), name)
+    if as_json:
+        print(json.dumps(described if name is None else described[0], indent=1))
+        return
+    for line in manual_lines(described, in_full=name is not None):
+        print(line)
+
+
+def _make_plan(recipe: Path, overrides: list[str], directory: Path | None = None) -> "Plan":
+    from orchestrator.plan import make_plan
+    from orchestrator.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    return make_plan(loaded, _catalog(), directory or loaded.runs / loaded.name)
+
+
+def _start(made: "Plan", launcher: "Launcher", *, follow: bool, require_clean: bool, as_json: bool) -> None:
+    from orchestrator.display import ending_lines, make_console, plan_table
+    from orchestrator.follow import follow as watch_run
+    from orchestrator.follow import wait
+    from orchestrator.launcher import launch as hand_over
+    from orchestrator.status import status
+
+    console, run = make_console(), made.directory
+    if not as_json:
+        console.print(plan_table(made))
+    hand_over(made, launcher, code_root(), command=_command(), require_clean=require_clean)
+    if not follow:
+        if as_json:
+            print(json.dumps(status(run), indent=1))
+        else:
+            print(
+                f"launched: {run}\nfollow:   orch status {_quoted(run)} --watch\ncancel:   orch cancel {_quoted(run)}"
+            )
+        return
+    try:
+        shown = wait(run) if as_json else watch_run(run, console)
+    except KeyboardInterrupt:
+        hint = f"the run goes on; follow: orch status {_quoted(run)} --watch   cancel: orch cancel {_quoted(run)}"
+        print(f"\n{hint}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(shown, indent=1))
+    else:
+        for line in ending_lines(shown):
+            console.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if shown["state"] == "done" else 1)
+
+
+def _launcher(on: str) -> "Launcher":
+    from orchestrator.errors import InputError
+    from orchestrator.local import LocalLauncher
+
+    if on != "local":
+        raise InputError(f"--on: {on!r} cannot run anything yet: dispatch to Slurm is not built; allowed: local")
+    return LocalLauncher()
+
+
+def _catalog() -> "Catalog":
+    from orchestrator.errors import InputError
+    from orchestrator.plan import Catalog
+
+    name = os.environ.get(CATALOG, "stages")
+    try:
+        module = importlib.import_module(name)
+        return Catalog(stages=module.STAGES, families=module.FAMILIES)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{CATALOG}: {name!r} is no module with STAGES and FAMILIES: {error}") from error
+
+
+def code_root() -> Path:
+    """Returns the folder that holds the rooms: what a launch takes a copy of."""
+    return Path(__file__).resolve().parents[1]
+
+
+def _find(run: str) -> "Run":
+    from orchestrator.run import Run
+
+    return Run.find(run, _runs())
+
+
+def _runs() -> Path:
+    return Path(os.environ.get("ORCH_RUNS", "runs"))
+
+
+def _command() -> str:
+    return shlex.join(["orch", *sys.argv[1:]])
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+if __name__ == "__main__":
+    main()
