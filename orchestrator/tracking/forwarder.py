@@ -1,0 +1,190 @@
+"""Brings MLflow up to a run's journals: once for `orch sync`, or for as long as the run lasts."""
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingRefused
+from orchestrator.records import record
+from orchestrator.state import LAUNCH, Launch, read_launch
+from orchestrator.status import settle
+from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
+from orchestrator.tracking.story import recipe_story, stage_stories
+from orchestrator.tracking.teller import Teller
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.store import Store
+
+log = logging.getLogger(__name__)
+
+LOCK = "tracking.lock"
+LOOK_EVERY_S = 1.0
+SETTLE_EVERY_S = 5.0
+LONGEST_PAUSE_S = 30.0
+PATIENCE_S = 20.0  # how long a forwarder keeps trying after its run has ended
+# a request that is not answered soon is worth repeating later; whoever sets these himself is obeyed
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@record
+class Delivery:
+    """What a forwarder told MLflow."""
+
+    uri: str | None  # without password; None where tracking is off
+    mlflow_run_id: str | None
+    points: int  # told by this call
+    complete: bool  # nothing is left to tell
+    message: str
+
+
+def forward(run_dir: Path, *, follow: bool, stop: threading.Event | None = None) -> Delivery:
+    """Tells MLflow everything in a run's journals that it has not heard.
+
+    With `follow`, goes on until the run has ended or `stop` is set; a server that is away is tried again and again, and
+    at the end given up quietly. Without, tells what is there now, and raises TrackingAway if the server is away.
+    """
+    launch = read_launch(run_dir)
+    if launch is None:
+        raise InputError(f"{run_dir} was never launched: there is no {LAUNCH} in it")
+    if not launch.tracking.get("uri"):
+        message = "tracking is off (tracking.uri is null)"
+        return Delivery(uri=None, mlflow_run_id=None, points=0, complete=True, message=message)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with _only_one(run_dir, stop if follow else None):
+        forwarder = _Forwarder(run_dir, launch)
+        return forwarder.follow(stop or threading.Event()) if follow else forwarder.once()
+
+
+class _Forwarder:
+    """The one process that speaks to MLflow about a run."""
+
+    def __init__(self, run_dir: Path, launch: Launch) -> None:
+        self._run_dir = run_dir
+        self._address = absolute_uri(str(launch.tracking["uri"]), Path.cwd())
+        self._uri = without_password(self._address)
+        experiment = launch.tracking.get("experiment") or launch.recipe
+        self._teller = Teller(self._open, self._uri, str(experiment))
+        self._mlflow_run_id: str | None = None
+        self._last_complaint = ""
+        self._settle_at = time.monotonic() + SETTLE_EVERY_S
+
+    def once(self) -> Delivery:
+        """Tells what is there now."""
+        settle(self._run_dir)
+        self._tell()
+        return self._delivery(complete=True, message=f"MLflow at {self._uri} knows everything of {self._run_dir}")
+
+    def follow(self, stop: threading.Event) -> Delivery:
+        """Tells what comes until the run ends, then what is left."""
+        pause_s = LOOK_EVERY_S
+        while not self._is_over(stop):
+            pause_s = LOOK_EVERY_S if self._tried() else min(2 * pause_s, LONGEST_PAUSE_S)
+            self._wait(pause_s, stop)
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._tried():
+            if time.monotonic() >= deadline:
+                return self._delivery(
+                    complete=False,
+                    message=f"MLflow at {self._uri} was not told everything. Nothing is lost: orch sync {self._run_dir}",
+                )
+            time.sleep(LOOK_EVERY_S)
+        return self._delivery(complete=True, message=f"MLflow at {self._uri} was told everything")
+
+    def _tried(self) -> bool:
+        try:
+            self._tell()
+        except (SurroundingsError, OSError) as error:
+            words = without_password(str(error))
+            if words != self._last_complaint:
+                log.warning("MLflow was not told everything yet: %s", words)
+            self._last_complaint = words
+            return False
+        self._last_complaint = ""
+        return True
+
+    def _tell(self) -> None:
+        launch = read_launch(self._run_dir)
+        if launch is None:
+            raise SurroundingsError(f"{self._run_dir / LAUNCH} is gone")
+        story = recipe_story(self._run_dir, launch)
+        parent = self._teller.begin(story)
+        self._tell_stages(launch, parent)
+        # its end is told last: a recipe that says FINISHED has said everything
+        self._mlflow_run_id = self._teller.tell(story, None)
+        if self._mlflow_run_id != parent:  # MLflow had lost the parent: its children must learn of the new one
+            self._tell_stages(launch, self._mlflow_run_id)
+
+    def _tell_stages(self, launch: Launch, parent: str) -> None:
+        refusals = []
+        for story in stage_stories(self._run_dir, launch):
+            try:
+                self._teller.tell(story, parent)
+            except TrackingRefused as error:  # of one stage; the others are told all the same
+                refusals.append(f"{story.name}: {error}")
+        if refusals:
+            raise TrackingRefused("; ".join(refusals))
+
+    def _open(self) -> "Store":
+        from orchestrator.tracking.store import Store
+
+        return Store(self._address, artifact_root(self._address, Path.cwd()))
+
+    def _is_over(self, stop: threading.Event) -> bool:
+        if stop.is_set():
+            return True
+        if time.monotonic() >= self._settle_at:  # a supervisor that was killed cannot say that it ended
+            settle(self._run_dir)
+            self._settle_at = time.monotonic() + SETTLE_EVERY_S
+        launch = read_launch(self._run_dir)
+        return launch is None or launch.ended is not None
+
+    def _wait(self, pause_s: float, stop: threading.Event) -> None:
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until and not self._is_over(stop):
+            stop.wait(LOOK_EVERY_S)
+
+    def _delivery(self, *, complete: bool, message: str) -> Delivery:
+        return Delivery(
+            uri=self._uri,
+            mlflow_run_id=self._mlflow_run_id,
+            points=self._teller.points,
+            complete=complete,
+            message=message,
+        )
+
+
+@contextmanager
+def _only_one(run_dir: Path, wait: threading.Event | None) -> Iterator[None]:
+    """Holds the right to speak to MLflow about a run; waits for it, or raises RunBusy if `wait` is None."""
+    with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
+        while not _took(file.fileno()):
+            if wait is None or wait.wait(LOOK_EVERY_S):
+                file.seek(0)
+                raise RunBusy(
+                    f"MLflow is being told of {run_dir} already, by {file.read().strip() or 'another process'}"
+                )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _took(fileno: int) -> bool:
+    try:
+        fcntl.flock(fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

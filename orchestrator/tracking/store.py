@@ -1,0 +1,207 @@
+"""MLflow as the forwarder needs it: every call may be repeated without telling anything twice.
+
+The only module that imports mlflow; it is imported only when there is something to tell.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.errors import TrackingAway, TrackingRefused
+from orchestrator.records import record
+from orchestrator.tracking.addresses import with_password, without_password
+from orchestrator.tracking.journals import POINTS_PER_BATCH, Point
+
+PARAMS_PER_BATCH = TAGS_PER_BATCH = 100
+DIGEST_LENGTH = 36
+KEY_TAG = "orch.key"
+FINAL_ANSWERS = frozenset(
+    {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+)
+
+T = TypeVar("T")
+
+
+@record
+class DatasetFacts:
+    """What MLflow is told of a data set that a stage reads."""
+
+    name: str
+    digest: str
+    path: Path
+    role: str  # the input it is read as
+    purpose: str  # "training", or the stage that reads it
+    schema: Any
+    profile: Mapping[str, Any]
+
+
+@record
+class ModelFacts:
+    """What MLflow is told of a checkpoint or an export that a stage wrote."""
+
+    key: str
+    name: str
+    kind: str
+    step: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    files: tuple[Path, ...]  # small ones, shown on the model's page
+
+
+class Store:
+    """An MLflow, by address."""
+
+    def __init__(self, uri: str, artifacts: Path | None) -> None:
+        """Connects; a new SQLite file gets its tables now, which takes a few seconds."""
+        self._artifacts = artifacts
+        with _answers():
+            self._client = MlflowClient(tracking_uri=with_password(uri))
+
+    def experiment(self, name: str) -> str:
+        """Returns the id of an experiment, made if it is missing; its pictures lie beside the database."""
+        with _answers():
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                location = None if self._artifacts is None else str(self._artifacts / _file_name(name))
+                return str(self._client.create_experiment(name, artifact_location=location))
+            if found.lifecycle_stage != "active":
+                raise TrackingRefused(
+                    f"the experiment {name!r} was deleted in MLflow: restore it, or set tracking.experiment"
+                )
+            return str(found.experiment_id)
+
+    def run(self, key: str, experiment: str, name: str, *, parent: str | None, started_ms: int, user: str) -> str:
+        """Returns the id of the run with this key, made if it is missing."""
+        with _answers():
+            for found in self._client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1):
+                return str(found.info.run_id)
+            tags = {KEY_TAG: key, "mlflow.user": user, **({} if parent is None else {"mlflow.parentRunId": parent})}
+            return str(self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name).info.run_id)
+
+    def knows(self, run_id: str) -> bool:
+        """Tells whether the run is still there, deleted or not."""
+        try:
+            with _answers():
+                self._client.get_run(run_id)
+        except TrackingRefused:
+            return False
+        return True
+
+    def points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Records numbers. MLflow keeps one of equal (name, step, time, value), so a repeated batch adds nothing."""
+        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        for some in _pieces(metrics, POINTS_PER_BATCH):
+            with _answers():
+                self._client.log_batch(run_id, metrics=some)
+
+    def params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Records parameters, which must be new or as they were."""
+        for some in _pieces([Param(key, value) for key, value in params.items()], PARAMS_PER_BATCH):
+            with _answers():
+                self._client.log_batch(run_id, params=some)
+
+    def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Sets tags."""
+        for some in _pieces([RunTag(key, value) for key, value in tags.items()], TAGS_PER_BATCH):
+            with _answers():
+                self._client.log_batch(run_id, tags=some)
+
+    def status(self, run_id: str, status: str, ended_ms: int | None) -> None:
+        """Sets what the run is doing; with its end if it ended."""
+        with _answers():
+            if ended_ms is None:
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status=status, end_time=ended_ms)
+
+    def file(self, run_id: str, path: Path, folder: str | None) -> None:
+        """Copies a file to the run's artifacts, over an older one of its name."""
+        with _answers():
+            self._client.log_artifact(run_id, str(path), folder)
+
+    def dataset(self, run_id: str, facts: DatasetFacts) -> None:
+        """Lists a data set among the inputs of a run."""
+        dataset = Dataset(
+            name=facts.name,
+            digest=facts.digest[:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": str(facts.path)}),
+            schema=json.dumps(facts.schema),
+            profile=json.dumps(facts.profile),
+        )
+        tags = [
+            InputTag("mlflow.data.context", facts.purpose),
+            InputTag("orch.input", facts.role),
+            InputTag("orch.digest", facts.digest),
+        ]
+        with _answers():
+            self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def model_input(self, run_id: str, model_id: str) -> None:
+        """Lists a model among the inputs of a run."""
+        with _answers():
+            self._client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+
+    def model_output(self, run_id: str, experiment: str, facts: ModelFacts) -> str:
+        """Records a model and that this run made it; returns the id of the model."""
+        with _answers():
+            model_id = self._model(run_id, experiment, facts)
+            for path in facts.files:
+                self._client.log_model_artifact(model_id, str(path))
+            self._client.finalize_logged_model(model_id, "READY")
+            made = self._client.get_run(run_id).outputs
+            if model_id not in {output.model_id for output in (made.model_outputs if made else [])}:
+                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, facts.step)])
+            return model_id
+
+    def _model(self, run_id: str, experiment: str, facts: ModelFacts) -> str:
+        for found in self._client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{facts.key}'"):
+            return str(found.model_id)
+        made = self._client.create_logged_model(
+            experiment,
+            name=facts.name,
+            source_run_id=run_id,
+            tags={**facts.tags, KEY_TAG: facts.key},
+            params=dict(facts.params),
+            model_type=facts.kind,
+        )
+        return str(made.model_id)
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Turns every way in which MLflow can fail into one of two: not now, or never."""
+    try:
+        yield
+    except MlflowException as error:
+        words = without_password(str(error).partition("\n")[0])[:400]
+        if error.error_code in FINAL_ANSWERS:
+            raise TrackingRefused(f"MLflow refuses: {words}") from None
+        raise TrackingAway(words) from None
+    except (OSError, SQLAlchemyError) as error:  # RequestException is an OSError
+        raise TrackingAway(without_password(str(error))[:400]) from None
+
+
+def _pieces(values: Sequence[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])
+
+
+def _file_name(experiment: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in experiment).lstrip(".") or "_"
