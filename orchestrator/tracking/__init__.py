@@ -1,8 +1,8 @@
 """Tells MLflow what the journals say: in a process of its own, so that training never waits for a server.
 
-Training appends to `journal.jsonl`, the supervisor keeps `state.json`; both are files and both are enough. One forwarder
-a run reads them and brings MLflow up to date, noting in `tracking.json` what it has told. Whatever is not told yet,
-because the server was away or the forwarder was killed, is told by the next forwarder or by `orch sync`.
+Training appends to `journal.jsonl`, the supervisor keeps `state.json`; both are files, and both are enough. One
+forwarder a run reads them and brings MLflow up to date, noting in `tracking.json` what it has told. Whatever is not
+told yet, because the server was away or the forwarder was killed, is told by the next forwarder or by `orch sync`.
 
     story.py       what MLflow should say of a run, read from the run's folder
     journals.py    the part of a journal that was not delivered yet, in batches
@@ -12,8 +12,3 @@ because the server was away or the forwarder was killed, is told by the next for
     forwarder.py   does so once, or for as long as the run lasts
     addresses.py   where MLflow lives, without passwords
 """
-
-from orchestrator.tracking.addresses import absolute_uri, without_password
-from orchestrator.tracking.forwarder import Delivery, forward
-
-__all__ = ["Delivery", "absolute_uri", "forward", "without_password"]

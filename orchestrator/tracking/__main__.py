@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import OrchError
-from orchestrator.tracking import forward
+from orchestrator.tracking.forwarder import forward
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
