@@ -6,7 +6,6 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 import importlib
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.complaints import exit_code_of
+from orchestrator.options import Follow, Json, On, Overrides, RecipeFile, RunName, StageName
 
 if TYPE_CHECKING:
     from orchestrator.launcher import Launcher
@@ -30,16 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, as in stages.gcg.config.train.steps=10.")
-]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one under runs/.")]
-StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the run's recipe.")]
-On = Annotated[str, typer.Option("--on", metavar="local|CLUSTER", help="Where it runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Prints JSON for programs.")]
-Follow = Annotated[bool, typer.Option("--follow/--detach", help="Watches until the end, or returns at once.")]
 
 
 def main() -> None:
@@ -87,9 +77,11 @@ def launch(
 
     Example: orch launch recipes/quickstart.yaml --detach
     """
+    from orchestrator.start import Manner, start
+
     launcher = _launcher(on)
     made = _make_plan(recipe, [*(overrides or []), *([f"name={name}"] if name is not None else [])])
-    _start(made, launcher, follow=follow, require_clean=require_clean, as_json=as_json)
+    raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=require_clean)))
 
 
 @app.command()
@@ -109,14 +101,15 @@ def resume(
     Example: orch resume quickstart --from gcg
     """
     from orchestrator.launcher import set_aside
+    from orchestrator.start import Manner, command_line, start
 
     launcher, found = _launcher(on), _find(run)
     recipe = found.directory / "recipe.yaml"
     made = _make_plan(recipe, overrides or [], directory=found.directory)
     if from_stage is not None:
-        set_aside(made, launcher, from_stage, command=_command())
+        set_aside(made, launcher, from_stage, command=command_line())
         made = _make_plan(recipe, overrides or [], directory=found.directory)
-    _start(made, launcher, follow=follow, require_clean=False, as_json=as_json)
+    raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=False)))
 
 
 @app.command("status")
@@ -218,9 +211,39 @@ def sync(run: RunName) -> None:
 
     Example: orch sync quickstart
     """
-    from orchestrator.tracking.__main__ import main as tell
+    from orchestrator.tracking import forward
 
-    raise typer.Exit(tell([str(_find(run).directory)]))
+    print(forward(_find(run).directory, follow=False).message)
+
+
+@app.command()
+def predict(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that the stage `export` wrote.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG or PNG.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Without it: a grounded caption.")] = None,
+    box: Annotated[
+        list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="In pixels; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="PNG", help="Draws the answer.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Asks an exported model about an image.
+
+    Example: orch predict runs/quickstart/export/model photo.jpg --output answer.png
+    """
+    from stages.predict import parse_box
+    from stages.predict import predict as ask
+
+    answer = ask(export, image, prompt, [parse_box(text) for text in box or []], output)
+    if as_json:
+        print(json.dumps(answer, indent=1))
+        return
+    print(answer["caption"])
+    for region in answer["regions"]:
+        print(f"{region['box_xyxy_px']}: {region['caption']}")
+    if answer["output"]:
+        print(answer["output"])
 
 
 @app.command("stages")
@@ -251,39 +274,6 @@ def _make_plan(recipe: Path, overrides: list[str], directory: Path | None = None
     return make_plan(loaded, _catalog(), directory or loaded.runs / loaded.name)
 
 
-def _start(made: "Plan", launcher: "Launcher", *, follow: bool, require_clean: bool, as_json: bool) -> None:
-    from orchestrator.display import ending_lines, make_console, plan_table
-    from orchestrator.follow import follow as watch_run
-    from orchestrator.follow import wait
-    from orchestrator.launcher import launch as hand_over
-    from orchestrator.status import status
-
-    console, run = make_console(), made.directory
-    if not as_json:
-        console.print(plan_table(made))
-    hand_over(made, launcher, code_root(), command=_command(), require_clean=require_clean)
-    if not follow:
-        if as_json:
-            print(json.dumps(status(run), indent=1))
-        else:
-            print(
-                f"launched: {run}\nfollow:   orch status {_quoted(run)} --watch\ncancel:   orch cancel {_quoted(run)}"
-            )
-        return
-    try:
-        shown = wait(run) if as_json else watch_run(run, console)
-    except KeyboardInterrupt:
-        hint = f"the run goes on; follow: orch status {_quoted(run)} --watch   cancel: orch cancel {_quoted(run)}"
-        print(f"\n{hint}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    if as_json:
-        print(json.dumps(shown, indent=1))
-    else:
-        for line in ending_lines(shown):
-            console.print(line, markup=False, soft_wrap=True)
-    raise typer.Exit(0 if shown["state"] == "done" else 1)
-
-
 def _launcher(on: str) -> "Launcher":
     from orchestrator.errors import InputError
     from orchestrator.local import LocalLauncher
@@ -305,11 +295,6 @@ def _catalog() -> "Catalog":
         raise InputError(f"{CATALOG}: {name!r} is no module with STAGES and FAMILIES: {error}") from error
 
 
-def code_root() -> Path:
-    """Returns the folder that holds the rooms: what a launch takes a copy of."""
-    return Path(__file__).resolve().parents[1]
-
-
 def _find(run: str) -> "Run":
     from orchestrator.run import Run
 
@@ -318,14 +303,6 @@ def _find(run: str) -> "Run":
 
 def _runs() -> Path:
     return Path(os.environ.get("ORCH_RUNS", "runs"))
-
-
-def _command() -> str:
-    return shlex.join(["orch", *sys.argv[1:]])
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 if __name__ == "__main__":

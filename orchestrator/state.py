@@ -17,6 +17,7 @@ from orchestrator.records import record
 STATE = "state.json"
 LAUNCH = "launch.json"
 STAGE = "stage.json"
+TRACKING = "tracking.json"
 
 State = Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
 
@@ -77,6 +78,11 @@ def read_launch(run: Path) -> Launch | None:
 def write_launch(run: Path, launch: Launch) -> None:
     """Writes `launch.json`. The caller holds the run's lock."""
     write_json(run / LAUNCH, asdict(launch))
+
+
+def read_tracking(directory: Path) -> dict[str, Any]:
+    """Reads what the MLflow forwarder noted in a folder; empty before it told anything."""
+    return _read_json(directory / TRACKING) or {}
 
 
 def read_plain_stage(directory: Path) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from orchestrator.state import (
     read_launch,
     read_plain_stage,
     read_state,
+    read_tracking,
     write_launch,
     write_state,
 )
 from orchestrator.supervisor import ask_to_cancel
-from orchestrator.tracking.ledger import read_ledger
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def status(directory: Path) -> dict[str, Any]:
     launch = read_launch(directory)
     entries = [] if launch is None else [dict(entry) for entry in launch.stages]
     stages = [_stage_status(directory, entry) for entry in entries]
-    tracking = read_ledger(directory)
+    tracking = read_tracking(directory)
     return {
         "run": str(directory),
         "recipe": directory.name if launch is None else launch.recipe,
@@ -150,7 +150,7 @@ def _stage_status(directory: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "eta_s": progress.get("eta_s") if shown == "running" else None,
         "progress": progress,
         "fingerprint": plain["fingerprint"],
-        "mlflow_run_id": read_ledger(folder).get("mlflow_run_id"),
+        "mlflow_run_id": read_tracking(folder).get("mlflow_run_id"),
         "outputs": {name: output["path"] for name, output in plain["outputs"].items()},
         "attempts": [{**asdict(attempt), "nodes": list(attempt.nodes)} for attempt in state.attempts],
     }
