@@ -19,6 +19,7 @@ from stages.evaluate.benchmarks import BENCHMARKS, read_grounded, read_regions
 from stages.evaluate.items import HeldOut, rounds_of
 from stages.evaluate.stage import SCORES, Evaluate
 from stages.samples import Region, Sample
+from tests.ranks import run_ranks
 from tests.stages.oracle import write_oracle
 from tests.stages.scenes import scene, write_shards
 
@@ -257,3 +258,31 @@ def test_a_phrase_of_the_caption_is_no_region_caption() -> None:
 
     assert answer is not None
     assert [said.phrase for said in answer.said] == ["brown dog", "A brown dog sleeps."]
+
+
+def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
+    """Runs the evaluation of `directory` on one of several ranks; rank 0 writes."""
+    dict_of_families()["oracle"] = ORACLE
+    context = context_in(directory / f"rank{world.rank}", world)
+    stage = Evaluate(
+        Evaluate.Config(benchmarks=["gcg", "region_captions"], untrained=True, batch_size=2),
+        Evaluate.Inputs(model=Checkpoint(directory / "model"), shards={"bars": Shards(directory / "bars")}),
+        Evaluate.Outputs(report=Report(directory / "rank0/report")),
+    )
+    facts = dict(stage.run(context)["report"])
+    context.journal.close()
+    return facts
+
+
+@pytest.mark.slow
+@pytest.mark.needs("torch")
+def test_two_ranks_write_the_report_that_one_rank_writes(tmp_path: Path) -> None:
+    shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
+    model = write_oracle(tmp_path / "model", SCENES, shift_px=2)
+    evaluate(tmp_path / "alone", model, shards, benchmarks=["gcg", "region_captions"], untrained=True)
+
+    facts = run_ranks(2, score_on_rank, tmp_path, directory=tmp_path)
+
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "rank0/report" / name).read_bytes() == (tmp_path / "alone/report" / name).read_bytes()
+    assert facts[0] == facts[1]

@@ -1,0 +1,65 @@
+"""ExportModel: a checkpoint in, a folder that the ecosystem loads out. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.artifacts import Checkpoint, Export, Report
+from orchestrator.errors import StageFailed
+from orchestrator.records import record
+from orchestrator.stage import Stage, StageContext
+
+
+class ExportModel(Stage):
+    """Writes safetensors, config, tokenizer and a model card with recipe, lineage and scores."""
+
+    @record
+    class Config:
+        """What the model card says beyond what is known."""
+
+        title: str = ""  # empty = run and stage
+        licence: str = ""  # of the weights; empty = not stated
+
+    @record
+    class Inputs:
+        """The model, and its scores for the card."""
+
+        model: Checkpoint
+        report: Report | None = None
+
+    @record
+    class Outputs:
+        """The folder to publish."""
+
+        export: Export
+
+    asks_family = True
+
+    def code_roots(self) -> tuple[str, ...]:
+        """Names the code that planning does not import."""
+        return ("stages.export.card",)
+
+    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
+        """Lets the family write the folder, on the first rank. Collective: every rank must call."""
+        facts: Mapping[str, Any] = {}
+        if context.world.is_main:
+            facts = self._write(context)
+        return {"export": context.world.broadcast(facts)}
+
+    def _write(self, context: StageContext) -> Mapping[str, Any]:
+        import shutil
+
+        from stages.export.card import make_card
+        from stages.family import load_family
+
+        checkpoint, directory = self.inputs.model, self.outputs.export.path
+        known = checkpoint.facts()
+        family = load_family(str(known["family"]))
+        shutil.rmtree(directory, ignore_errors=True)  # what a killed attempt left
+        directory.mkdir(parents=True)
+        context.progress.advance(0, 1, "export")
+        card = make_card(self.config, checkpoint, self.inputs.report, context)
+        facts = family.export(checkpoint.path, directory, card=card)
+        if not (directory / "README.md").is_file():
+            raise StageFailed(f"family {known['family']} wrote no README.md (the model card) into {directory}")
+        context.progress.advance(1, 1, "export")
+        return {**facts, "family": known["family"], "model": known.get("model", {}), "checkpoint": checkpoint.digest()}

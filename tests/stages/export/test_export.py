@@ -1,0 +1,94 @@
+"""An export holds what its family wrote, and a card that tells where it comes from."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import stages
+from orchestrator.artifacts import Export, Report
+from orchestrator.journal import Journal
+from orchestrator.progress import Progress
+from orchestrator.stage import StageContext
+from orchestrator.world import World
+from stages.evaluate.stage import Evaluate
+from stages.export.stage import ExportModel
+from tests.stages.oracle import write_oracle
+from tests.stages.scenes import scene, write_shards
+
+SCENES = [scene(number) for number in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _oracles_are_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(stages.FAMILIES, dict)
+    monkeypatch.setitem(stages.FAMILIES, "oracle", "tests.stages.oracle:OracleFamily")
+
+
+def context_in(directory: Path) -> StageContext:
+    directory.mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        directory=directory, name=directory.name, fingerprint="e" * 64, seed=3, world=World.alone(),
+        journal=Journal(None), progress=Progress(directory), stop=lambda: False,
+    )  # fmt: skip
+
+
+def run_with_model(run: Path) -> ExportModel.Inputs:
+    """Makes a run whose stage `gcg` wrote a checkpoint from shards, with its scores."""
+    shards = write_shards(run / "held_out/shards", SCENES)
+    model = write_oracle(run / "gcg/model", SCENES)
+    stage = {
+        "name": "gcg", "stage": "oracle_tuning", "fingerprint": "9" * 64,
+        "inputs": {"model": None, "shards": {"bars": {"kind": "shards", "path": str(shards.path)}}},
+    }  # fmt: skip
+    (run / "gcg/stage.json").write_text(json.dumps(stage))
+    (run / "recipe.yaml").write_text("name: bars\nnote: '```'\n")
+    report = Report(run / "score/report")
+    evaluate = Evaluate(
+        Evaluate.Config(benchmarks=["gcg"], untrained=True, pictures=0),
+        Evaluate.Inputs(model=model, shards={"bars": shards}), Evaluate.Outputs(report=report),
+    )  # fmt: skip
+    report.commit("e" * 64, facts=evaluate.run(context_in(run / "score"))["report"])
+    return ExportModel.Inputs(model=model, report=report)
+
+
+def test_the_card_tells_recipe_lineage_and_scores(tmp_path: Path) -> None:
+    inputs = run_with_model(tmp_path / "bars")
+    export = Export(tmp_path / "bars/export/export")
+    stage = ExportModel(
+        ExportModel.Config(title="Bars\nfor all", licence="apache-2.0"), inputs, ExportModel.Outputs(export=export)
+    )
+
+    facts = stage.run(context_in(tmp_path / "bars/export"))["export"]
+
+    card = (export.path / "README.md").read_text()
+    assert "# Bars for all" in card
+    assert "license: apache-2.0" in card
+    assert "| miou | 1.000 | 0.000 |" in card
+    assert "stage `gcg` (oracle_tuning), fingerprint `9999999999999999`" in card
+    assert "shards.bars: shards `held_out/shards`, digest `" in card
+    assert "````yaml\nname: bars" in card
+    assert facts["family"] == "oracle"
+    assert facts["checkpoint"] == inputs.model.digest()
+
+
+def test_without_scores_the_card_says_so(tmp_path: Path) -> None:
+    model = write_oracle(tmp_path / "bars/gcg/model", SCENES)
+    export = Export(tmp_path / "bars/export/export")
+    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(export=export))
+
+    stage.run(context_in(tmp_path / "bars/export"))
+
+    assert "exported without an evaluation" in (export.path / "README.md").read_text()
+
+
+def test_what_a_killed_attempt_left_does_not_stay(tmp_path: Path) -> None:
+    model = write_oracle(tmp_path / "bars/gcg/model", SCENES)
+    export = Export(tmp_path / "bars/export/export")
+    export.path.mkdir(parents=True)
+    (export.path / "half.safetensors").write_bytes(b"half")
+    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(export=export))
+
+    stage.run(context_in(tmp_path / "bars/export"))
+
+    assert sorted(path.name for path in export.path.iterdir()) == ["README.md", "truth.json"]
