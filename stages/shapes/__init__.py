@@ -1,0 +1,1 @@
+"""Made scenes of shapes, written in the raw layouts of real data sets."""
