@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import options
 from orchestrator.complaints import exit_code_of
-from orchestrator.options import Follow, Json, On, Overrides, RecipeFile, RunName, StageName
 
 if TYPE_CHECKING:
     from orchestrator.launcher import Launcher
@@ -41,7 +41,13 @@ def main() -> None:
 
 
 @app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None, on: On = "", *, as_json: Json = False) -> None:
+def plan(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    on: options.On = "",
+    *,
+    as_json: options.Json = False,
+) -> None:
     """Shows what a launch would do about each stage, and why. Starts nothing.
 
     Example: orch plan recipes/quickstart.yaml stages.gcg.config.train.steps=50
@@ -64,14 +70,14 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, on: On = "", *, as_jso
 
 @app.command()
 def launch(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    on: On = "local",
-    name: Annotated[str | None, typer.Option("--name", help="The run's name; the recipe's by default.")] = None,
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    on: options.On = "local",
+    name: options.NewName = None,
     *,
-    follow: Follow = True,
-    require_clean: Annotated[bool, typer.Option("--require-clean", help="Refuses uncommitted code.")] = False,
-    as_json: Json = False,
+    follow: options.Follow = True,
+    require_clean: options.RequireClean = False,
+    as_json: options.Json = False,
 ) -> None:
     """Runs what is not done yet.
 
@@ -86,15 +92,13 @@ def launch(
 
 @app.command()
 def resume(
-    run: RunName,
-    overrides: Overrides = None,
-    from_stage: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Redoes it and its followers.")
-    ] = None,
-    on: On = "local",
+    run: options.RunName,
+    overrides: options.Overrides = None,
+    from_stage: options.FromStage = None,
+    on: options.On = "local",
     *,
-    follow: Follow = True,
-    as_json: Json = False,
+    follow: options.Follow = True,
+    as_json: options.Json = False,
 ) -> None:
     """Launches again what is not done, with the recipe the run keeps.
 
@@ -117,7 +121,7 @@ def show_status(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; the latest by default.")] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Goes on until nobody works on the run.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Shows how far a run is, and every attempt of its stages.
 
@@ -140,7 +144,7 @@ def show_status(
 
 
 @app.command()
-def runs(*, as_json: Json = False) -> None:
+def runs(*, as_json: options.Json = False) -> None:
     """Lists the runs under runs/, the latest first.
 
     Example: orch runs --json
@@ -157,10 +161,10 @@ def runs(*, as_json: Json = False) -> None:
 
 @app.command()
 def logs(
-    run: RunName,
-    stage: StageName,
-    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", help="The last one by default.")] = None,
-    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="The one that failed, or 0.")] = None,
+    run: options.RunName,
+    stage: options.StageName,
+    attempt: options.AttemptNumber = None,
+    rank: options.RankNumber = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Goes on while the stage runs.")] = False,
 ) -> None:
@@ -181,7 +185,7 @@ def logs(
 
 
 @app.command()
-def cancel(run: RunName, stage: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None) -> None:
+def cancel(run: options.RunName, stage: Annotated[str | None, typer.Argument(metavar="[STAGE]")] = None) -> None:
     """Asks what runs to save and end. A stage that was named ends the run there.
 
     Example: orch cancel quickstart
@@ -192,7 +196,9 @@ def cancel(run: RunName, stage: Annotated[str | None, typer.Argument(metavar="[S
 
 
 @app.command()
-def report(run: RunName, output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None) -> None:
+def report(
+    run: options.RunName, output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None
+) -> None:
     """Writes the run's report: one HTML page with the chain, the scores, the pictures and the curves.
 
     Example: orch report quickstart --output quickstart.html
@@ -206,27 +212,25 @@ def report(run: RunName, output: Annotated[Path | None, typer.Option("--output",
 
 
 @app.command()
-def sync(run: RunName) -> None:
+def sync(run: options.RunName) -> None:
     """Tells MLflow whatever it has not heard yet of a run.
 
     Example: orch sync quickstart
     """
-    from orchestrator.tracking import forward
+    from orchestrator.tracking.forwarder import forward
 
     print(forward(_find(run).directory, follow=False).message)
 
 
 @app.command()
 def predict(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that the stage `export` wrote.")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG or PNG.")],
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Without it: a grounded caption.")] = None,
-    box: Annotated[
-        list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="In pixels; repeatable.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", metavar="PNG", help="Draws the answer.")] = None,
+    export: options.ExportFolder,
+    image: options.ImageFile,
+    prompt: options.Prompt = None,
+    box: options.Boxes = None,
+    output: options.Picture = None,
     *,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Asks an exported model about an image.
 
@@ -250,7 +254,7 @@ def predict(
 def show_stages(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One stage, with every config key.")] = None,
     *,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Shows what a recipe can chain, and every config key of it.
 
