@@ -24,7 +24,7 @@ class Draw(NamedTuple):
 
     source: str
     epoch: int  # how often the source was gone through before
-    index: int  # the sample's number within its source
+    number: int  # of the sample within its source
     seed: int  # for everything random about this sample in this epoch; not negative, below 2**63
 
 
@@ -56,19 +56,16 @@ class Order:
         source, turn = self._schedule.turn(step)
         size = self._sizes[source]
         places = range(self._global_batch) if part is None else part
-        first = turn * self._global_batch
+        epochs: dict[int, list[int]] = {}
+        for place in places:
+            epoch, within = divmod(turn * self._global_batch + place, size)
+            epochs.setdefault(epoch, []).append(within)
         draws: list[Draw] = []
-        positions = [first + place for place in places]
-        while len(draws) < len(positions):
-            epoch = positions[len(draws)] // size
-            rest = positions[len(draws) :]
-            within = np.array(
-                [position - epoch * size for position in rest if position < (epoch + 1) * size], np.uint64
-            )
-            indices = Shuffle(size, self._seed, source, epoch)(within)
-            seeds = seeds_of(indices, self._seed, source, epoch)
-            pairs = zip(indices.tolist(), seeds.tolist(), strict=True)
-            draws += [Draw(source, epoch, index, seed) for index, seed in pairs]
+        for epoch, within_epoch in epochs.items():
+            numbers = Shuffle(size, self._seed, source, epoch)(np.array(within_epoch, np.uint64))
+            seeds = seeds_of(numbers, self._seed, source, epoch)
+            pairs = zip(numbers.tolist(), seeds.tolist(), strict=True)
+            draws += [Draw(source, epoch, number, seed) for number, seed in pairs]
         return draws
 
 

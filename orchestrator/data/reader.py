@@ -55,7 +55,10 @@ class ShardSet:
     """The samples of a Shards artifact, by number."""
 
     def __init__(self, path: Path, *, open_tars: int = _OPEN_TARS) -> None:
-        """Opens a finished set; reads the manifest only, or if that has no counts the head of each index."""
+        """Opens a finished set; reads the manifest only, or if that has no counts the head of each index.
+
+        At most `open_tars` tars are open at a time, at two file descriptors each: the tar's and the index's.
+        """
         if open_tars < 1:
             raise InputError(f"open_tars must be 1 or more, not {open_tars}")
         self.path = path

@@ -1,6 +1,8 @@
 """Order, index and worker processes together: the batches of a step, resumable from one integer."""
 
+import pickle
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.data.order import Order, share
 from orchestrator.data.reader import ShardSet
-from orchestrator.errors import DamagedArtifact, InputError
+from orchestrator.errors import InputError, OrchError
 from orchestrator.records import record
 
 if TYPE_CHECKING:
@@ -77,18 +79,20 @@ class SampleStream:
         loader = _loader(batches, self._workers)
         with _held_back(_NOT_FOR_WORKERS):  # until each worker has said that it ignores them
             iterator = iter(loader)
-        for batch in iterator:
-            if isinstance(batch, _Failed):
-                raise batch.kind(batch.message)
-            yield batch
+        try:
+            for batch in iterator:
+                if isinstance(batch, _Failed):
+                    raise batch.error
+                yield batch
+        finally:
+            del iterator  # ends the workers now, and not when the last traceback that knows of them is forgotten
 
 
 @record
 class _Failed:
-    """An error on its way out of a worker: torch would bury its message under a traceback."""
+    """An error on its way to the trainer: torch would bury its message under a worker's traceback."""
 
-    kind: type[InputError]
-    message: str
+    error: Exception
 
 
 class _MicroBatches(Generic[Batch]):
@@ -116,17 +120,14 @@ class _MicroBatches(Generic[Batch]):
     def __getitem__(self, number: int) -> Batch | _Failed:
         step, micro = divmod(number, len(self._parts))
         try:
-            drawn = self._drawn(self._start_step + step, self._parts[micro])
-            return self._collated(drawn)
-        except DamagedArtifact as error:
-            return _Failed(kind=DamagedArtifact, message=str(error))
-        except InputError as error:
-            return _Failed(kind=InputError, message=str(error))
+            return self._collated(self._drawn(self._start_step + step, self._parts[micro]))
+        except Exception as error:  # noqa: BLE001  # raised again in the trainer
+            return _Failed(error=_portable(error) if _in_worker() else error)
 
     def _drawn(self, step: int, part: range) -> list[Drawn]:
         found = []
-        for source, _, index, seed in self._order.samples_of(step, part):
-            key, members = self._sets[source].read(index)
+        for source, _, number, seed in self._order.samples_of(step, part):
+            key, members = self._sets[source].read(number)
             found.append(Drawn(source=source, key=key, members=members, seed=seed))
         return found
 
@@ -136,6 +137,23 @@ class _MicroBatches(Generic[Batch]):
         except Exception as error:
             error.add_note(f"while collating {drawn[0].source}: {', '.join(sample.key for sample in drawn)}")
             raise
+
+
+def _in_worker() -> bool:
+    from torch.utils.data import get_worker_info
+
+    return get_worker_info() is not None
+
+
+def _portable(error: Exception) -> Exception:
+    """Prepares an error for the way to another process, where its traceback does not go."""
+    if not isinstance(error, OrchError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own, made in this line
+    except Exception:  # noqa: BLE001  # whatever an exception's own class does to stay here
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def _loader(batches: _MicroBatches[Any], workers: int) -> "DataLoader[Any]":
@@ -148,7 +166,7 @@ def _loader(batches: _MicroBatches[Any], workers: int) -> "DataLoader[Any]":
         num_workers=workers,
         worker_init_fn=_begin_worker,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: an iterator draws a number at its start, which must not be the trainer's
+        generator=torch.Generator(),  # its own: an iterator draws from it at its start, which must not be the trainer's
     )
 
 

@@ -1,20 +1,23 @@
 """Samples in, tars out: plain WebDataset tars with an index beside each, equal bytes for equal samples."""
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from orchestrator.artifacts import file_sha256
-from orchestrator.data.index import SUFFIX, build_index, index_path
+from orchestrator.data.index import SUFFIX, TarIndex, build_index, index_path
 from orchestrator.errors import DamagedArtifact, InputError, SurroundingsError
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"(?!__)[^./\\\x00-\x1f\x7f\ud800-\udfff]+")
 _EXTENSION = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -78,7 +81,7 @@ class ShardWriter:
             "samples_per_tar": list(self._samples_per_tar),
         }
 
-    def __enter__(self) -> "ShardWriter":
+    def __enter__(self) -> Self:
         """Returns itself; `close` is called at the end unless it was called before."""
         return self
 
@@ -126,10 +129,7 @@ class _Draft:
             with _named(self._draft):
                 self._writer.close()
                 self._file.close()
-                index = build_index(self._draft)
-                if len(index) != self.samples or index.damage:
-                    raise DamagedArtifact(f"{self.path}: what was written reads back otherwise: {index.damage}")
-                index.save(index_path(self.path))
+                self._read_back().save(index_path(self.path))
                 self._draft.replace(self.path)
         except BaseException:
             self.discard()
@@ -137,8 +137,15 @@ class _Draft:
         beside = index_path(self.path)
         return {self.path.name: self._file.sha256.hexdigest(), beside.name: file_sha256(beside)}
 
+    def _read_back(self) -> TarIndex:
+        index = build_index(self._draft)
+        if len(index) != self.samples or index.damage:
+            raise DamagedArtifact(f"{self.path}: what was written reads back otherwise: {index.damage}")
+        return index
+
     def discard(self) -> None:
-        self._file.close()
+        self._file.drop()
+        self._writer.close()  # or tarfile would try to at some later time, and complain to nobody
         self._draft.unlink(missing_ok=True)
 
 
@@ -150,14 +157,22 @@ class _Hashed:
         self.sha256 = hashlib.sha256()
 
     def write(self, content: bytes) -> int:
+        if self._file.closed:
+            return len(content)
         self.sha256.update(content)
         return self._file.write(content)
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
+
+    def drop(self) -> None:
+        """Forgets what is written from now on."""
+        try:
+            self._file.close()
+        except OSError:
+            log.debug("closing a draft that is thrown away failed", exc_info=True)
 
 
 def _tar_writer(file: _Hashed) -> "TarWriter":
