@@ -3,24 +3,15 @@
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
-import importlib
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from orchestrator import options
+from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
-
-if TYPE_CHECKING:
-    from orchestrator.launcher import Launcher
-    from orchestrator.plan import Catalog, Plan
-    from orchestrator.run import Run
-
-CATALOG = "ORCH_CATALOG"  # names another module with STAGES and FAMILIES: where a plug-in package joins
 
 app = typer.Typer(
     name="orch",
@@ -55,8 +46,8 @@ def plan(
     from orchestrator.display import make_console, plan_footer, plan_table
     from orchestrator.errors import RecipeError
 
-    made = _make_plan(recipe, overrides or [])
-    faults = [*made.faults, *(_launcher(on).check(made) if on else ())]
+    made = session.make_plan(recipe, overrides or [])
+    faults = [*made.faults, *(session.launcher(on).check(made) if on else ())]
     if as_json and not faults:
         print(json.dumps(made.document(), indent=1))
         return
@@ -85,8 +76,8 @@ def launch(
     """
     from orchestrator.start import Manner, start
 
-    launcher = _launcher(on)
-    made = _make_plan(recipe, [*(overrides or []), *([f"name={name}"] if name is not None else [])])
+    launcher = session.launcher(on)
+    made = session.make_plan(recipe, [*(overrides or []), *([f"name={name}"] if name is not None else [])])
     raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=require_clean)))
 
 
@@ -107,12 +98,12 @@ def resume(
     from orchestrator.launcher import set_aside
     from orchestrator.start import Manner, command_line, start
 
-    launcher, found = _launcher(on), _find(run)
+    launcher, found = session.launcher(on), session.find_run(run)
     recipe = found.directory / "recipe.yaml"
-    made = _make_plan(recipe, overrides or [], directory=found.directory)
+    made = session.make_plan(recipe, overrides or [], directory=found.directory)
     if from_stage is not None:
         set_aside(made, launcher, from_stage, command=command_line())
-        made = _make_plan(recipe, overrides or [], directory=found.directory)
+        made = session.make_plan(recipe, overrides or [], directory=found.directory)
     raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=False)))
 
 
@@ -131,7 +122,7 @@ def show_status(
     from orchestrator.follow import follow as watch_run
     from orchestrator.status import latest_run, status
 
-    directory = _find(run).directory if run is not None else latest_run(_runs())
+    directory = session.find_run(run).directory if run is not None else latest_run(session.runs_folder())
     console = make_console()
     shown = watch_run(directory, console) if watch and not as_json else status(directory)
     if as_json:
@@ -152,7 +143,7 @@ def runs(*, as_json: options.Json = False) -> None:
     from orchestrator.display import make_console, runs_table
     from orchestrator.status import known_runs, status
 
-    statuses = [status(directory) for directory in known_runs(_runs())]
+    statuses = [status(directory) for directory in known_runs(session.runs_folder())]
     if as_json:
         print(json.dumps(statuses, indent=1))
     else:
@@ -176,7 +167,7 @@ def logs(
     from orchestrator.follow import log_pieces
     from orchestrator.status import stage_status
 
-    directory = _find(run).directory
+    directory = session.find_run(run).directory
     path = log_path(directory, stage_status(directory, stage), attempt, rank)
     print(f"{path}", file=sys.stderr)
     for piece in log_pieces(directory, stage, path, follow=follow):
@@ -192,7 +183,7 @@ def cancel(run: options.RunName, stage: Annotated[str | None, typer.Argument(met
     """
     from orchestrator.status import cancel_run
 
-    print(cancel_run(_find(run).directory, stage))
+    print(cancel_run(session.find_run(run).directory, stage))
 
 
 @app.command()
@@ -205,7 +196,7 @@ def report(
     """
     from orchestrator.report import make_report
 
-    directory = _find(run).directory
+    directory = session.find_run(run).directory
     path = output or directory / "report.html"
     make_report(directory, path)
     print(path)
@@ -219,7 +210,7 @@ def sync(run: options.RunName) -> None:
     """
     from orchestrator.tracking.forwarder import forward
 
-    print(forward(_find(run).directory, follow=False).message)
+    print(forward(session.find_run(run).directory, follow=False).message)
 
 
 @app.command()
@@ -262,51 +253,12 @@ def show_stages(
     """
     from orchestrator.manual import describe_stages, manual_lines
 
-    described = describe_stages(_catalog(), name)
+    described = describe_stages(session.catalog(), name)
     if as_json:
         print(json.dumps(described if name is None else described[0], indent=1))
         return
     for line in manual_lines(described, in_full=name is not None):
         print(line)
-
-
-def _make_plan(recipe: Path, overrides: list[str], directory: Path | None = None) -> "Plan":
-    from orchestrator.plan import make_plan
-    from orchestrator.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    return make_plan(loaded, _catalog(), directory or loaded.runs / loaded.name)
-
-
-def _launcher(on: str) -> "Launcher":
-    from orchestrator.errors import InputError
-    from orchestrator.local import LocalLauncher
-
-    if on != "local":
-        raise InputError(f"--on: {on!r} cannot run anything yet: dispatch to Slurm is not built; allowed: local")
-    return LocalLauncher()
-
-
-def _catalog() -> "Catalog":
-    from orchestrator.errors import InputError
-    from orchestrator.plan import Catalog
-
-    name = os.environ.get(CATALOG, "stages")
-    try:
-        module = importlib.import_module(name)
-        return Catalog(stages=module.STAGES, families=module.FAMILIES)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{CATALOG}: {name!r} is no module with STAGES and FAMILIES: {error}") from error
-
-
-def _find(run: str) -> "Run":
-    from orchestrator.run import Run
-
-    return Run.find(run, _runs())
-
-
-def _runs() -> Path:
-    return Path(os.environ.get("ORCH_RUNS", "runs"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What became of a run: attempts and states on disk, and the answer of `orch status --json`."""
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from orchestrator.artifacts import Artifact, write_json
 from orchestrator.causes import Cause
 from orchestrator.errors import InputError
+from orchestrator.history import last_checkpoint
 from orchestrator.journal import read_events
 from orchestrator.records import record
 
@@ -111,7 +111,7 @@ def open_attempt(directory: Path, *, launcher: str, job_id: str, nodes: tuple[st
     """Begins the next attempt of a stage. The caller holds the run's lock."""
     before = read_state(directory)
     number = max((attempt.number for attempt in before.attempts), default=0) + 1
-    from_step = newest_checkpoint(directory)
+    from_step = last_checkpoint(directory)
     if from_step is None and read_plain_stage(directory).get("steps") is not None:
         from_step = 0
     attempt = Attempt(
@@ -141,15 +141,6 @@ def outputs_ready(plain: Mapping[str, Any]) -> bool:
         if manifest is None or manifest["fingerprint"] != plain["fingerprint"] or manifest["kind"] != output["kind"]:
             return False
     return True
-
-
-def newest_checkpoint(directory: Path) -> int | None:
-    """Returns the step of the newest checkpoint of a stage; they appear by rename, so a name is enough."""
-    folder = directory / "checkpoints"
-    if not folder.is_dir():
-        return None
-    matches = (re.fullmatch(r"step_(\d+)", path.name) for path in folder.iterdir())
-    return max((int(match[1]) for match in matches if match), default=None)
 
 
 def _last_step(directory: Path, attempt: Attempt) -> int | None:

@@ -1,0 +1,61 @@
+"""What the words of a command line mean: which stages there are, where they run, which run or recipe is meant."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.launcher import Launcher
+    from orchestrator.plan import Catalog, Plan
+    from orchestrator.run import Run
+
+CATALOG = "ORCH_CATALOG"  # names another module with STAGES and FAMILIES: where a plug-in package joins
+RUNS = "ORCH_RUNS"  # the folder in which runs are found by name; `runs` by default
+
+
+def catalog() -> "Catalog":
+    """Returns every stage that a recipe can name: those of `stages`, or of the module that ORCH_CATALOG names."""
+    from orchestrator.plan import Catalog
+
+    name = os.environ.get(CATALOG, "stages")
+    try:
+        module = importlib.import_module(name)
+        return Catalog(stages=module.STAGES, families=module.FAMILIES)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{CATALOG}: {name!r} is no module with STAGES and FAMILIES: {error}") from error
+
+
+def launcher(on: str) -> "Launcher":
+    """Returns the place that `--on` names."""
+    from orchestrator.local import LocalLauncher
+
+    if on != LocalLauncher.name:
+        raise InputError(f"--on: {on!r} cannot run anything yet: dispatch to Slurm is not built; allowed: local")
+    return LocalLauncher()
+
+
+def make_plan(recipe: Path, overrides: Sequence[str], directory: Path | None = None) -> "Plan":
+    """Plans a recipe in its own run folder, or in the one given."""
+    from orchestrator.plan import make_plan as plan_for
+    from orchestrator.plan import plan_recipe
+    from orchestrator.recipe import load_recipe
+
+    if directory is None:
+        return plan_recipe(recipe, overrides, catalog())
+    return plan_for(load_recipe(recipe, overrides), catalog(), directory)
+
+
+def find_run(name_or_path: str) -> "Run":
+    """Returns the run that is meant by a folder or by a name."""
+    from orchestrator.run import Run
+
+    return Run.find(name_or_path, runs_folder())
+
+
+def runs_folder() -> Path:
+    """Returns the folder in which runs are found by name."""
+    return Path(os.environ.get(RUNS, "runs"))
