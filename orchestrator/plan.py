@@ -1,25 +1,23 @@
 """Turns a recipe into an ordered, checked list of stages, each with what will be done about it and why."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.artifacts import Artifact
-from orchestrator.errors import Fault, RecipeError
-from orchestrator.history import Change
-from orchestrator.recipe import Recipe, Resources, StageSpec
+from orchestrator.drafts import Catalog, Draft, content_of, draft_stages
+from orchestrator.errors import DamagedArtifact, Fault, OrchError, RecipeError
+from orchestrator.fingerprint import fingerprint, identity, roots, sources_of
+from orchestrator.history import Change, Parents, Verdict, judge
+from orchestrator.imports import Sources
+from orchestrator.recipe import Reading, Recipe, Resources, StageSpec, read_recipe
 from orchestrator.records import record
 from orchestrator.stage import Stage
+from orchestrator.typed import plain, typed
+from orchestrator.wiring import Wire, bind_inputs, load_target, slots
 
-__all__ = ["Catalog", "Change", "Plan", "PlannedStage", "make_plan", "open_stage"]
-
-
-@record
-class Catalog:
-    """Every name a recipe can use, and where it lives: key -> "module:Class"."""
-
-    stages: Mapping[str, str]
-    families: Mapping[str, str]
+__all__ = ["Catalog", "Change", "Plan", "PlannedStage", "make_plan", "open_stage", "plan_recipe"]
 
 
 @record
@@ -48,11 +46,38 @@ class PlannedStage:
 
     def document(self) -> dict[str, Any]:
         """Returns what `stage.json` holds: all that a worker needs to build the stage."""
-        raise NotImplementedError
+        return {
+            "name": self.name,
+            "stage": self.spec.stage,
+            "target": self.target,
+            "config": self.plain_config,
+            "inputs": {name: _located(given) for name, given in self.inputs.items()},
+            "outputs": {name: _located(output) for name, output in self.outputs.items()},
+            "after": list(self.after),
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+            "resources": plain(self.resources),
+            "steps": self.steps,
+            "working_directory": str(Path.cwd()),  # what relative paths in the config are relative to
+        }
 
     def summary(self) -> dict[str, Any]:
         """Returns the stage's entry in `orch plan --json`."""
-        raise NotImplementedError
+        return {
+            "name": self.name,
+            "stage": self.spec.stage,
+            "after": list(self.after),
+            "action": self.action,
+            "reason": self.reason,
+            "changes": [{"key": change.key, "was": change.was, "is": change.is_} for change in self.changes],
+            "from_step": self.from_step,
+            "steps": self.steps,
+            "fingerprint": self.fingerprint,
+            "resources": plain(self.resources),
+            "memory_gb_per_gpu": None,
+            "gpu_hours": _gpu_hours(self.resources),
+        }
 
 
 @record
@@ -71,7 +96,21 @@ class Plan:
 
     def document(self) -> dict[str, Any]:
         """Returns the plan as `orch plan --json` shows it."""
-        raise NotImplementedError
+        document: dict[str, Any] = {"recipe": self.recipe.name, "run": str(self.directory), "valid": not self.faults}
+        if self.faults:
+            document["faults"] = [{"key": fault.key, "message": fault.message} for fault in self.faults]
+        return {**document, "stages": [stage.summary() for stage in self.stages]}
+
+
+def plan_recipe(path: Path, overrides: Sequence[str], catalog: Catalog, *, name: str | None = None) -> Plan:
+    """Reads and plans a recipe; the faults of its text and those of its stages are told together.
+
+    The run folder is `runs/NAME`, NAME being the recipe's own unless given.
+    """
+    reading = read_recipe(path, overrides)
+    if reading.recipe is None:
+        raise RecipeError(reading.faults)
+    return _plan(reading, reading.recipe, catalog, reading.recipe.runs / (name or reading.recipe.name))
 
 
 def make_plan(recipe: Recipe, catalog: Catalog, run_dir: Path) -> Plan:
@@ -80,9 +119,121 @@ def make_plan(recipe: Recipe, catalog: Catalog, run_dir: Path) -> Plan:
     Raises one RecipeError with every fault if the recipe cannot be typed or ordered. Faults of the surroundings of a
     well-formed recipe (missing paths, damaged inputs) are in `Plan.faults`: it can be shown, not launched.
     """
-    raise NotImplementedError
+    return _plan(Reading(recipe=recipe, faults=(), broken=frozenset()), recipe, catalog, run_dir)
 
 
 def open_stage(document: Mapping[str, Any]) -> Stage:
     """Builds the stage that a `stage.json` describes: typed config, inputs and outputs. For workers."""
-    raise NotImplementedError
+    cls = load_target(document["target"])
+    faults: list[Fault] = []
+    config = typed(cls.Config, document["config"], "config", faults)
+    if faults:
+        told = "; ".join(str(fault) for fault in faults)
+        raise DamagedArtifact(f"stage.json of {document['name']} does not fit {document['target']}: {told}")
+    paths = {name: Path(entry["path"]) for name, entry in _entries(document["inputs"])}
+    inputs = bind_inputs(cls, lambda name, kind: kind(paths[name]), list(paths))
+    outputs = {name: slot.kind(Path(document["outputs"][name]["path"])) for name, slot in slots(cls.Outputs).items()}
+    return cls(config, inputs, cls.Outputs(**outputs))
+
+
+def _plan(reading: Reading, recipe: Recipe, catalog: Catalog, run_dir: Path) -> Plan:
+    drafts = draft_stages(recipe, catalog, run_dir, reading.faults, reading.broken)
+    sources = sources_of([*catalog.stages.values(), *catalog.families.values()])
+    planned: dict[str, PlannedStage] = {}
+    for draft in drafts:
+        planned[draft.name] = _plan_stage(draft, recipe.seed, run_dir, sources, planned)
+    stages = tuple(planned.values())
+    return Plan(
+        recipe=recipe,
+        directory=run_dir,
+        stages=stages,
+        faults=tuple(fault for stage in stages for fault in stage.faults),
+    )
+
+
+def _plan_stage(
+    draft: Draft, seed: int, run_dir: Path, sources: Sources, planned: Mapping[str, PlannedStage]
+) -> PlannedStage:
+    outside, faults = _outside(draft)
+    code = sources.closure(roots(draft.target, draft.stage.code_roots(), draft.families))
+    known = identity(
+        key=draft.spec.stage, target=draft.target, families=draft.families, config=draft.config, seed=seed, code=code,
+        inputs={name: _origin(wire, planned) for name, wire in draft.wires.items()}, outside=outside,
+    )  # fmt: skip
+    digest = fingerprint(known)
+    verdict = _decide(draft, run_dir, known, digest, planned, faults)
+    return PlannedStage(
+        name=draft.name, spec=draft.spec, target=draft.target, config=draft.config, plain_config=plain(draft.config),
+        inputs={name: getattr(draft.stage.inputs, name) for name in slots(type(draft.stage).Inputs)},
+        outputs=draft.outputs, after=draft.after, seed=seed, fingerprint=digest, identity=known,
+        action=verdict.action, reason=verdict.reason, changes=verdict.changes, from_step=verdict.from_step,
+        steps=None if faults else draft.stage.steps(), found=verdict.found, resources=draft.spec.resources,
+        faults=faults,
+    )  # fmt: skip
+
+
+def _outside(draft: Draft) -> tuple[Mapping[str, str], tuple[Fault, ...]]:
+    """Asks a stage what it depends on outside the recipe; a stage with faults is not asked."""
+    if draft.faults:
+        return {}, draft.faults
+    try:
+        return draft.stage.outside(), ()
+    except (OrchError, OSError) as error:
+        return {}, (Fault(key=f"stages.{draft.name}", message=f"what it reads cannot be looked at: {error}"),)
+
+
+def _decide(
+    draft: Draft,
+    run_dir: Path,
+    known: dict[str, Any],
+    digest: str,
+    planned: Mapping[str, PlannedStage],
+    faults: tuple[Fault, ...],
+) -> Verdict:
+    if faults:
+        return Verdict(action="run", reason=f"cannot start: {faults[0].message}")
+    blocked = [name for name in draft.after if planned[name].reason.startswith(("cannot start", "waits for"))]
+    if blocked:
+        return Verdict(action="run", reason=f"waits for {blocked[0]}, which cannot start")
+    makers = {name: wire.stage for name, wire in draft.wires.items() if wire.stage is not None}
+    again = {name: maker for name, maker in makers.items() if planned[maker].action != "reuse"}
+    there = {name: wire for name, wire in draft.wires.items() if name in makers and name not in again}
+    digests = {name: _made(wire, planned).digest() for name, wire in there.items()}
+    return judge(run_dir, draft.name, known, digest, draft.outputs, Parents(digests=digests, again=again))
+
+
+def _made(wire: Wire, planned: Mapping[str, PlannedStage]) -> Artifact:
+    """Returns the artifact of a reused stage where it lies now, which may be the archive."""
+    maker = planned[wire.stage or ""]
+    return wire.kind((maker.found or Path()) / (wire.output or ""))
+
+
+def _origin(wire: Wire, planned: Mapping[str, PlannedStage]) -> str:
+    """Returns what stands for an input in an identity: who makes it, or what it holds."""
+    if wire.stage is not None:
+        return f"{planned[wire.stage].fingerprint}:{wire.output}"
+    return content_of(wire.kind(wire.path or Path()))
+
+
+def _located(given: Any) -> Any:
+    """Returns artifacts as plain data, with absolute paths: a worker may stand somewhere else."""
+    if isinstance(given, Artifact):
+        return {"kind": given.kind, "path": os.path.abspath(given.path)}  # noqa: PTH100 - resolve() would follow links
+    return None if given is None else {name: _located(item) for name, item in given.items()}
+
+
+def _entries(inputs: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:
+    """Returns the wired names and places in the `inputs` of a stage.json."""
+    entries: list[tuple[str, Mapping[str, str]]] = []
+    for name, given in inputs.items():
+        if given is not None and isinstance(given.get("path"), str):
+            entries.append((name, given))
+        elif given is not None:
+            entries += [(f"{name}.{item}", entry) for item, entry in given.items()]
+    return entries
+
+
+def _gpu_hours(resources: Resources) -> float | None:
+    if resources.hours is None:
+        return None
+    return resources.nodes * resources.gpus_per_node * resources.hours

@@ -166,7 +166,8 @@ def _union(arguments: tuple[Any, ...], value: Any, key: str, faults: list[Fault]
         if not found:
             return result
         attempts.append(found)
-    faults.extend(min(attempts, key=lambda found: len(found)))  # noqa: PLW0108 - mypy cannot see through `len` here
+    fewest = min(attempts, key=len)
+    faults.extend(fewest)
     return None
 
 
