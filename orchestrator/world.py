@@ -34,6 +34,8 @@ class World:
         on_gpu = torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(local_rank)
+        else:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed goes looking for other devices
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             init_method=os.environ.get("ORCH_RENDEZVOUS", "env://"),

@@ -106,13 +106,18 @@ def toy_sample(step: int, place: int) -> Drawn:
     return Drawn(source="letters", key=f"{step}-{place}", members={"letters": letters}, seed=step)
 
 
-def toy_train(steps: int = 6, *, engine: str = "torch", **changes: Any) -> TrainConfig:
+def toy_engine(name: str = "torch", **changes: Any) -> EngineConfig:
+    """Makes an engine config in which most of the toy's parameters are really cut."""
+    return EngineConfig(**{"name": name, "precision": "fp32", "persistence_threshold": 100, **changes})
+
+
+def toy_train(steps: int = 6, **changes: Any) -> TrainConfig:
     """Makes a training config for the toy; `changes` are fields of TrainConfig."""
     fields: dict[str, Any] = {
         "steps": steps,
         "global_batch": 12,
         "optim": OptimConfig(lr=3e-3, warmup_steps=2),
-        "engine": EngineConfig(name=engine, precision="fp32", persistence_threshold=100),  # type: ignore[arg-type]  # a test's own word
+        "engine": toy_engine(),
         "save": SaveConfig(every_steps=1000),
         "workers": 0,
     }

@@ -50,7 +50,7 @@ class Checkpoints:
         return step % self._train.save.every_steps == 0 or step == self._train.steps
 
     def save(self, engine: "Engine", step: int) -> None:
-        """Saves everything that going on needs, under its final name only when complete. Collective: every rank must call."""
+        """Saves all that going on needs, under its final name only when complete. Collective: every rank must call."""
         draft = self.directory / f".step_{step:08d}.draft"
         self._together(lambda: self._clear(draft), on_main=True)
         try:
@@ -67,7 +67,7 @@ class Checkpoints:
         return self.directory / f"step_{step:08d}"
 
     def promote(self, output: Checkpoint, step: int, description: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes the weights of a checkpoint the content of an artifact; returns its facts. Collective: every rank must call."""
+        """Makes the weights of a checkpoint an artifact; returns its facts. Collective: every rank must call."""
         self._together(lambda: _link_tree(self.path(step) / "weights", output.path / "weights"), on_main=True)
         tensors = json.loads((self.path(step) / "weights" / "tensors.json").read_text(encoding="utf-8"))
         return {**description, "tensors": tensors, "step": step}
@@ -100,7 +100,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _together(self, work: Callable[[], None], *, on_main: bool) -> None:
-        """Works on all ranks, or on the first alone, and raises on all if it failed on any. Collective: every rank must call."""
+        """Works, and raises on all ranks if it failed on any. Collective: every rank must call."""
         problem = None
         try:
             if self._world.is_main or not on_main:

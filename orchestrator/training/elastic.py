@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -28,6 +27,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import DamagedArtifact, SurroundingsError
@@ -46,6 +47,7 @@ class Piece:
     shape: tuple[int, ...]  # of the whole tensor
     start: int  # of `local` within the whole, flattened tensor
     local: Tensor
+    replicated: bool = False  # True: every rank holds the whole
 
     def chunk(self) -> list[ChunkStorageMetadata]:
         """Says where the run lies; no chunk where this rank holds nothing."""
@@ -55,8 +57,8 @@ class Piece:
 
 
 def whole(name: str, tensor: Tensor) -> Piece:
-    """Makes the piece that is all of a contiguous tensor, sharing its memory."""
-    return Piece(name, tuple(tensor.shape), 0, tensor.detach().view(-1))
+    """Makes the piece that is all of a contiguous tensor which every rank has, sharing its memory."""
+    return Piece(name, tuple(tensor.shape), 0, tensor.detach().view(-1), replicated=True)
 
 
 def held(name: str, parameter: Tensor) -> Piece:
@@ -87,9 +89,7 @@ def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
             shapes = {n: {"shape": list(p.shape), "dtype": _dtype_name(p.local.dtype)} for n, p in named.items()}
             write_json(directory / TENSORS, shapes)
         with _alone_is_meant():
-            dcp.save(
-                named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined
-            )
+            save(named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined)
     except CheckpointException as error:
         raise _explained(error, directory) from error
 
@@ -103,7 +103,7 @@ def read(directory: Path, pieces: Iterable[Piece]) -> None:
         raise DamagedArtifact(f"{directory} does not fit the model: {'; '.join(wrong[:5])}")
     try:
         with _alone_is_meant():
-            dcp.load(
+            load(
                 cast("dict[str, Any]", named),
                 storage_reader=_Reader(directory),
                 planner=_LoadPieces(flatten_state_dict=False),
@@ -170,7 +170,7 @@ class _LoadPieces(DefaultLoadPlanner):
 
 
 class _Reader(FileSystemReader):
-    """Reads torch's checkpoint files without trusting them: the metadata is a pickle, so only its own types may appear."""
+    """Reads torch's checkpoint files without trusting them: their metadata is a pickle, so only its own types may appear."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         path = Path(self.path)
@@ -244,7 +244,7 @@ def _alone_is_meant() -> Iterator[None]:
         yield
 
 
-def _explained(error: CheckpointException, directory: Path) -> Exception:
+def _explained(error: CheckpointException, directory: Path) -> BaseException:
     causes = [wrapped[0] for wrapped in error.failures.values()]
     for cause in causes:
         if isinstance(cause, DamagedArtifact):
@@ -259,6 +259,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def dtype_named(name: str, directory: Path) -> torch.dtype:
+    """Returns the type of tensor that `tensors.json` of this folder calls so."""
     if name not in _DTYPES:
         raise DamagedArtifact(f"{directory / TENSORS}: {name!r} is no type of tensor; allowed: {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -1,6 +1,6 @@
 """What the training loop asks of an engine, and the engine of plain PyTorch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
-from orchestrator.training import elastic
+from orchestrator.training import holdings
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.elastic import WEIGHTS, Piece
+from orchestrator.training.holdings import Replicated
 from orchestrator.training.optim import freeze, learning_rate, make_adamw, parameter_groups
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
-
-OPTIMIZER = "optimizer"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Engine(Protocol):
@@ -67,11 +64,12 @@ class TorchEngine:
         self._train, self._world, self._updates = train, world, 0
         self._optimizer = make_adamw(parameter_groups(self.module, train.optim), train.optim)
         self._learning = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        self._holdings = Replicated(self.module, self._optimizer)
         self._scalars: dict[str, float] = {}
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of one micro-batch. Collective: every rank must call."""
-        (loss / self.accumulation).backward()  # type: ignore[no-untyped-call] - torch leaves it untyped
+        (loss / self.accumulation).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def step(self) -> None:
         """Averages and clips the gradients, then updates. Collective: every rank must call."""
@@ -94,19 +92,11 @@ class TorchEngine:
 
     def save(self, directory: Path) -> None:
         """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
-        self._ensure_moments()
-        weights = [elastic.share(piece, self._world) for piece in self._weights()]
-        moments = [elastic.share(piece, self._world) for piece in self._moments()]
-        elastic.write(directory / WEIGHTS, weights, self._world)
-        elastic.write(directory / OPTIMIZER, moments, self._world)
+        holdings.save(directory, self.module, self._holdings, self._world, step=self._updates)
 
     def load(self, directory: Path, *, step: int) -> None:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
-        self._ensure_moments()
-        elastic.read(directory / WEIGHTS, self._weights())
-        elastic.read(directory / OPTIMIZER, self._moments())
-        for parameter in self._learning.values():
-            self._optimizer.state[parameter]["step"].fill_(step)
+        holdings.load(directory, self.module, self._holdings, step=step)
         self._updates = step
 
     def _averaged_gradients(self) -> list[Tensor]:
@@ -121,31 +111,6 @@ class TorchEngine:
             for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
         return gradients
-
-    def _weights(self) -> Iterator[Piece]:
-        for name, parameter in self.module.named_parameters():
-            yield elastic.whole(name, parameter)
-        for name, buffer in saved_buffers(self.module):
-            yield elastic.whole(name, buffer)
-
-    def _moments(self) -> Iterator[Piece]:
-        for name, parameter in self._learning.items():
-            for key in MOMENTS:
-                yield elastic.whole(f"{name}.{key}", self._optimizer.state[parameter][key])
-
-    def _ensure_moments(self) -> None:
-        for parameter in self._learning.values():
-            if not self._optimizer.state[parameter]:
-                fresh = {key: torch.zeros_like(parameter) for key in MOMENTS}
-                self._optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **fresh}
-
-
-def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields the buffers that belong to a checkpoint, by their full names."""
-    for prefix, part in module.named_modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if name not in part._non_persistent_buffers_set:  # noqa: SLF001 - torch offers no other way to ask
-                yield f"{prefix}.{name}" if prefix else name, buffer
 
 
 @runtime_checkable

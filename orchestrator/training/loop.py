@@ -60,7 +60,7 @@ def fit(
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Makes all randomness of a step (dropout above all) a function of seed, step and rank, so that it can be resumed."""
+    """Makes all randomness of a step (dropout above all) a function of seed, step and rank: nothing to save."""
     number = int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
     torch.manual_seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002 - libraries below us draw from the global generators
@@ -96,7 +96,7 @@ def _agree(losses: Mapping[str, float], step: int, context: StageContext) -> _Se
     if broken > 0:
         ranks = [rank for rank, value in enumerate(context.world.gather(losses["loss"])) if not math.isfinite(value)]
         raise Diverged(
-            f"the loss of step {step} is not finite on rank {', '.join(map(str, ranks))}; the weights were not updated. "
+            f"the loss of step {step} is not finite on rank {', '.join(map(str, ranks))}; no weight was updated. "
             "A lower train.optim.lr, a longer warmup_steps or a lower clip_norm usually helps"
         )
     return _Seen(losses=means, stop=stop > 0)

@@ -37,7 +37,7 @@ def freeze(module: nn.Module, trainable: Sequence[str]) -> None:
 
 
 def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Sorts the learning parameters into groups of equal learning rate factor and weight decay, in the model's order."""
+    """Sorts the learning parameters into groups of equal learning rate factor and weight decay, in model order."""
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     _refuse_strangers("train.optim.lr_scales", optim.lr_scales, [name for name, _ in module.named_parameters()])
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -57,7 +57,7 @@ def make_adamw(groups: Iterable[Mapping[str, Any]], optim: OptimConfig) -> torch
 
 def whole_shape(parameter: torch.Tensor) -> torch.Size:
     """Returns a parameter's shape, also where ZeRO-3 has left only a piece of it on this rank."""
-    return torch.Size(parameter.ds_shape) if is_partitioned(parameter) else parameter.shape
+    return torch.Size(parameter.ds_shape) if is_partitioned(parameter) else parameter.shape  # type: ignore[attr-defined]  # DeepSpeed's
 
 
 def is_partitioned(parameter: torch.Tensor) -> bool:

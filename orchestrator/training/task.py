@@ -25,7 +25,7 @@ class TrainTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """Builds the model with fresh weights. Runs inside the engine's init context (ZeRO-3 partitions as it builds)."""
+        """Builds the model with fresh weights. Runs in the engine's init context (ZeRO-3 partitions as it builds)."""
 
     def load_weights(self, model: nn.Module) -> None:
         """Fills the model from what the task starts from (pretrained weights). Collective: every rank must call."""

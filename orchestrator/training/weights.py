@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from orchestrator.records import record
 from orchestrator.training import elastic
 from orchestrator.training.elastic import WEIGHTS
-from orchestrator.training.engine import saved_buffers
+from orchestrator.training.holdings import saved_buffers
 
 log = logging.getLogger(__name__)
 

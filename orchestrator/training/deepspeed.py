@@ -1,0 +1,209 @@
+"""The engine of DeepSpeed: ZeRO partitions of weights, gradients and optimizer over the ranks."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import deepspeed
+from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
+from torch import Tensor, nn
+
+from orchestrator.errors import InputError
+from orchestrator.training import holdings
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.engine import checkpoint_activations
+from orchestrator.training.holdings import Holdings, Replicated, Stage3, Stage12
+from orchestrator.training.optim import freeze, is_partitioned, learning_rate, make_adamw, parameter_groups, whole_shape
+from orchestrator.training.task import TrainTask
+from orchestrator.world import World
+
+log = logging.getLogger(__name__)
+
+
+class DeepSpeedEngine:
+    """Trains a model that DeepSpeed spreads over the ranks, in bf16 with fp32 masters or in fp32."""
+
+    def __init__(self, task: TrainTask[Any], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
+        """Builds the model, partitioned from its first moment under ZeRO-3. Collective: every rank must call."""
+        _quiet(world)
+        json = deepspeed_json(train, world)
+        with _partitioned_building(json, enabled=train.engine.zero_stage == 3):
+            module = task.build_model()
+        task.load_weights(module)
+        freeze(module, trainable)
+        if train.engine.activation_checkpointing:
+            checkpoint_activations(module)
+        optimizer = make_adamw(parameter_groups(module, train.optim), train.optim)
+        with _constants_kept(module):
+            self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json)
+        self.module: nn.Module = self._engine
+        self.accumulation = train.accumulation_on(world.size)
+        self._train, self._world, self._updates = train, world, 0
+        self._holdings = _holdings_of(module, self._engine.optimizer, train.engine.zero_stage)
+        _say_what_is_where(module, train, world)
+        self._scalars: dict[str, float] = {}
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of one micro-batch. Collective: every rank must call."""
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # counts the micro-batch, changes nothing
+
+    def step(self) -> None:
+        """Updates the weights after `accumulation` micro-batches. Collective: every rank must call."""
+        rate = learning_rate(self._train.optim, self._updates, self._train.steps)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self._engine.step()
+        self._updates += 1
+        self._scalars = {"lr": rate, "grad_norm": float(self._engine.get_global_grad_norm())}
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
+        return dict(self._scalars)
+
+    def save(self, directory: Path) -> None:
+        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
+        holdings.save(directory, self._engine.module, self._holdings, self._world, step=self._updates)
+
+    def load(self, directory: Path, *, step: int) -> None:
+        """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
+        holdings.load(directory, self._engine.module, self._holdings, step=step)
+        self._updates = step
+
+
+def deepspeed_json(train: TrainConfig, world: World) -> dict[str, Any]:
+    """Translates our config into DeepSpeed's."""
+    engine, on_gpu = train.engine, world.device != "cpu"
+    overlap = on_gpu if engine.overlap_communication is None else engine.overlap_communication
+    zero: dict[str, Any] = {
+        "stage": engine.zero_stage,
+        "overlap_comm": overlap,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": engine.bucket_elements,
+        "allgather_bucket_size": engine.bucket_elements,
+    }
+    if engine.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": engine.bucket_elements,
+            "stage3_param_persistence_threshold": engine.persistence_threshold,
+        }
+    return {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": train.micro_batch_on(world.size),
+        "gradient_accumulation_steps": train.accumulation_on(world.size),
+        "gradient_clipping": train.optim.clip_norm or 0.0,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,  # we log ourselves
+    }
+
+
+class _PartitionAsBuilt(deepspeed.zero.Init):  # type: ignore[misc]  # DeepSpeed ships no types
+    """zero.Init that leaves the number type of what a model computes alone, and casts parameters only, as it cuts them.
+
+    The original makes every tensor bf16 at birth, also tables of positions that are meant to be exact.
+    """
+
+    def _zero_init_param(self, param: nn.Parameter) -> None:
+        if param.is_floating_point():
+            param.data = param.data.to(self.dtype)
+        super()._zero_init_param(param)
+
+
+@contextmanager
+def _partitioned_building(json: dict[str, Any], *, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    overrides = {DeepSpeedTensorOverride.device}
+    with _PartitionAsBuilt(config_dict_or_path=json, tensor_overrides=overrides), _late_initialisation():
+        yield
+
+
+@runtime_checkable
+class _InitialisesItself(Protocol):
+    """A Hugging Face model, seen from what it calls to initialise one of its parts."""
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool) -> None: ...  # noqa: FBT001 - its signature
+
+
+@contextmanager
+def _late_initialisation() -> Iterator[None]:
+    """Lets a model initialise parts that are cut already: Hugging Face's own walk over them would fill empty tensors."""
+    before = nn.Module.__dict__.get("smart_apply")
+    nn.Module.smart_apply = _apply_gathered
+    try:
+        yield
+    finally:
+        del nn.Module.smart_apply
+        if before is not None:
+            nn.Module.smart_apply = before
+
+
+def _apply_gathered(module: nn.Module, initialise: Callable[..., None], is_custom_code: bool) -> nn.Module:  # noqa: FBT001 - its signature
+    near = [module]
+    for child in module.children():
+        its_own = isinstance(child, _InitialisesItself)
+        _apply_gathered(child, child._initialize_weights if its_own else initialise, is_custom_code)  # noqa: SLF001
+        near += [] if its_own else [child]  # a part may also initialise what lies right below it
+    cut = [p for part in near for p in part.parameters(recurse=False) if is_partitioned(p)]
+    with deepspeed.zero.GatheredParameters(list(dict.fromkeys(cut)), modifier_rank=0, enabled=bool(cut)):
+        initialise(module, is_custom_code)
+    return module
+
+
+@contextmanager
+def _constants_kept(module: nn.Module) -> Iterator[None]:
+    """Keeps tables that are computed at birth (not part of a checkpoint) as exact as the model made them."""
+    saved = {name for name, _ in holdings.saved_buffers(module)}
+    constants = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in saved}
+    yield
+    for name, buffer in module.named_buffers():
+        if name in constants:
+            buffer.data = constants[name].to(buffer.device)
+
+
+def _holdings_of(module: nn.Module, optimizer: Any, zero_stage: int) -> Holdings:
+    if zero_stage == 0:
+        return Replicated(module, optimizer)
+    return Stage3(module, optimizer) if zero_stage == 3 else Stage12(module, optimizer)
+
+
+def _say_what_is_where(module: nn.Module, train: TrainConfig, world: World) -> None:
+    named = list(module.parameters())
+    total = sum(whole_shape(p).numel() for p in named)
+    learning = sum(whole_shape(p).numel() for p in named if p.requires_grad)
+    cut = [p for p in named if is_partitioned(p)]
+    held_mb = sum(p.ds_tensor.numel() * p.ds_tensor.element_size() for p in cut) / 1e6
+    everywhere = world.gather(held_mb)
+    if world.is_main:
+        of = sum(whole_shape(p).numel() for p in cut)
+        sizes = f"{min(everywhere):.2f} MB" if min(everywhere) == max(everywhere) else f"{everywhere} MB"
+        log.info(
+            "ZeRO-%d: %s of %s parameters partitioned over %d ranks (%s a rank); %s learn",
+            train.engine.zero_stage,
+            f"{of:,}",
+            f"{total:,}",
+            world.size,
+            sizes,
+            f"{learning:,}",
+        )
+
+
+def _quiet(world: World) -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings(
+        "ignore", message="`torch.distributed.*is deprecated", category=FutureWarning
+    )  # its own calls
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled on first use, and gloo does without
+    if not world.joined:
+        raise InputError("train.engine.name: deepspeed needs a process group, also for a single process")
+    deepspeed.init_distributed(
+        dist_backend="gloo" if world.device == "cpu" else "nccl", auto_mpi_discovery=False, verbose=False
+    )
