@@ -135,7 +135,7 @@ def mask_from_polygons(polygons_px: Sequence[Sequence[float]], *, width_px: int,
     flat = [[float(value) for value in polygon] for polygon in polygons_px]
     if not flat or any(len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all() for polygon in flat):
         raise InputError("a polygon needs at least three points, each of two numbers")
-    return union([coco.decode(part).astype(np.bool_) for part in coco.frPyObjects(flat, height_px, width_px)])
+    return union(coco.decode(part).astype(np.bool_) for part in coco.frPyObjects(flat, height_px, width_px))
 
 
 def union(masks_HW: Iterable[Mask]) -> Mask:
@@ -143,7 +143,8 @@ def union(masks_HW: Iterable[Mask]) -> Mask:
     parts = list(masks_HW)
     if len({part.shape for part in parts}) != 1:
         raise InputError("the parts of a mask differ in size" if parts else "a mask without parts")
-    return np.logical_or.reduce(parts)
+    joined: Mask = np.logical_or.reduce(parts)
+    return joined
 
 
 def panoptic_ids(png: bytes) -> NDArray[np.int32]:

@@ -7,8 +7,16 @@ from typing import Any
 
 from stages.convert.raw import BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.samples import Region, Sample
-from stages.vision import Box, Mask, box_of_mask, mask_from_coco, mask_from_polygons, rle_from_mask, union
-from stages.vision import xyxy_from_xywh
+from stages.vision import (
+    Box,
+    Mask,
+    box_of_mask,
+    mask_from_coco,
+    mask_from_polygons,
+    rle_from_mask,
+    union,
+    xyxy_from_xywh,
+)
 
 _SOURCE = "grand_f"
 

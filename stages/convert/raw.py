@@ -1,4 +1,4 @@
-"""Reading raw data that nobody has checked: names that stay in their folder, whole images, notes on what is left out."""
+"""Reading raw data nobody has checked: names that stay in their folder, whole images, notes on what is left out."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.convert.sources import Part
+from stages.convert.parts import Part
 from stages.samples import Sample
 from stages.vision import Box, clip_box, image_size_px
 
@@ -17,7 +17,7 @@ _CHUNK_CHARACTERS = 1 << 20
 _UNSAFE_IN_KEYS = re.compile(r"[^A-Za-z0-9_+-]+")
 
 
-class BrokenRecord(Exception):  # noqa: N818 - it ends a record, not the program
+class BrokenRecord(Exception):
     """A record cannot become a sample; `reason` groups it with its like, `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -128,7 +128,9 @@ class RawPart:
             raise BrokenRecord("image is damaged", f"{path}: {error}") from None
         if size_px is not None and size_px != (width_px, height_px):
             said = f"{size_px[0]} x {size_px[1]}"
-            raise BrokenRecord("image has another size than its record", f"{path}: {width_px} x {height_px}, not {said}")
+            raise BrokenRecord(
+                "image has another size than its record", f"{path}: {width_px} x {height_px}, not {said}"
+            )
         relative = path.relative_to(self.root).as_posix()
         return Picture(name=relative, data=data, width_px=width_px, height_px=height_px)
 

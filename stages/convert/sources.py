@@ -1,51 +1,8 @@
-"""SOURCES: every raw data set a recipe can convert, the files each part of it needs, and who reads them.
+"""SOURCES: every raw data set a recipe can convert, by the name it has in a recipe."""
 
-Paths are relative to the root, the folder that holds all data sets side by side (llava/, visual_genome/, coco/, ...).
-"""
+from collections.abc import Mapping
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
-
-from orchestrator.records import record
-
-if TYPE_CHECKING:
-    from stages.convert.raw import Found, Notes, RawPart
-
-
-@record
-class Part:
-    """One annotation file of a data set, or a pair of them: what a split and a subset name."""
-
-    split: str
-    subset: str
-    reader: str  # "module:function" of a Source
-    annotations: tuple[str, ...]
-    images: tuple[str, ...]  # every one must exist; the first that holds a file gives it
-    more_images: tuple[str, ...] = ()  # searched too, where they exist
-    masks: tuple[str, ...] = ()  # folders of panoptic PNGs
-    text: Literal["phrase", "caption"] = "phrase"  # which text of a region without spans counts as its expression
-    default: bool = True  # belongs to the split when no subset is named
-
-
-@record
-class Entry:
-    """A data set: its parts, and what its authors say about using it."""
-
-    parts: tuple[Part, ...]
-    licence: str
-
-    def chosen(self, split: str, subset: str | None) -> tuple[Part, ...]:
-        """Returns the parts that a recipe's split and subset mean, in table order; empty if there are none."""
-        of_split = [part for part in self.parts if part.split == split]
-        return tuple(part for part in of_split if part.subset == subset or (subset is None and part.default))
-
-
-class Source(Protocol):
-    """Reads one part of a data set, in the order of its file; broken records go to the notes, never into a sample."""
-
-    def __call__(self, raw: "RawPart", notes: "Notes") -> "Iterator[Found]":
-        """Yields what can be kept."""
-
+from stages.convert.parts import Entry, Part
 
 _HA = "grandf/GranDf_HA_images"
 _GRANDF = "grandf/annotations"

@@ -1,5 +1,6 @@
 """Turns a raw data set into shards, and says exactly what was kept, left out and repaired."""
 
+import dataclasses
 import difflib
 import importlib
 import json
@@ -12,13 +13,14 @@ from orchestrator.artifacts import Raw, Shards
 from orchestrator.errors import InputError, Preempted
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
-from stages.convert.sources import SOURCES, Part, Source
+from stages.convert.parts import Entry, Part, Source
 
 if TYPE_CHECKING:
     from stages.convert.counts import Counts
     from stages.convert.raw import Found, Notes
 
 SKIPPED = "skipped.jsonl"
+_TABLE = "stages.convert.sources"
 
 
 class ConvertShards(Stage):
@@ -58,8 +60,8 @@ class ConvertShards(Stage):
         if (config.root is None) == (self.inputs.raw is None):
             given = "neither" if config.root is None else "both"
             found["config.root"] = f"exactly one of config.root and inputs.raw is needed, {given} given"
-        if config.source not in SOURCES:
-            return found | {"config.source": _unknown("source", config.source, list(SOURCES))}
+        if config.source not in _sources():
+            return found | {"config.source": _unknown("source", config.source, list(_sources()))}
         found |= self._unknown_part()
         # a made data set is not there yet when its recipe is planned; `run` looks again
         if config.root is not None and (missing := _missing(config.root, self._parts())):
@@ -71,12 +73,16 @@ class ConvertShards(Stage):
         return tuple(sorted({part.reader.partition(":")[0] for part in self._parts()}))
 
     def outside(self) -> Mapping[str, str]:
-        """Watches the annotation files below `root`: size and time of change. A made data set has a digest anyway."""
-        root = self.config.root
-        if root is None:
-            return {}
-        paths = [root / name for part in self._parts() for name in part.annotations]
-        return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
+        """Watches the parts chosen, and their annotation files below `root`: size and time of change.
+
+        A made data set needs no watching: it has a digest.
+        """
+        parts, root = self._parts(), self.config.root
+        chosen = {f"part {part.subset}": json.dumps(dataclasses.asdict(part), sort_keys=True) for part in parts}
+        paths = [] if root is None else [root / name for part in parts for name in part.annotations]
+        return chosen | {
+            str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()
+        }
 
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Converts on the first rank; the others have nothing to do. Collective: every rank must call."""
@@ -120,7 +126,7 @@ class ConvertShards(Stage):
             "source": self.config.source,
             "split": self.config.split,
             "subsets": list(counts),
-            "licence": SOURCES[self.config.source].licence,
+            "licence": _sources()[self.config.source].licence,
             "counts": total(counts.values()),
             "counts_per_subset": {subset: count.plain() for subset, count in counts.items()},
             "skipped": {"total": len(notes.skipped), "reasons": notes.counts()},
@@ -128,12 +134,12 @@ class ConvertShards(Stage):
         }
 
     def _parts(self) -> tuple[Part, ...]:
-        entry = SOURCES.get(self.config.source)
+        entry = _sources().get(self.config.source)
         return () if entry is None else entry.chosen(self.config.split, self.config.subset)
 
     def _unknown_part(self) -> dict[str, str]:
         """Explains a split or subset that the source does not have."""
-        config, parts = self.config, SOURCES[self.config.source].parts
+        config, parts = self.config, _sources()[self.config.source].parts
         splits = list(dict.fromkeys(part.split for part in parts))
         if config.split not in splits:
             return {"config.split": _unknown(f"split of {config.source}", config.split, splits)}
@@ -142,6 +148,16 @@ class ConvertShards(Stage):
             where = f"subset of {config.source}, split {config.split}"
             return {"config.subset": _unknown(where, config.subset, subsets)}
         return {}
+
+
+def _sources() -> Mapping[str, Entry]:
+    """Returns the table of data sets.
+
+    It is found by name, like the readers it names: a data set that joins the table must not make all others convert
+    anew. What a conversion does depend on, its own parts and readers, is in `outside` and `code_roots`.
+    """
+    table: Mapping[str, Entry] = importlib.import_module(_TABLE).SOURCES
+    return table
 
 
 def _found(root: Path, parts: Sequence[Part], notes: "Notes") -> "Iterator[tuple[Part, Found]]":

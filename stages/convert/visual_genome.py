@@ -71,10 +71,10 @@ def _found(key: str, picture: Picture, described: Iterable[Any], name: str, note
 def _region(one: Described, picture: Picture, name: str, notes: Notes) -> Iterator[Region]:
     """Yields the region; a broken one is noted and left out alone, for regions do not depend on each other."""
     region_id, phrase, x, y, width, height = one
+    if not (text := phrase.strip()):
+        notes.skip(f"{name} region {region_id}", "region: phrase is empty", repr(phrase))
+        return
     try:
-        text = phrase.strip()
-        if not text:
-            raise BrokenRecord("phrase is empty", f"region {region_id}")
         box = boxed(xyxy_from_xywh(x, y, width, height), picture, notes)
     except BrokenRecord as error:
         notes.skip(f"{name} region {region_id}", f"region: {error.reason}", error.detail)

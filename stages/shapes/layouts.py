@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from stages.shapes.scenes import SHAPES, Scene
@@ -217,7 +218,9 @@ class Pix2Cap(Layout):
         height, width = scene.owner_HW.shape
         owners = _owners(scene)
         ids = {owner: 1 + (at + 1) * 2_500_043 for at, owner in enumerate(owners)}  # all three bytes of an id are used
-        ids_HW = sum(scene.mask(owner).astype("int32") * ids[owner] for owner in owners)
+        ids_HW = np.zeros((height, width), dtype=np.int32)
+        for owner in owners:
+            ids_HW[scene.mask(owner)] = ids[owner]
         self._save(f"coco/{self._split}2017/{stem}.jpg", jpeg)
         self._save(f"coco/panoptic_{self._split}2017/{stem}.png", panoptic_png(ids_HW))
         self._images.append({"file_name": f"{stem}.jpg", "height": height, "width": width, "id": image_id})

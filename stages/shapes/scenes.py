@@ -170,7 +170,7 @@ def _window(thing: Thing, image_px: int) -> Window:
     cosine, sine = np.float32(math.cos(thing.angle)) / radius_px, np.float32(math.sin(thing.angle)) / radius_px
     u_hw = columns[None, :] * cosine + rows[:, None] * sine
     v_hw = rows[:, None] * cosine - columns[None, :] * sine
-    inside_hw = np.clip(0.5 - _distance(thing.shape, u_hw, v_hw) * radius_px, 0, 1)
+    inside_hw = _covered(_distance(thing.shape, u_hw, v_hw) * radius_px)
     return top, left, inside_hw, u_hw, v_hw
 
 
@@ -204,10 +204,18 @@ def _marks(thing: Thing, image_px: int, u_hw: NDArray[np.float32], v_hw: NDArray
     softness = np.float32(thing.radius * image_px)  # radii to pixels
     if thing.texture == "striped":
         off_hw = np.abs(np.mod(u_hw + v_hw, period * np.float32(1.414)) / np.float32(1.414) - period / 2)
-        return np.clip(0.5 - (off_hw - period * np.float32(0.22)) * softness, 0, 1)
+        outside_hw = off_hw - period * np.float32(0.22)
+        return _covered(outside_hw * softness)
     across_hw = np.mod(u_hw, period) - period / 2
     down_hw = np.mod(v_hw, period) - period / 2
-    return np.clip(0.5 - (np.hypot(across_hw, down_hw) - period * np.float32(0.29)) * softness, 0, 1)
+    outside_hw = np.hypot(across_hw, down_hw) - period * np.float32(0.29)
+    return _covered(outside_hw * softness)
+
+
+def _covered(outside_px: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turns the distance of a pixel's centre from an edge into how much of the pixel is inside."""
+    covered: NDArray[np.float32] = np.clip(np.float32(0.5) - outside_px, np.float32(0), np.float32(1))
+    return covered
 
 
 def _ground(rng: np.random.Generator, name: str, image_px: int) -> NDArray[np.float32]:

@@ -58,13 +58,14 @@ class MakeShapes(Stage):
         root = self.outputs.raw.path
         for name in _FOLDERS:  # an attempt that was killed may have left other scenes
             shutil.rmtree(root / name, ignore_errors=True)
-        config, done = self.config, 0
+        config = self.config
         total = 4 * config.train_scenes + config.val_scenes
-        for _ in self._written(root, context.seed):
-            done += 1
+        for done, _ in enumerate(self._written(root, context.seed), start=1):
             context.progress.advance(done, total, "scene")
             if context.stop():
-                raise Preempted(f"asked to stop after {done} of {total} scenes; making them starts again from the first")
+                raise Preempted(
+                    f"asked to stop after {done} of {total} scenes; making them starts again from the first"
+                )
         facts = {
             "source": "shapes",
             "licence": "made by orch: free of rights",

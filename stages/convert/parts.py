@@ -1,0 +1,47 @@
+"""What a data set consists of: its parts, the files each of them needs, and who reads them.
+
+Paths are relative to the root, the folder that holds all data sets side by side (llava/, visual_genome/, coco/, ...).
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from orchestrator.records import record
+
+if TYPE_CHECKING:
+    from stages.convert.raw import Found, Notes, RawPart
+
+
+@record
+class Part:
+    """One annotation file of a data set, or a pair of them: what a split and a subset name."""
+
+    split: str
+    subset: str
+    reader: str  # "module:function" of a Source
+    annotations: tuple[str, ...]
+    images: tuple[str, ...]  # every one must exist; the first that holds a file gives it
+    more_images: tuple[str, ...] = ()  # searched too, where they exist
+    masks: tuple[str, ...] = ()  # folders of panoptic PNGs
+    text: Literal["phrase", "caption"] = "phrase"  # which text of a region without spans counts as its expression
+    default: bool = True  # belongs to the split when no subset is named
+
+
+@record
+class Entry:
+    """A data set: its parts, and what its authors say about using it."""
+
+    parts: tuple[Part, ...]
+    licence: str
+
+    def chosen(self, split: str, subset: str | None) -> tuple[Part, ...]:
+        """Returns the parts that a recipe's split and subset mean, in table order; empty if there are none."""
+        of_split = [part for part in self.parts if part.split == split]
+        return tuple(part for part in of_split if part.subset == subset or (subset is None and part.default))
+
+
+class Source(Protocol):
+    """Reads one part of a data set, in the order of its file; broken records go to the notes, never into a sample."""
+
+    def __call__(self, raw: "RawPart", notes: "Notes") -> "Iterator[Found]":
+        """Yields what can be kept."""
