@@ -98,7 +98,7 @@ class _Forwarder:
             if time.monotonic() >= deadline:
                 return self._delivery(
                     complete=False,
-                    message=f"MLflow at {self._uri} was not told everything. Nothing is lost: orch sync {self._run_dir}",
+                    message=f"MLflow at {self._uri} was not told all. Nothing is lost: orch sync {self._run_dir}",
                 )
             time.sleep(LOOK_EVERY_S)
         return self._delivery(complete=True, message=f"MLflow at {self._uri} was told everything")

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DATA_KINDS = frozenset({"shards", "raw"})
 MODEL_KINDS = frozenset({"checkpoint", "export"})
 MODEL_PAGE_FILES = ("manifest.json", "README.md", "config.json")
+PARENT_TAG = "mlflow.parentRunId"
 LARGEST_FILE_BYTES = 64 * 2**20
 
 
@@ -70,9 +71,9 @@ class Teller:
         if ledger.status != story.status and story.ended_ms is None:
             self._tell_status(story, ledger, run_id)
         self._tell_params(ledger, run_id, story.params)
-        self._tell_tags(story, ledger, run_id)
         self._tell_inputs(story, ledger, run_id)
         self._tell_journal(story, ledger, run_id)
+        self._tell_tags(story, ledger, run_id, parent)
         for path in story.files:
             self._tell_file(story.directory, path, ledger, run_id)
         for link in story.outputs:
@@ -107,7 +108,7 @@ class Teller:
             ledger.params |= new
             ledger.save()
 
-    def _tell_tags(self, story: Story, ledger: Ledger, run_id: str) -> None:
+    def _tell_tags(self, story: Story, ledger: Ledger, run_id: str, parent: str | None) -> None:
         # MLflow never lets a parameter change; settings that do not change the work may, so they become a tag
         moved = sorted(name for name, value in story.params.items() if ledger.params.get(name, value) != value)
         tags = dict(story.tags)
@@ -119,6 +120,8 @@ class Teller:
         new = {name: value for name, value in tags.items() if told.get(name) != value}
         if story.settled:
             new = {name: value for name, value in new.items() if name not in told}
+        if parent is not None and told.get(PARENT_TAG) != parent:
+            new[PARENT_TAG] = parent
         if new:
             self._store.tags(run_id, new)
             ledger.tags |= new

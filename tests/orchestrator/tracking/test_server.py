@@ -1,0 +1,149 @@
+"""A real MLflow server that dies in the middle of a run: nothing is lost, nothing comes twice, nobody waits."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.run import Run
+from orchestrator.tracking.ledger import read_ledger
+from tests.tracked_run import TrackedRun
+
+PATIENCE_S = 60.0
+
+
+class Server:
+    """`mlflow server` on a port of its own, with a database that outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as chosen:
+            chosen.bind(("127.0.0.1", 0))
+            self._port = chosen.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {
+            "--host": "127.0.0.1",
+            "--port": str(self._port),
+            "--workers": "1",
+            "--backend-store-uri": f"sqlite:///{self._folder}/server.db",
+            "--artifacts-destination": f"{self._folder}/files",
+        }
+        command = [sys.executable, "-m", "mlflow", "server", *itertools.chain.from_iterable(options.items())]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        wait_until(self.answers, "the server answers")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:  # noqa: S310 - our own server
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s until {what}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+def start_forwarder(run: Path) -> subprocess.Popen[bytes]:
+    with (run / "logs" / "tracking.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.tracking", str(run), "--follow"],
+            stdout=log,
+            stderr=log,
+            cwd=Path.cwd(),
+        )
+
+
+@pytest.mark.slow
+def test_every_point_arrives_once_though_server_and_forwarder_are_killed(server: Server, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", server.uri, ["grounded", "align"])
+    stage = run.directory / "align"
+    with Run(run.directory).lock("a test"):
+        forwarder = start_forwarder(run.directory)
+        run.begin("grounded")
+        run.finish("grounded")
+        run.begin("align")
+        run.steps("align", 1, 10)
+        wait_until(lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 10, "ten steps are delivered")
+        server.kill()
+        run.steps("align", 11, 20)
+        time.sleep(1.5)  # it tries, and fails
+        forwarder.kill()
+        forwarder.wait()
+        forwarder = start_forwarder(run.directory)
+        run.steps("align", 21, 30)
+        server.start()
+        wait_until(lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 30, "thirty steps are delivered")
+        run.steps("align", 31, 40)
+        run.finish("align")
+        (run.directory / "report.html").write_text("<h1>report</h1>")
+        run.end()
+    code = forwarder.wait(PATIENCE_S)
+
+    client = MlflowClient(tracking_uri=server.uri)
+    parent, child = (client.get_run(read_ledger(folder)["mlflow_run_id"]) for folder in (run.directory, stage))
+    history = client.get_metric_history(child.info.run_id, "loss")
+    assert code == 0
+    assert [point.step for point in sorted(history, key=lambda point: point.timestamp)] == list(range(1, 41))
+    assert len(client.search_runs([parent.info.experiment_id])) == 3
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert len(child.outputs.model_outputs) == 1
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["recipe.yaml", "report.html"]
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_is_given_up_quietly_and_sync_tells_the_rest(server: Server, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", server.uri, ["grounded", "align"])
+    server.kill()
+    run.whole()
+    started = time.monotonic()
+
+    gave_up = start_forwarder(run.directory).wait(PATIENCE_S)
+    waited_s = time.monotonic() - started
+    server.start()
+    synced = subprocess.run([sys.executable, "-m", "orchestrator.tracking", str(run.directory)], check=False).returncode
+
+    log = (run.directory / "logs" / "tracking.log").read_text()
+    child = MlflowClient(tracking_uri=server.uri).get_run(read_ledger(run.directory / "align")["mlflow_run_id"])
+    assert (gave_up, synced) == (3, 0)
+    assert waited_s < 45
+    assert "Nothing is lost: orch sync" in log
+    assert "Traceback" not in log
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics["loss"] == pytest.approx(1 / 40)
