@@ -135,7 +135,9 @@ def mask_from_polygons(polygons_px: Sequence[Sequence[float]], *, width_px: int,
     flat = [[float(value) for value in polygon] for polygon in polygons_px]
     if not flat or any(len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all() for polygon in flat):
         raise InputError("a polygon needs at least three points, each of two numbers")
-    return union(coco.decode(part).astype(np.bool_) for part in coco.frPyObjects(flat, height_px, width_px))
+    if max(abs(value) for polygon in flat for value in polygon) > 2 * max(width_px, height_px):
+        raise InputError(f"a polygon lies far outside of {width_px} x {height_px} px")  # filling it would take for ever
+    return union(mask_from_coco(part) for part in coco.frPyObjects(flat, height_px, width_px))
 
 
 def union(masks_HW: Iterable[Mask]) -> Mask:

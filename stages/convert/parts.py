@@ -3,12 +3,13 @@
 Paths are relative to the root, the folder that holds all data sets side by side (llava/, visual_genome/, coco/, ...).
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from orchestrator.records import record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stages.convert.raw import Found, Notes, RawPart
 
 
