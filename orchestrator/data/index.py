@@ -3,13 +3,9 @@
 The file is little-endian. A header of 64 bytes: magic `ORCH-IDX`, version (u32), crc32 of the body (u32), then as u64:
 bytes of the tar, samples S, members M, bytes of the keys, of the extensions, of the damage. The body, without gaps:
 
-    offsets  u64[M]    where a member's content begins in the tar
-    sizes    u64[M]    its bytes
-    first    u64[S+1]  the first member of each sample; members of a sample are neighbours
-    keys_at  u64[S+1]  where each key begins in the key text
-    checks   u32[M]    crc32 of a member's content
-    kinds    u16[M]    its extension, as a number in the list of extensions
-    keys (UTF-8), extensions (JSON list), damage (JSON list of [key, reason])
+    S + 1 rows of (u64, u64)          the number of each sample's first member; where its key begins in the keys
+    M rows of (u64, u64, u32, u32)    where a member's content begins in the tar; its bytes; its crc32; its extension
+    keys (UTF-8), extensions (JSON list, numbered by the rows above), damage (JSON list of [key, reason])
 
 A sample is a run of files with one key, as webdataset groups them. A sample that may be half of one, or two merged,
 is not in the index but in its damage: next to a broken header or the cut end of a tar, a sample counts as whole only
@@ -24,11 +20,9 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.data.headers import Entry, Gap, walk
 from orchestrator.errors import DamagedArtifact
@@ -36,6 +30,8 @@ from orchestrator.errors import DamagedArtifact
 SUFFIX = ".idx"
 _MAGIC, _VERSION = b"ORCH-IDX", 1
 _HEADER = struct.Struct("<8sIIQQQQQQ")
+_SAMPLE, _TWO_SAMPLES = struct.Struct("<QQ"), struct.Struct("<QQQQ")
+_MEMBER = struct.Struct("<QQII")
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # as webdataset splits names
 _META = re.compile(r"__[^/]*__($|/)")  # as webdataset skips them
 
@@ -62,16 +58,10 @@ class TarIndex:
     def __init__(self, body: bytes | mmap.mmap, origin: Path) -> None:
         """Reads an index in the form of the module's docstring; `origin` is named when it is damaged."""
         self.tar_bytes, samples, members, *texts = _checked(body, origin)
-        cursor = _HEADER.size
-        views = []
-        for count, kind in ((members, "<u8"), (members, "<u8"), (samples + 1, "<u8"), (samples + 1, "<u8")):
-            views.append(np.frombuffer(body, kind, count, cursor))
-            cursor += 8 * count
-        self._offsets, self._sizes, self._first, self._keys_at = views
-        self._checks = np.frombuffer(body, "<u4", members, cursor)
-        self._kinds = np.frombuffer(body, "<u2", members, cursor + 4 * members)
-        self._keys_start = cursor + 6 * members
         self._body = body
+        self._samples: int = samples
+        self._members_start = _HEADER.size + _SAMPLE.size * (samples + 1)
+        self._keys_start = self._members_start + _MEMBER.size * members
         text = self._keys_start + texts[0]
         self._extensions: list[str] = json.loads(body[text : text + texts[1]])
         self.damage = tuple(Damage(*found) for found in json.loads(body[text + texts[1] :]))
@@ -95,24 +85,28 @@ class TarIndex:
 
     def __len__(self) -> int:
         """Counts the samples."""
-        return len(self._first) - 1
+        return self._samples
 
     def key(self, number: int) -> str:
         """Returns the key of a sample."""
-        begin, end = self._keys_at[number : number + 2].tolist()
+        _, begin, _, end = self._bounds(number)
         return self._body[self._keys_start + begin : self._keys_start + end].decode("utf-8", "surrogateescape")
 
     def members(self, number: int) -> list[Member]:
         """Lists where the members of a sample lie, in the order of the tar."""
-        begin, end = self._first[number : number + 2].tolist()
-        rows = zip(
-            self._kinds[begin:end].tolist(),
-            self._offsets[begin:end].tolist(),
-            self._sizes[begin:end].tolist(),
-            self._checks[begin:end].tolist(),
-            strict=True,
-        )
-        return [Member(self._extensions[kind], offset, size, check) for kind, offset, size, check in rows]
+        begin, _, end, _ = self._bounds(number)
+        rows = self._body[self._members_start + begin * _MEMBER.size : self._members_start + end * _MEMBER.size]
+        extensions = self._extensions
+        return [
+            Member(extensions[kind], offset, size, check) for offset, size, check, kind in _MEMBER.iter_unpack(rows)
+        ]
+
+    def _bounds(self, number: int) -> tuple[int, int, int, int]:
+        """Returns the row of a sample and of the one after it: first member, key start, and both again."""
+        if not 0 <= number < self._samples:
+            raise IndexError(f"sample {number} of {self._samples}")
+        bounds: tuple[int, int, int, int] = _TWO_SAMPLES.unpack_from(self._body, _HEADER.size + number * _SAMPLE.size)
+        return bounds
 
 
 def index_path(tar: Path) -> Path:
@@ -139,6 +133,8 @@ def build_index(tar: Path) -> TarIndex:
 
 class _Group:
     """A run of files with one key."""
+
+    __slots__ = ("doubt", "entries", "key")
 
     def __init__(self, key: str, *, doubt: str) -> None:
         self.key = key
@@ -196,14 +192,14 @@ def _encode(content: memoryview, samples: Sequence[_Group], damage: Sequence[Dam
     extensions = sorted({extension for extension, _ in entries})
     number = {extension: i for i, extension in enumerate(extensions)}
     keys = [group.key.encode("utf-8", "surrogateescape") for group in samples]
-    spans = ((entry.offset, entry.offset + entry.size) for _, entry in entries)
+    firsts = accumulate((len(group.entries) for group in samples), initial=0)
+    key_starts = accumulate((len(key) for key in keys), initial=0)
     parts = [
-        np.array([entry.offset for _, entry in entries], "<u8").tobytes(),
-        np.array([entry.size for _, entry in entries], "<u8").tobytes(),
-        _starts([len(group.entries) for group in samples]).tobytes(),
-        _starts([len(key) for key in keys]).tobytes(),
-        np.array([zlib.crc32(content[begin:end]) for begin, end in spans], "<u4").tobytes(),
-        np.array([number[extension] for extension, _ in entries], "<u2").tobytes(),
+        b"".join(_SAMPLE.pack(*row) for row in zip(firsts, key_starts, strict=True)),
+        b"".join(
+            _MEMBER.pack(at, size, zlib.crc32(content[at : at + size]), number[extension])
+            for extension, (_, _, at, size) in entries
+        ),
         b"".join(keys),
         json.dumps(extensions).encode(),
         json.dumps(damage).encode(),
@@ -212,10 +208,6 @@ def _encode(content: memoryview, samples: Sequence[_Group], damage: Sequence[Dam
     body = b"".join(parts)
     head = (_MAGIC, _VERSION, zlib.crc32(body), len(content), len(samples), len(entries), *texts)
     return _HEADER.pack(*head) + body
-
-
-def _starts(lengths: Sequence[int]) -> NDArray[np.uint64]:
-    return np.cumsum([0, *lengths], dtype="<u8")
 
 
 def _head(head: bytes, origin: Path) -> tuple[int, ...]:
@@ -231,7 +223,7 @@ def _head(head: bytes, origin: Path) -> tuple[int, ...]:
 
 def _checked(body: bytes | mmap.mmap, origin: Path) -> tuple[Any, ...]:
     tar_bytes, samples, members, keys, extensions, damage, check = _head(body[: _HEADER.size], origin)
-    wanted = _HEADER.size + 22 * members + 16 * (samples + 1) + keys + extensions + damage
+    wanted = _HEADER.size + _SAMPLE.size * (samples + 1) + _MEMBER.size * members + keys + extensions + damage
     with memoryview(body) as view, view[_HEADER.size :] as rest:
         if len(body) != wanted or zlib.crc32(rest) != check:
             raise DamagedArtifact(f"{origin} is damaged: its content does not match its own checksum")
