@@ -102,15 +102,15 @@ class Plan:
         return {**document, "stages": [stage.summary() for stage in self.stages]}
 
 
-def plan_recipe(path: Path, overrides: Sequence[str], catalog: Catalog, *, name: str | None = None) -> Plan:
+def plan_recipe(path: Path, overrides: Sequence[str], catalog: Catalog, *, directory: Path | None = None) -> Plan:
     """Reads and plans a recipe; the faults of its text and those of its stages are told together.
 
-    The run folder is `runs/NAME`, NAME being the recipe's own unless given.
+    The run folder is `runs/NAME` of the recipe unless one is given.
     """
     reading = read_recipe(path, overrides)
     if reading.recipe is None:
         raise RecipeError(reading.faults)
-    return _plan(reading, reading.recipe, catalog, reading.recipe.runs / (name or reading.recipe.name))
+    return _plan(reading, reading.recipe, catalog, directory or reading.recipe.runs / reading.recipe.name)
 
 
 def make_plan(recipe: Recipe, catalog: Catalog, run_dir: Path) -> Plan:
