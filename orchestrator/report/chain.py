@@ -1,0 +1,160 @@
+"""The stages of a run as an SVG graph: layers from top to bottom, long edges led around the stages between."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from orchestrator.records import record
+
+NODE_PX, LANE_PX, GAP_PX = 176, 14, 14  # width of a stage, of an edge that passes a layer, and the space between
+HEIGHT_PX, PITCH_PX, MARGIN_PX = 50, 92, 8
+SWEEPS = 4
+LONGEST_NAME = 19
+
+SYMBOLS: Mapping[str, str] = {
+    "done": "✓", "reused": "↺", "running": "▶", "failed": "✗", "cancelled": "■", "waiting": "…", "queued": "…",
+}  # fmt: skip
+
+
+@record
+class Node:
+    """A stage to be drawn."""
+
+    name: str
+    key: str
+    state: str
+    parents: tuple[str, ...]
+
+
+@record
+class _Slot:
+    """A place in a layer: a stage, or where an edge passes by on its way to `target`."""
+
+    name: str
+    passing: bool = False
+
+
+Layers = list[list[_Slot]]
+Links = list[tuple[str, str]]  # between slots of neighbouring layers
+
+
+def chain_graph(nodes: Sequence[Node]) -> str:
+    """Draws the graph; parents that are no nodes are left out."""
+    if not nodes:
+        return ""
+    layers, links = _layered(nodes)
+    _untangle(layers, links)
+    places = _places(layers)
+    by_name = {node.name: node for node in nodes}
+    width_px = max(x for x, _ in places.values()) + NODE_PX / 2 + MARGIN_PX
+    height_px = (len(layers) - 1) * PITCH_PX + HEIGHT_PX + 2 * MARGIN_PX
+    parts = [_edge(places[above], places[below], passes=below not in by_name) for above, below in links]
+    parts += [_stem(places[slot.name]) for layer in layers for slot in layer if slot.passing]
+    parts += [_box(by_name[slot.name], places[slot.name]) for layer in layers for slot in layer if not slot.passing]
+    words = escape("; ".join(_in_words(node) for node in nodes))
+    return (
+        f'<div class="wide"><svg class="chain" width="{width_px:.0f}" height="{height_px}" '
+        f'viewBox="0 0 {width_px:.0f} {height_px}" role="img" aria-label="{words}">{"".join(parts)}</svg></div>'
+    )
+
+
+def _layered(nodes: Sequence[Node]) -> tuple[Layers, Links]:
+    """Puts every stage one layer below its lowest parent, and a passing slot into every layer an edge crosses."""
+    depth: dict[str, int] = {}
+    known = {node.name for node in nodes}
+    parents = {node.name: [name for name in node.parents if name in known] for node in nodes}
+    for node in nodes:  # a run lists its stages in an order in which they can run
+        depth[node.name] = 1 + max((depth.get(parent, -1) for parent in parents[node.name]), default=-1)
+    layers: Layers = [[] for _ in range(max(depth.values()) + 1)]
+    links: Links = []
+    for node in nodes:
+        layers[depth[node.name]].append(_Slot(name=node.name))
+    for node in nodes:
+        for parent in parents[node.name]:
+            above = parent
+            for level in range(depth[parent] + 1, depth[node.name]):
+                lane = f"{parent}\n{level}"  # edges of one parent share a lane; no stage has a line break in its name
+                if all(slot.name != lane for slot in layers[level]):
+                    layers[level].append(_Slot(name=lane, passing=True))
+                if (above, lane) not in links:
+                    links.append((above, lane))
+                above = lane
+            links.append((above, node.name))
+    return layers, links
+
+
+def _untangle(layers: Layers, links: Links) -> None:
+    """Orders each layer by where its neighbours stand, down and up again, so that few edges cross."""
+    above: dict[str, list[str]] = {}
+    below: dict[str, list[str]] = {}
+    for upper, lower in links:
+        above.setdefault(lower, []).append(upper)
+        below.setdefault(upper, []).append(lower)
+    for sweep in range(SWEEPS):
+        down = sweep % 2 == 0
+        order = range(1, len(layers)) if down else range(len(layers) - 2, -1, -1)
+        for level in order:
+            fixed = layers[level - 1 if down else level + 1]
+            place = {slot.name: number / max(1, len(fixed) - 1) for number, slot in enumerate(fixed)}
+            neighbours = above if down else below
+            keys = {
+                slot.name: _mean([place[name] for name in neighbours.get(slot.name, ())], number / len(layers[level]))
+                for number, slot in enumerate(layers[level])
+            }
+            layers[level].sort(key=lambda slot: keys[slot.name])
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
+
+
+def _places(layers: Layers) -> dict[str, tuple[float, float]]:
+    """Returns the centre of every slot, layers centred on each other."""
+    extents = [sum(_extent(slot) for slot in layer) + GAP_PX * (len(layer) - 1) for layer in layers]
+    widest = max(extents)
+    places = {}
+    for level, (layer, extent) in enumerate(zip(layers, extents, strict=True)):
+        x = MARGIN_PX + (widest - extent) / 2
+        y = MARGIN_PX + level * PITCH_PX + HEIGHT_PX / 2
+        for slot in layer:
+            places[slot.name] = (x + _extent(slot) / 2, y)
+            x += _extent(slot) + GAP_PX
+    return places
+
+
+def _extent(slot: _Slot) -> int:
+    return LANE_PX if slot.passing else NODE_PX
+
+
+def _edge(above: tuple[float, float], below: tuple[float, float], *, passes: bool) -> str:
+    (x0, y0), (x1, y1) = above, below
+    top, bottom = y0 + HEIGHT_PX / 2, y1 - HEIGHT_PX / 2 - (0 if passes else 5)
+    bend = (bottom - top) / 2
+    end = "" if passes else f'<path class="head" d="M{x1 - 4:.0f},{bottom:.0f} h8 l-4,6 z"/>'
+    curve = f"M{x0:.0f},{top:.0f} C{x0:.0f},{top + bend:.0f} {x1:.0f},{bottom - bend:.0f} {x1:.0f},{bottom:.0f}"
+    return f'<path class="edge" d="{curve}"/>{end}'
+
+
+def _stem(place: tuple[float, float]) -> str:
+    x, y = place
+    return f'<path class="edge" d="M{x:.0f},{y - HEIGHT_PX / 2:.0f} V{y + HEIGHT_PX / 2:.0f}"/>'
+
+
+def _box(node: Node, place: tuple[float, float]) -> str:
+    x, y = place[0] - NODE_PX / 2, place[1] - HEIGHT_PX / 2
+    symbol, state = SYMBOLS.get(node.state, "?"), escape(node.state)
+    return (
+        f'<a href="#stage-{escape(node.name)}"><g class="node {state}"><title>{escape(_in_words(node))}</title>'
+        f'<rect x="{x:.0f}" y="{y:.0f}" width="{NODE_PX}" height="{HEIGHT_PX}" rx="7"/>'
+        f'<text class="symbol" x="{x + 12:.0f}" y="{y + 21:.0f}">{symbol}</text>'
+        f'<text class="title" x="{x + 30:.0f}" y="{y + 21:.0f}">{escape(_short(node.name, LONGEST_NAME - 4))}</text>'
+        f'<text class="kind" x="{x + 12:.0f}" y="{y + 39:.0f}">{escape(_short(node.key, LONGEST_NAME + 6))}</text>'
+        "</g></a>"
+    )
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _in_words(node: Node) -> str:
+    return f"{node.name} ({node.key}): {node.state}" + (f", after {', '.join(node.parents)}" if node.parents else "")
