@@ -1,0 +1,282 @@
+"""Runs on this machine, with real supervisors and real workers."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.artifacts import Report
+from tests.command_line import alive
+
+
+def chain(**count: Any) -> dict[str, Any]:
+    return {
+        "first": {"stage": "count", "config": count},
+        "second": {"stage": "add", "inputs": {"value": "first.value"}, "config": {"amount": 10}},
+    }
+
+
+def value(orch: Any, stage: str) -> Any:
+    return json.loads((orch.run_folder / stage / "value" / "value.json").read_text(encoding="utf-8"))
+
+
+def losses(orch: Any, stage: str) -> list[int]:
+    lines = (orch.run_folder / stage / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event["step"] for event in map(json.loads, lines) if event["event"] == "metrics"]
+
+
+def test_a_launch_runs_a_chain_to_its_end_and_says_what_to_look_at(orch: Any) -> None:
+    shown = orch("launch", orch.recipe(chain(steps=5)))
+
+    assert value(orch, "second") == 15
+    assert "first: done" in shown.stdout
+    assert "all 2 stages are done" in shown.stdout
+
+
+def test_outputs_carry_where_they_come_from(orch: Any) -> None:
+    orch("launch", orch.recipe(chain()))
+
+    first = json.loads((orch.run_folder / "first" / "value" / "manifest.json").read_text(encoding="utf-8"))
+    second = json.loads((orch.run_folder / "second" / "value" / "manifest.json").read_text(encoding="utf-8"))
+    assert first["facts"]["counted"] == 5
+    assert first["facts"]["stage"] == "count"
+    assert second["facts"]["inputs"] == {"value": first["digest"]}
+    assert "python" in second["facts"]["versions"]
+
+
+def test_a_second_launch_reuses_everything_quickly(orch: Any) -> None:
+    recipe = orch.recipe(chain())
+    orch("launch", recipe)
+    begun = time.monotonic()
+    shown = orch("launch", recipe)
+
+    assert time.monotonic() - begun < 5
+    assert "2 of them reused" in shown.stdout
+    assert {stage["state"] for stage in orch.status()["stages"]} == {"reused"}
+    assert len(orch.stage("first")["attempts"]) == 1
+
+
+def test_a_stage_works_with_the_code_of_its_run(orch: Any) -> None:
+    orch("launch", orch.recipe(chain()))
+
+    log = (orch.run_folder / "first" / "logs" / "attempt_1" / "rank_0.log").read_text(encoding="utf-8")
+    assert (orch.run_folder / "code" / "orchestrator" / "worker.py").is_file()
+    assert "first (count) as rank 0 of 1 on cpu" in log
+
+
+def test_detach_returns_at_once_and_status_watches_to_the_end(orch: Any) -> None:
+    launched = orch("launch", orch.recipe(chain(steps=6, pause_s=0.3)), "--detach")
+    running = orch.wait(lambda: (s := orch.stage("first"))["state"] == "running" and s)
+    shown = orch("status", "toy", "--watch")
+
+    assert "orch status" in launched.stdout
+    assert running["steps"] == 6
+    assert "first: done" in shown.stdout
+    assert orch.status()["state"] == "done"
+
+
+def test_two_launches_of_one_run_are_refused_with_the_holders_name(orch: Any) -> None:
+    recipe = orch.recipe({"first": {"stage": "nap"}})
+    orch("launch", recipe, "--detach")
+    refused = orch("launch", recipe, code=3)
+
+    assert f"process {orch.supervisor()}" in refused.stderr or str(orch.supervisor()) in refused.stderr
+    assert orch.stage("first")["attempts"][0]["number"] == 1
+
+
+def test_a_worker_killed_from_outside_fails_the_stage_and_resume_goes_on(orch: Any) -> None:
+    orch("launch", orch.recipe(chain(steps=8, save_every=2, pause_s=0.2)), "--detach")
+    pid = orch.pid("first")
+    orch.wait((orch.run_folder / "first" / "checkpoints" / "step_00000004").is_dir)
+    os.kill(pid, signal.SIGKILL)
+    orch.wait(orch.over)
+    failed = orch.status()
+    resumed = orch("resume", "toy")
+
+    assert failed["state"] == "failed"
+    assert failed["stages"][0]["attempts"][0]["cause"] == "unknown"
+    assert "SIGKILL" in failed["stages"][0]["attempts"][0]["detail"]
+    assert failed["stages"][1]["state"] == "waiting"
+    assert "resume at step" in resumed.stdout
+    first, second = orch.stage("first")["attempts"]
+    assert (first["from_step"], first["state"]) == (0, "failed")
+    assert second["from_step"] in {4, 6}
+    assert (second["to_step"], second["state"]) == (8, "done")
+    assert sorted(set(losses(orch, "first"))) == list(range(1, 9))
+    assert value(orch, "second") == 18
+
+
+def test_a_supervisor_killed_from_outside_takes_its_workers_along_and_is_named(orch: Any) -> None:
+    orch("launch", orch.recipe(chain(steps=50, save_every=1, pause_s=0.2)), "--detach")
+    worker, supervisor = orch.pid("first"), orch.supervisor()
+    orch.wait((orch.run_folder / "first" / "checkpoints" / "step_00000001").is_dir)
+    os.kill(supervisor, signal.SIGKILL)
+    orch.wait(lambda: not alive(worker))
+    shown = orch.status()
+    resumed = orch("resume", "toy", "stages.first.config.pause_s=0.0", "--json")
+
+    attempt = shown["stages"][0]["attempts"][0]
+    assert (shown["state"], attempt["state"]) == ("failed", "failed")
+    assert f"the supervisor process {supervisor} on" in attempt["detail"]
+    assert json.loads(resumed.stdout)["state"] == "done"
+
+
+def test_cancel_lets_a_stage_save_first(orch: Any) -> None:
+    orch("launch", orch.recipe(chain(steps=100, save_every=1000, pause_s=0.1)), "--detach")
+    orch.wait(lambda: (orch.stage("first")["step"] or 0) >= 2)
+    said = orch("cancel", "toy")
+    orch.wait(orch.over)
+
+    attempt = orch.stage("first")["attempts"][0]
+    assert "asked" in said.stdout
+    assert orch.status()["state"] == "cancelled"
+    assert (attempt["state"], attempt["cause"]) == ("cancelled", "cancelled")
+    assert list((orch.run_folder / "first" / "checkpoints").glob("step_*"))
+    assert "nobody works on" in orch("cancel", "toy").stdout
+
+
+def test_cancel_does_not_wait_for_a_stage_that_never_asks(orch: Any) -> None:
+    orch("launch", orch.recipe({"first": {"stage": "nap"}}), "--detach")
+    pid = orch.pid("first")
+    orch("cancel", "toy", "first")
+    orch.wait(orch.over, seconds=10)
+
+    assert not alive(pid)
+    assert orch.stage("first")["state"] == "cancelled"
+
+
+def test_cancel_of_a_later_stage_ends_the_run_there(orch: Any) -> None:
+    orch("launch", orch.recipe(chain(steps=8, pause_s=0.2)), "--detach")
+    orch.pid("first")
+    orch("cancel", "toy", "second")
+    orch.wait(orch.over)
+
+    assert [stage["state"] for stage in orch.status()["stages"]] == ["done", "cancelled"]
+
+
+def test_resume_from_a_stage_redoes_it_and_what_follows_and_keeps_the_old_work(orch: Any) -> None:
+    orch("launch", orch.recipe({**chain(), "other": {"stage": "count"}}))
+    shown = orch.json("resume", "toy", "--from", "first")
+
+    states = {stage["name"]: stage["state"] for stage in shown["stages"]}
+    assert states == {"first": "done", "second": "done", "other": "reused"}
+    assert len(list((orch.run_folder / "archive" / "first").iterdir())) == 1
+
+
+def test_interrupting_the_one_who_follows_leaves_the_run_going(orch: Any) -> None:
+    process = orch.start("launch", orch.recipe(chain(steps=10, pause_s=0.3)))
+    orch.pid("first")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=10)
+
+    assert process.returncode == 130
+    assert "the run goes on" in errors
+    assert "orch cancel" in errors
+    assert "Traceback" not in output + errors
+    orch.wait(orch.over)
+    assert orch.status()["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "detail"),
+    [
+        ("error", "code_error", "ValueError: the toy is broken"),
+        ("input", "bad_config", "how: must be another way"),
+        ("disk", "disk", "No space left"),
+        ("diverged", "diverged", "nan at step 3"),
+        ("memory", "out_of_memory", "too much"),
+        ("kill", "unknown", "SIGKILL"),
+        ("exit", "unknown", "exit code 9"),
+        ("forget", "unknown", "output value"),
+    ],
+)
+def test_a_failure_is_told_with_its_cause(orch: Any, how: str, cause: str, detail: str) -> None:
+    shown = orch("launch", orch.recipe({"first": {"stage": "fail", "config": {"how": how}}}), code=1)
+
+    attempt = orch.stage("first")["attempts"][0]
+    assert attempt["cause"] == cause
+    assert detail in attempt["detail"]
+    assert f"({cause})" in shown.stdout
+    assert "orch resume" in shown.stdout
+    assert not (orch.run_folder / "first" / "value" / "manifest.json").exists()
+
+
+def test_the_traceback_of_a_broken_stage_is_in_its_log_and_at_the_end_of_the_launch(orch: Any) -> None:
+    shown = orch("launch", orch.recipe({"first": {"stage": "fail"}}), code=1)
+
+    assert "raise errors[how]" in orch("logs", "toy", "first").stdout
+    assert "ValueError: the toy is broken" in shown.stdout
+
+
+def test_what_a_failed_attempt_left_of_an_output_is_gone_when_the_next_begins(orch: Any) -> None:
+    recipe = orch.recipe({"first": {"stage": "fail"}})
+    orch("launch", recipe, code=1)
+    (orch.run_folder / "first" / "value" / "from_before.json").write_text("{", encoding="ascii")
+    orch("resume", "toy", code=1)
+
+    assert [path.name for path in (orch.run_folder / "first" / "value").iterdir()] == ["half.json"]
+    assert len(orch.stage("first")["attempts"]) == 2
+
+
+def test_an_input_damaged_after_planning_stops_the_stage_that_reads_it(orch: Any) -> None:
+    other = Report(orch.folder / "other")
+    other.path.mkdir()
+    (other.path / "value.json").write_text("1", encoding="ascii")
+    other.commit("by hand")
+    stages = {
+        "first": {"stage": "count", "config": {"steps": 5, "pause_s": 0.3}},
+        "second": {"stage": "add", "inputs": {"value": str(other.path)}},
+    }
+    orch("launch", orch.recipe(stages), "--detach")
+    orch.pid("first")
+    (other.path / "value.json").write_text("12", encoding="ascii")
+    orch.wait(orch.over)
+
+    attempt = orch.stage("second")["attempts"][0]
+    assert attempt["cause"] == "bad_data"
+    assert "value.json has 2 bytes, its manifest says 1" in attempt["detail"]
+    assert "Traceback" not in orch("logs", "toy", "second").stdout
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.slow
+def test_ranks_find_each_other(orch: Any) -> None:
+    orch("launch", orch.recipe({"first": {"stage": "greet", "resources": {"tasks_per_node": 2}}}))
+
+    assert value(orch, "first") == ["0 of 2", "1 of 2"]
+    assert "rank 1 of 2" in orch("logs", "toy", "first", "--rank", 1).stdout
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.slow
+def test_a_rank_that_fails_is_named_and_its_peers_do_not_wait_for_it(orch: Any) -> None:
+    stage = {"stage": "fail", "config": {"how": "rank"}, "resources": {"tasks_per_node": 2}}
+    begun = time.monotonic()
+    shown = orch("launch", orch.recipe({"first": stage}), code=1)
+
+    attempt = orch.stage("first")["attempts"][0]
+    assert attempt["cause"] == "code_error"
+    assert attempt["detail"].startswith("rank 1: ValueError: rank 1 has had enough")
+    assert "rank 1 has had enough" in orch("logs", "toy", "first").stdout
+    assert "rank_1.log" in shown.stdout
+    assert time.monotonic() - begun < 40
+
+
+def test_more_than_this_machine_has_is_refused_before_anything_starts(orch: Any) -> None:
+    stages = {"first": {"stage": "count", "resources": {"nodes": 2, "gpus_per_node": 99}}}
+    shown = orch("launch", orch.recipe(stages), code=2)
+
+    assert "stages.first.resources.nodes: asks for 2 nodes" in shown.stderr
+    assert "stages.first.resources.gpus_per_node: asks for 99 GPUs" in shown.stderr
+    assert not orch.run_folder.exists()
+
+
+def test_a_launch_without_a_tracker_says_nothing_of_mlflow(orch: Any) -> None:
+    shown = orch("launch", orch.recipe(chain()))
+
+    assert "mlflow" not in shown.stdout
+    assert not Path(orch.folder / "mlflow.db").exists()
