@@ -1,6 +1,5 @@
 """What MLflow should say of a run and of its stages, read from the run's folder. Knows no MLflow."""
 
-import getpass
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -186,7 +185,7 @@ def _recipe_status(run: Path, launch: Launch) -> Status:
 def _common_tags(run: Path, launch: Launch) -> dict[str, str]:
     code = _commit(run)
     return {
-        "mlflow.user": launch.user or getpass.getuser(),
+        "mlflow.user": launch.user,
         "mlflow.source.type": "LOCAL" if launch.launcher == "local" else "JOB",
         "mlflow.source.git.commit": str(code.get("commit") or ""),
         "orch.recipe": launch.recipe,
