@@ -1,7 +1,8 @@
 """A small but complete training task: sentences of letters, and a transformer that learns which letter comes next."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.data.stream import Drawn
+from orchestrator.errors import OrchError
 from orchestrator.journal import Journal
 from orchestrator.progress import Progress
+from orchestrator.records import record
 from orchestrator.stage import StageContext
+from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
 from orchestrator.training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from orchestrator.training.engine import Engine, make_engine
+from orchestrator.training.loop import fit
 from orchestrator.training.task import Losses, TrainTask
 from orchestrator.world import World
 
@@ -125,8 +131,8 @@ def toy_train(steps: int = 6, **changes: Any) -> TrainConfig:
 
 
 def toy_context(directory: Path, world: World, *, stop_after: int | None = None, seed: int = 5) -> StageContext:
-    """Makes the place a toy stage runs in; asked to stop once `stop_after` steps have begun."""
-    asked = iter(range(1, 10**9))
+    """Makes the place a toy stage runs in; this rank is asked to stop when `stop_after` steps have begun."""
+    asked = count(1)
     directory.mkdir(parents=True, exist_ok=True)
     return StageContext(
         directory=directory,
@@ -136,5 +142,47 @@ def toy_context(directory: Path, world: World, *, stop_after: int | None = None,
         world=world,
         journal=Journal(directory if world.is_main else None),
         progress=Progress(directory if world.is_main else None),
-        stop=lambda: stop_after is not None and next(islice(asked, 1)) >= stop_after,
+        stop=lambda: stop_after is not None and next(asked) >= stop_after,
     )
+
+
+@record
+class Fitted:
+    """What became of a toy's training."""
+
+    outcome: str  # "done", or the name of the error and its message
+    engine: Engine
+    checkpoints: Checkpoints
+
+
+def toy_fit(
+    world: World,
+    directory: Path,
+    train: TrainConfig,
+    *,
+    task: TrainTask[Any] | None = None,
+    trainable: Sequence[str] = ("*",),
+    stop_after: int | None = None,
+    first_weights: int = 5,
+) -> Fitted:
+    """Trains the toy as a stage would; `first_weights` is the seed of the weights before any is loaded."""
+    context = toy_context(directory, world, stop_after=stop_after)
+    chosen = task or ToyTask()
+    checkpoints = Checkpoints(
+        directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=context.seed, world=world
+    )
+    engine = make_engine(chosen, train, trainable=trainable, world=world, seed=first_weights)
+    outcome = "done"
+    try:
+        fit(chosen, engine, ToyStream(train, world), train=train, checkpoints=checkpoints, context=context)
+    except OrchError as error:
+        outcome = f"{type(error).__name__}: {error}"
+    finally:
+        context.journal.close()
+    return Fitted(outcome=outcome, engine=engine, checkpoints=checkpoints)
+
+
+def curve(directory: Path) -> dict[int, float]:
+    """Reads the loss of every step, the last one where a step was run twice."""
+    events = map(json.loads, (directory / "journal.jsonl").read_text(encoding="utf-8").splitlines())
+    return {event["step"]: event["value"] for event in events if event["event"] == "loss"}

@@ -43,15 +43,15 @@ class EngineConfig:
     name: Literal["deepspeed", "torch"] = "deepspeed"
     precision: Literal["bf16", "fp32"] = "bf16"
     # None of the following changes what is computed beyond rounding.
-    zero_stage: int = incidental(default=3)  # 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters are partitioned
+    zero_stage: int = incidental(default=3)  # partitions 1 optimizer state, 2 gradients too, 3 parameters too
     activation_checkpointing: bool = incidental(default=False)
-    persistence_threshold: int = incidental(default=100_000)  # smaller parameters stay gathered between uses
+    persistence_threshold: int = incidental(default=10_000)  # smaller parameters stay gathered between uses
     bucket_elements: int = incidental(default=50_000_000)  # gradients reduced, and parameters prefetched, at a time
     overlap_communication: bool | None = incidental(default=None)  # null = on a GPU only
 
     def __post_init__(self) -> None:
         """Refuses combinations that no engine offers."""
-        _require(self.zero_stage in {0, 1, 2, 3}, f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}")
+        _require(self.zero_stage in {1, 2, 3}, f"zero_stage must be 1, 2 or 3, not {self.zero_stage}; name: torch is 0")
         _require(self.persistence_threshold >= 0, "persistence_threshold must be 0 or more")
         _require(self.bucket_elements > 0, "bucket_elements must be above 0")
         _require(self.name != "torch" or self.precision == "fp32", "precision must be fp32 with the torch engine")

@@ -12,10 +12,10 @@ from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
-from orchestrator.training import holdings
+from orchestrator.training import elastic, holdings
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engine import checkpoint_activations
-from orchestrator.training.holdings import Holdings, Replicated, Stage3, Stage12
+from orchestrator.training.holdings import Holdings, Stage3, Stage12
 from orchestrator.training.optim import freeze, is_partitioned, learning_rate, make_adamw, parameter_groups, whole_shape
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
@@ -137,21 +137,21 @@ class _InitialisesItself(Protocol):
 def _late_initialisation() -> Iterator[None]:
     """Lets a model initialise parts that are cut already: Hugging Face's own walk over them would fill empty tensors."""
     before = nn.Module.__dict__.get("smart_apply")
-    nn.Module.smart_apply = _apply_gathered
+    type.__setattr__(nn.Module, "smart_apply", _apply_gathered)
     try:
         yield
     finally:
-        del nn.Module.smart_apply
-        if before is not None:
-            nn.Module.smart_apply = before
+        type.__setattr__(nn.Module, "smart_apply", before) if before else type.__delattr__(nn.Module, "smart_apply")
 
 
 def _apply_gathered(module: nn.Module, initialise: Callable[..., None], is_custom_code: bool) -> nn.Module:  # noqa: FBT001 - its signature
     near = [module]
     for child in module.children():
-        its_own = isinstance(child, _InitialisesItself)
-        _apply_gathered(child, child._initialize_weights if its_own else initialise, is_custom_code)  # noqa: SLF001
-        near += [] if its_own else [child]  # a part may also initialise what lies right below it
+        if isinstance(child, _InitialisesItself):
+            _apply_gathered(child, child._initialize_weights, is_custom_code)  # noqa: SLF001 - its only name
+        else:
+            _apply_gathered(child, initialise, is_custom_code)
+            near.append(child)  # a part may also initialise what lies right below it
     cut = [p for part in near for p in part.parameters(recurse=False) if is_partitioned(p)]
     with deepspeed.zero.GatheredParameters(list(dict.fromkeys(cut)), modifier_rank=0, enabled=bool(cut)):
         initialise(module, is_custom_code)
@@ -170,30 +170,25 @@ def _constants_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _holdings_of(module: nn.Module, optimizer: Any, zero_stage: int) -> Holdings:
-    if zero_stage == 0:
-        return Replicated(module, optimizer)
     return Stage3(module, optimizer) if zero_stage == 3 else Stage12(module, optimizer)
 
 
 def _say_what_is_where(module: nn.Module, train: TrainConfig, world: World) -> None:
-    named = list(module.parameters())
-    total = sum(whole_shape(p).numel() for p in named)
-    learning = sum(whole_shape(p).numel() for p in named if p.requires_grad)
-    cut = [p for p in named if is_partitioned(p)]
-    held_mb = sum(p.ds_tensor.numel() * p.ds_tensor.element_size() for p in cut) / 1e6
-    everywhere = world.gather(held_mb)
+    parameters = list(module.parameters())
+    total, learning, cut = (
+        sum(whole_shape(p).numel() for p in chosen)
+        for chosen in (parameters, filter(_learns, parameters), filter(is_partitioned, parameters))
+    )
+    held = [elastic.held("", p).local for p in parameters]
+    sizes_mb = world.gather(sum(piece.numel() * piece.element_size() for piece in held) / 1e6)
     if world.is_main:
-        of = sum(whole_shape(p).numel() for p in cut)
-        sizes = f"{min(everywhere):.2f} MB" if min(everywhere) == max(everywhere) else f"{everywhere} MB"
-        log.info(
-            "ZeRO-%d: %s of %s parameters partitioned over %d ranks (%s a rank); %s learn",
-            train.engine.zero_stage,
-            f"{of:,}",
-            f"{total:,}",
-            world.size,
-            sizes,
-            f"{learning:,}",
-        )
+        what = f"{cut:,} of {total:,} parameters partitioned over {world.size} ranks"
+        size = f"{min(sizes_mb):.2f} to {max(sizes_mb):.2f} MB a rank"
+        log.info("ZeRO-%d: %s (%s); %s learn", train.engine.zero_stage, what, size, f"{learning:,}")
+
+
+def _learns(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad
 
 
 def _quiet(world: World) -> None:

@@ -170,7 +170,7 @@ class _LoadPieces(DefaultLoadPlanner):
 
 
 class _Reader(FileSystemReader):
-    """Reads torch's checkpoint files without trusting them: their metadata is a pickle, so only its own types may appear."""
+    """Reads torch's checkpoint files without trusting them: their metadata is a pickle, so few types may appear."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         path = Path(self.path)

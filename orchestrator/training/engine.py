@@ -108,7 +108,8 @@ class TorchEngine:
             flat = torch.cat([gradient.view(-1) for gradient in gradients])
             torch.distributed.all_reduce(flat)
             flat /= self._world.size
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            means = torch.split(flat, [gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
                 gradient.copy_(mean.view_as(gradient))
         return gradients
 

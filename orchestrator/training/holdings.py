@@ -1,7 +1,7 @@
 """What this rank holds of weights and optimizer state, as live views: to save from, and to load into.
 
-A plain replica holds everything; ZeRO-1 and ZeRO-2 cut the optimizer's flat buffer, so a rank holds any run of a parameter
-or none; ZeRO-3 cuts every parameter into equal runs.
+A plain replica holds everything; ZeRO-1 and ZeRO-2 cut the optimizer's flat buffer, so a rank holds any run of a
+parameter or none; ZeRO-3 cuts every parameter into equal runs.
 """
 
 from collections.abc import Iterable, Iterator
