@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +78,9 @@ def launch(
     from orchestrator.start import Manner, start
 
     launcher = session.launcher(on)
-    made = session.make_plan(recipe, [*(overrides or []), *([f"name={name}"] if name is not None else [])])
-    raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=require_clean)))
+    changes = [*(overrides or []), *([f"name={name}"] if name is not None else [])]
+    make = partial(session.make_plan, recipe, changes)
+    raise typer.Exit(start(make, launcher, Manner(follow=follow, as_json=as_json, require_clean=require_clean)))
 
 
 @app.command()
@@ -99,12 +101,10 @@ def resume(
     from orchestrator.start import Manner, command_line, start
 
     launcher, found = session.launcher(on), session.find_run(run)
-    recipe = found.directory / "recipe.yaml"
-    made = session.make_plan(recipe, overrides or [], directory=found.directory)
+    make = partial(session.make_plan, found.directory / "recipe.yaml", overrides or [], found.directory)
     if from_stage is not None:
-        set_aside(made, launcher, from_stage, command=command_line())
-        made = session.make_plan(recipe, overrides or [], directory=found.directory)
-    raise typer.Exit(start(made, launcher, Manner(follow=follow, as_json=as_json, require_clean=False)))
+        set_aside(make(), launcher, from_stage, command=command_line())
+    raise typer.Exit(start(make, launcher, Manner(follow=follow, as_json=as_json, require_clean=False)))
 
 
 @app.command("status")

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.live import Live
 
 from orchestrator.display import duration, progress_in_words, rate_in_words, status_table, values_in_words
+from orchestrator.state import read_tracking
 from orchestrator.status import stage_status, status
 
 TICK_S = 0.25
 LINE_EVERY_S = 10.0
+TOLD = frozenset({"FINISHED", "FAILED", "KILLED"})  # what the forwarder notes last
 
 
 def follow(directory: Path, console: Console) -> dict[str, Any]:
@@ -40,6 +42,16 @@ def wait(directory: Path) -> dict[str, Any]:
     while not over(shown := status(directory)):
         time.sleep(TICK_S)
     return shown
+
+
+def wait_for_mlflow(directory: Path, patience_s: float) -> bool:
+    """Waits until MLflow has heard how the run ended; False if the patience ended first."""
+    deadline = time.monotonic() + patience_s
+    while read_tracking(directory).get("status") not in TOLD:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(TICK_S)
+    return True
 
 
 def log_pieces(directory: Path, stage: str, path: Path, *, follow: bool) -> Iterator[str]:

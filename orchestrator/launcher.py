@@ -1,19 +1,21 @@
 """What every place that can run stages must offer, and the one way a plan gets there."""
 
-import getpass
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.errors import Fault, InputError, RecipeError
+from orchestrator.errors import Fault, InputError, RecipeError, RunBusy
+from orchestrator.lock import user_name
 from orchestrator.plan import Plan
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, StageState, read_state, write_launch, write_state
 from orchestrator.supervisor import CANCEL
 from orchestrator.tracking.addresses import absolute_uri, without_password
 from orchestrator.typed import suggestion
+
+TRIES, BETWEEN_TRIES_S = 3, 0.2
 
 
 class Job(Protocol):
@@ -45,13 +47,16 @@ class Launcher(Protocol):
         """Hands over a prepared run, with its lock."""
 
 
-def launch(plan: Plan, launcher: Launcher, code_root: Path, *, command: str, require_clean: bool = False) -> Job:
-    """Checks everything, takes the run, prepares its folder and hands it to the launcher."""
-    faults = [*plan.faults, *launcher.check(plan)]
-    if faults:
-        raise RecipeError(faults)
-    run = Run(plan.directory)
-    with run.lock(command) as lock:
+def launch(
+    make: Callable[[], Plan], launcher: Launcher, code_root: Path, *, command: str, require_clean: bool = False
+) -> Job:
+    """Checks everything, takes the run, prepares its folder and hands it to the launcher.
+
+    The plan is made again once the run is ours: what another launch finished meanwhile must not be archived as stale.
+    """
+    run = Run(checked(make(), launcher).directory)
+    with take(run, command) as lock:
+        plan = checked(make(), launcher)
         run.prepare(plan, code_root, require_clean=require_clean)
         (plan.directory / CANCEL).unlink(missing_ok=True)  # a wish of an earlier launch
         (plan.directory / "logs").mkdir(exist_ok=True)
@@ -68,15 +73,13 @@ def set_aside(plan: Plan, launcher: Launcher, stage: str, *, command: str) -> No
     names = [planned.name for planned in plan.stages]
     if stage not in names:
         raise InputError(f"--from: there is no stage {stage!r}{suggestion(stage, names)}")
-    faults = [*plan.faults, *launcher.check(plan)]
-    if faults:
-        raise RecipeError(faults)
+    checked(plan, launcher)
     again = {stage}
     for planned in plan.stages:  # in an order in which they can run: followers come later
         if again.intersection(planned.after):
             again.add(planned.name)
     run = Run(plan.directory)
-    with run.lock(command):
+    with take(run, command):
         for name in names:
             folder = run.stage_directory(name)
             if name in again and folder.is_dir():
@@ -85,12 +88,30 @@ def set_aside(plan: Plan, launcher: Launcher, stage: str, *, command: str) -> No
                 folder.rename(target)
 
 
+def checked(plan: Plan, launcher: Launcher) -> Plan:
+    """Returns the plan if it can be launched there, or raises every fault."""
+    faults = [*plan.faults, *launcher.check(plan)]
+    if faults:
+        raise RecipeError(faults)
+    return plan
+
+
+def take(run: Run, command: str) -> RunLock:
+    """Takes the run; waits a moment for somebody who only looks at it, not for one who works on it."""
+    for _ in range(TRIES):
+        try:
+            return run.lock(command)
+        except RunBusy:
+            time.sleep(BETWEEN_TRIES_S)
+    return run.lock(command)
+
+
 def _record(plan: Plan, launcher: Launcher) -> Launch:
     return Launch(
         recipe=plan.recipe.name,
         launcher=launcher.name,
         host=socket.gethostname(),
-        user=getpass.getuser(),
+        user=user_name(),
         started=time.time(),
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
         tracking={"uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment},

@@ -79,7 +79,7 @@ class RunLock:
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "user": _user(),
+            "user": user_name(),
             "started": time.time(),
             "command": command,
         }
@@ -125,7 +125,8 @@ def _busy(directory: Path) -> str:
     )
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Returns the name of the user who runs this process, or a number where it has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run us under a number that has no name

@@ -3,16 +3,18 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.display import ending_lines, make_console, plan_table
-from orchestrator.follow import follow, wait
-from orchestrator.launcher import Launcher, launch
+from orchestrator.follow import follow, wait, wait_for_mlflow
+from orchestrator.launcher import Launcher, checked, launch
 from orchestrator.plan import Plan
 from orchestrator.records import record
 from orchestrator.status import status
 
 INTERRUPTED_EXIT = 130
+MLFLOW_PATIENCE_S = 15.0  # of the one who follows; the forwarder itself has more
 
 
 @record
@@ -24,22 +26,27 @@ class Manner:
     require_clean: bool
 
 
-def start(plan: Plan, launcher: Launcher, manner: Manner) -> int:
+def start(make: Callable[[], Plan], launcher: Launcher, manner: Manner) -> int:
     """Launches a plan and returns the exit code: of the run if it is followed, else 0."""
+    plan = checked(make(), launcher)
     console, run = make_console(), plan.directory
     if not manner.as_json:
         console.print(plan_table(plan))
-    launch(plan, launcher, code_root(), command=command_line(), require_clean=manner.require_clean)
+    launch(make, launcher, code_root(), command=command_line(), require_clean=manner.require_clean)
     if not manner.follow:
         lines = [json.dumps(status(run), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
         console.out("\n".join(lines), highlight=False)
         return 0
     try:
         shown = wait(run) if manner.as_json else follow(run, console)
+        tells = shown["tracking_uri"] is not None and any(stage.action != "reuse" for stage in plan.stages)
+        told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:
         make_console(stderr=True).out("\nthe run goes on\n" + "\n".join(_hints(run)), highlight=False)
         return INTERRUPTED_EXIT
     lines = [json.dumps(shown, indent=1)] if manner.as_json else list(ending_lines(shown))
+    if not told and not manner.as_json:
+        lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
     console.out("\n".join(lines), highlight=False)
     return 0 if shown["state"] == "done" else 1
 
@@ -55,5 +62,8 @@ def command_line() -> str:
 
 
 def _hints(run: Path) -> list[str]:
-    name = shlex.quote(str(run))
-    return [f"follow:   orch status {name} --watch", f"cancel:   orch cancel {name}"]
+    return [f"follow:   orch status {_quoted(run)} --watch", f"cancel:   orch cancel {_quoted(run)}"]
+
+
+def _quoted(run: Path) -> str:
+    return shlex.quote(str(run))

@@ -1,14 +1,15 @@
 """Answers what a run is doing, and closes what a vanished supervisor left open."""
 
-import getpass
 import itertools
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InputError, RunBusy
+from orchestrator.errors import InputError, SurroundingsError
+from orchestrator.lock import user_name
 from orchestrator.progress import read_progress
 from orchestrator.run import Run
 from orchestrator.state import (
@@ -24,6 +25,8 @@ from orchestrator.state import (
     write_state,
 )
 from orchestrator.supervisor import ask_to_cancel
+
+log = logging.getLogger(__name__)
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def cancel_run(directory: Path, stage: str | None) -> str:
     shown = status(directory)
     if Run(directory).holder() is None:
         return f"nothing to cancel: nobody works on {directory}, its state is {shown['state']}"
-    ask_to_cancel(directory, stage, getpass.getuser())
+    ask_to_cancel(directory, stage, user_name())
     return f"asked {shown['host']} to cancel {stage or directory}; what runs there saves first, if it can"
 
 
@@ -87,16 +90,16 @@ def latest_run(runs: Path) -> Path:
 
 def settle(directory: Path) -> None:
     """Closes the launch and the attempts of a supervisor that is gone (killed, or its machine went down)."""
-    launch = read_launch(directory)
-    if launch is None or launch.ended is not None:
+    launch, run = read_launch(directory), Run(directory)
+    if launch is None or launch.ended is not None or run.holder() is not None:
         return
     try:
-        with Run(directory).lock("orch status"):
+        with run.lock("orch status"):
             launch = read_launch(directory)  # again: it may have ended before the lock was ours
             if launch is not None and launch.ended is None:
                 _close(directory, launch)
-    except RunBusy:
-        return  # its supervisor lives
+    except SurroundingsError as error:  # somebody was faster, or we may only look
+        log.info("%s is not closed by us: %s", directory, error)
 
 
 def _close(directory: Path, launch: Launch) -> None:

@@ -67,8 +67,7 @@ class Supervisor:
         for entry in self._launch.stages:
             if not self._finish(entry["name"]):
                 break
-        else:
-            self._write_report()
+        self._write_report()
         if forwarder is not None and forwarder.missing:
             self._note("MLflow was told nothing: orchestrator.tracking is not part of this installation")
         self._launch = replace(self._launch, ended=time.time())
