@@ -91,13 +91,13 @@ def _shared_colours(panels: Sequence[Panel]) -> Colours:
 
 
 def _identities(panel: Panel) -> list[tuple[str, int]]:
-    """Names every mark by its phrase and how often that phrase was marked before, in this panel."""
+    """Names every mark by its box, or else its phrase, and how often that was marked before in this panel."""
     seen: dict[str, int] = {}
     identities = []
     for mark in panel.marks:
-        phrase = " ".join(mark.phrase.lower().split())
-        identities.append((phrase, seen.get(phrase, 0)))
-        seen[phrase] = seen.get(phrase, 0) + 1
+        name = " ".join(mark.phrase.lower().split()) if mark.box_xyxy_px is None else str(mark.box_xyxy_px)
+        identities.append((name, seen.get(name, 0)))
+        seen[name] = seen.get(name, 0) + 1
     return identities
 
 
@@ -219,7 +219,7 @@ def _set_lines(words: Sequence[Word], width_px: int) -> list[list[tuple[int, int
     lines: list[list[tuple[int, int, Word]]] = [[]]
     right_px = 0
     for word in words:
-        left_px = right_px if word.tight or not lines[-1] else right_px + GAP_PX
+        left_px = right_px + _gap_px(word) if lines[-1] else 0
         extent_px = round(font.getlength(word.text)) + (2 * GAP_PX if word.mark is not None else 0)
         if lines[-1] and (word.opens_line or left_px + extent_px > width_px):
             lines.append([])
@@ -227,6 +227,12 @@ def _set_lines(words: Sequence[Word], width_px: int) -> list[list[tuple[int, int
         right_px = left_px + extent_px
         lines[-1].append((left_px, right_px, word))
     return lines
+
+
+def _gap_px(word: Word) -> int:
+    if not word.tight:
+        return GAP_PX
+    return 0 if word.mark is None else -GAP_PX  # inside a chip the paddings of two words overlap
 
 
 def _draw_line(

@@ -24,8 +24,7 @@ h2 { font-size: 1.25rem; margin: 44px 0 10px; scroll-margin-top: 12px; }
 h3 { font-size: 1.02rem; margin: 24px 0 8px; overflow-wrap: anywhere; }
 p { margin: 8px 0; max-width: 76ch; }
 a { color: var(--link); }
-nav { padding-top: 10px; font-size: .92rem; }
-nav a { margin-right: 16px; white-space: nowrap; }
+nav { padding-top: 10px; font-size: .92rem; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 .soft { color: var(--soft); }
 .small { font-size: .88rem; }
 .headline { font-size: 1.12rem; }
@@ -92,6 +91,10 @@ footer { padding: 36px 20px 40px; color: var(--soft); font-size: .86rem; }
 # shows the values below the pointer; the page is complete without it
 SCRIPT = """
 'use strict';
+for (const svg of document.querySelectorAll('svg.chain')) {
+  const frame = svg.parentElement;
+  frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2;
+}
 for (const svg of document.querySelectorAll('svg.chart')) {
   const L = 56, R = 548, T = 12, B = 218;
   const curves = [...svg.querySelectorAll('[data-points]')].map(node => ({

@@ -1,5 +1,6 @@
 """Puts the parts of the report together and writes the file."""
 
+import contextlib
 import os
 import time
 from html import escape
@@ -23,9 +24,9 @@ def make_report(run_dir: Path, output: Path) -> Path:
         draft.write_text(text, encoding="utf-8")
         draft.replace(output)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise SurroundingsError(f"cannot write {output}: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return output
 
 

@@ -55,7 +55,9 @@ def pictures(run: RunView) -> str:
 def _first_sentence(scores: Scores) -> str:
     name, benchmark = next(iter(scores.metrics["benchmarks"].items()))
     score, value = next(iter(benchmark["scores"].items()))
-    text = f"{escape(name)} {escape(score)} is <b>{value:.3f}</b> on {int(benchmark['images'])} held-out images"
+    titles = {(benchmark, score): title for benchmark, score, title in HEADLINE}
+    title = titles.get((name, score), f"{name} {score}")
+    text = f"{escape(title)} is <b>{value:.3f}</b> on {int(benchmark['images'])} held-out images"
     before = (benchmark.get("untrained") or {}).get(score)
     if before is None:
         return f"{text}."

@@ -41,7 +41,7 @@ def summary(run: RunView) -> str:
         text += f"; {running[0].name} is running" + (f", step {step} of {running[0].status['steps']}" if step else "")
     elif done < len(run.stages):
         text += "; this run is not finished"
-    parts = [f"<p>{badge(str(status['state']))} {escape(text)}.</p>"]
+    parts = [f"<p>{badge(str(status['state']))} {escape(text.rstrip('.'))}.</p>"]
     where = f"recipe {status['recipe']}"
     if status.get("started"):
         where += f", launched {moment(status['started'])}"

@@ -1,0 +1,223 @@
+"""The report of a run: true, complete, harmless and self-contained, whatever state the run is in."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts import Report, write_json
+from orchestrator.errors import InputError, SurroundingsError
+from orchestrator.report import make_report
+from orchestrator.report.gather import gather, read_curves
+from orchestrator.report.sections import duration
+from orchestrator.state import Attempt
+from tests.orchestrator.report.runs import CHAIN, STARTED, fingerprint_of, write_run
+from tests.stages.scenes import scene
+
+VOID = {"meta", "br", "img", "hr", "input", "link"}
+
+
+class Balance(HTMLParser):
+    """Follows the tags of a page, and collects where it points to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.alts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.sources += [given[name] for name in ("src", "srcset", "data", "action") if name in given]
+        self.links += [given["href"]] if "href" in given else []
+        self.ids += [given["id"]] if "id" in given else []
+        self.alts += [given.get("alt", "")] if tag == "img" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def read(page: Path) -> tuple[str, Balance]:
+    text = page.read_text(encoding="utf-8")
+    balance = Balance()
+    balance.feed(text)
+    return text, balance
+
+
+def attempt(number: int, state: str, **given: object) -> Attempt:
+    plain = Attempt(
+        number=number, launcher="local", job_id="7", nodes=("workstation",), started=STARTED + 100 * number,
+        ended=STARTED + 100 * number + 83, state="done",
+    )  # fmt: skip
+    return replace(plain, state=state, **given)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    attempts = {
+        "region": (
+            attempt(1, "failed", from_step=0, to_step=170, cause="node_failure", detail="rank 1 was killed"),
+            attempt(2, "done", from_step=150, to_step=300),
+        )
+    }
+    return write_run(tmp_path / "bars", {}, attempts=attempts)
+
+
+def test_a_finished_run_is_told_from_result_to_commands(finished: Path) -> None:
+    text, balance = read(make_report(finished, finished / "report.html"))
+
+    assert (balance.open, balance.wrong) == ([], [])
+    assert "12 of 12 stages are done" in text
+    assert "GCG mIoU is <b>0.667</b> on 6 held-out images; the same architecture with fresh weights has 0.000" in text
+    for name in CHAIN:
+        assert f'id="stage-{name}"' in text
+    assert "1: failed, steps 0 to 170, 1 min 23 s, node_failure" in text
+    assert "rank 1 was killed" in text
+    assert "attempt 2</text>" in text  # in the loss curve
+    assert "METEOR is NLTK&#x27;s" in text
+    assert "torch 2.13.0" in text
+    assert "git checkout 0123abcd" in text
+    assert "with uncommitted changes" in text
+    assert re.search(r"held_out\.shards.*?6.*?made here", text)
+    assert f"orch predict {finished}/export/export IMAGE" in text
+
+
+def test_the_page_asks_the_network_for_nothing(finished: Path) -> None:
+    text, balance = read(make_report(finished, finished / "report.html"))
+
+    assert balance.sources
+    assert all(source.startswith("data:image/png;base64,") for source in balance.sources)
+    assert all(link.startswith("#") for link in balance.links)
+    assert {link[1:] for link in balance.links} <= set(balance.ids)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\(", text)
+
+
+def test_every_picture_is_described_in_words(finished: Path) -> None:
+    _, balance = read(make_report(finished, finished / "report.html"))
+
+    assert len(balance.alts) == 6
+    assert balance.alts[0].startswith("Held-out image scene0000. Ground truth: A red bar stands left of")
+
+
+def test_a_failed_run_says_what_failed_and_how_to_go_on(tmp_path: Path) -> None:
+    broken = attempt(1, "failed", from_step=0, to_step=600, cause="diverged", detail="the loss is not finite.")
+    waiting = dict.fromkeys(("sft", "score", "export"), "waiting")
+    run = write_run(tmp_path / "bars", {"gcg": "failed", **waiting}, attempts={"gcg": (broken,)}, note="a note")
+
+    text, balance = read(make_report(run, run / "report.html"))
+
+    assert (balance.open, balance.wrong) == ([], [])
+    assert "8 of 12 stages are done; gcg failed (diverged): the loss is not finite." in text
+    assert "No stage of this run has evaluated a model yet." in text
+    assert "a note" in text
+    assert f"orch resume {run}" in text
+
+
+def test_a_run_of_which_nothing_has_started_has_a_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "bars", dict.fromkeys(CHAIN, "waiting"))
+
+    text, balance = read(make_report(run, tmp_path / "elsewhere" / "page.html"))
+
+    assert (balance.open, balance.wrong) == ([], [])
+    assert "0 of 12 stages are done" in text
+    assert "No stage has trained yet." in text
+
+
+def test_scores_of_an_older_plan_are_not_shown(finished: Path) -> None:
+    document = json.loads((finished / "score/stage.json").read_text())
+    write_json(finished / "score/stage.json", {**document, "fingerprint": "another"})
+
+    text, _ = read(make_report(finished, finished / "report.html"))
+
+    assert "No stage of this run has evaluated a model yet." in text
+    assert "11 of 12 stages are done" in text
+
+
+def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    samples = tuple(replace(scene(n), key=f"k{n}", caption=scene(n).caption + evil) for n in range(2))
+    bad = attempt(1, "done", detail=evil)
+    run = write_run(tmp_path / "bars", {}, samples=samples, attempts={"align": (bad,)}, note=evil)
+    (run / "recipe.yaml").write_text(f"name: {evil}\n")
+    write_json(run / "code/COMMIT", {"commit": evil, "dirty": False})
+
+    text, balance = read(make_report(run, run / "report.html"))
+
+    assert evil not in text
+    assert text.count("<script") == 1
+    assert "onerror=alert(2)&gt;" in text
+    assert not [source for source in balance.sources if not source.startswith("data:")]
+    assert not re.search(r"git checkout", text)
+
+
+def test_a_picture_outside_of_its_report_is_not_shown(finished: Path) -> None:
+    folder = finished / "score/report"
+    (finished / "secret.png").write_bytes((folder / "pictures/gcg_000.png").read_bytes())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["pictures"] = [
+        {"path": path, "benchmark": "gcg", "key": "k", "text": "t"}
+        for path in ("../../secret.png", str(finished / "secret.png"), "metrics.json", "pictures/none.png")
+    ]
+    write_json(folder / "metrics.json", metrics)
+    Report(folder).commit(fingerprint_of("score"))
+
+    text, balance = read(make_report(finished, finished / "report.html"))
+
+    assert balance.sources == []
+    assert "4 more pictures are in the run folder" in text
+
+
+def test_the_page_stays_small_enough_to_be_mailed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (finished / "score/report/pictures/gcg_000.png").stat().st_size
+    monkeypatch.setattr("orchestrator.report.scores.PICTURES_BYTES", 2 * size)
+
+    text, balance = read(make_report(finished, finished / "report.html"))
+
+    assert 1 <= len(balance.sources) <= 3
+    assert "more pictures are in the run folder" in text
+
+
+def test_a_step_that_was_computed_again_counts_once(tmp_path: Path) -> None:
+    lines = [
+        {"event": "loss", "step": step, "value": value} for step, value in ((1, 3.0), (2, 2.0), (2, 1.5), (3, 1.0))
+    ]
+    lines.append({"event": "metrics", "step": 3, "values": {"loss": 9.0, "lr": 0.1}})
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "lo')
+
+    curves = read_curves(tmp_path)
+
+    assert curves == {"loss": ((1.0, 3.0), (2.0, 1.5), (3.0, 1.0)), "lr": ((3.0, 0.1),)}
+
+
+def test_stages_are_linked_by_what_they_read(finished: Path) -> None:
+    parents = {stage.name: stage.parents for stage in gather(finished).stages}
+
+    assert parents["region"] == ("regions", "align")
+    assert parents["score"] == ("held_out", "sft")
+    assert parents["scenes"] == ()
+
+
+def test_what_is_no_run_is_refused_and_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "bars", dict.fromkeys(CHAIN, "waiting"))
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(InputError, match="is not a run folder"):
+        make_report(tmp_path / "none", tmp_path / "page.html")
+    with pytest.raises(SurroundingsError, match=re.escape(f"cannot write {tmp_path}/file/page.html")):
+        make_report(run, tmp_path / "file/page.html")
+
+
+def test_times_are_written_in_their_two_largest_units() -> None:
+    assert [duration(seconds) for seconds in (0.34, 59.2, 83, 3660, 90000)] == [
+        "0.3 s", "59 s", "1 min 23 s", "1 h 01 min", "25 h 00 min",
+    ]  # fmt: skip
