@@ -15,6 +15,7 @@ from orchestrator.stage import Stage
 from orchestrator.typed import dotted, suggestion, typed
 from orchestrator.wiring import Wire, bind_inputs, bind_outputs, check_wire, load_target, wires_of
 
+UNTOLD = ""  # in the place of a family: nobody can say, for a reason that is a fault already
 MODELS = ("checkpoint", "export")  # kinds of artifacts that belong to a model family
 
 
@@ -171,6 +172,8 @@ def _families(
         if wire.kind.kind not in MODELS or any(fault.key == key for fault in told):
             continue
         family = _family_of(wire, entries)
+        if family == UNTOLD:
+            continue
         if family is None:
             message = f"{wire.text!r} names no model family, so nobody knows how to load it"
             faults.append(Fault(key=key, message=message))
@@ -186,14 +189,16 @@ def _family_of(wire: Wire, entries: Mapping[str, Typed]) -> str | None:
     """Follows a checkpoint to the stage that knows its family, or to its manifest."""
     while wire.path is None:
         maker = entries.get(wire.stage or "")
-        if maker is None or maker.cls is None or maker.cls.family is not None:
-            return maker.cls.family if maker is not None and maker.cls is not None else None
+        if maker is None or maker.cls is None:
+            return UNTOLD  # that stage has a fault of its own
+        if maker.cls.family is not None:
+            return maker.cls.family
         passed = [made for made in maker.wires.values() if made.kind.kind in MODELS]
         if not passed:
             return None
         wire = passed[0]
     try:
         family = wire.kind(wire.path).facts().get("family")
-    except (OrchError, OSError, ValueError, KeyError, AttributeError):
-        return None  # what is wrong with it is told by check_external
+    except (OrchError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return UNTOLD  # what is wrong with it is told by check_external
     return family if isinstance(family, str) else None

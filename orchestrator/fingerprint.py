@@ -4,9 +4,10 @@ A fingerprint is the sha256 of the canonical JSON of an identity: the stage's ke
 incidental fields, the seed, the code, the fingerprints of its inputs' makers (or the digests of artifacts from
 elsewhere), and what the stage itself names outside of all that (raw files).
 
-Code means: the module of the stage, what `Stage.code_roots` names, the model family that a stage asks, and every
-module of ours that these import, also inside functions. Each module counts as its syntax tree without docstrings, so
-comments and layout change nothing, while any statement does. Modules that only observe or place work are NEUTRAL.
+Code means: the class of the stage with what it needs of its module, what `Stage.code_roots` names, the model family
+that a stage asks, and every module of ours that these import, also inside functions. Each counts as its syntax tree
+without docstrings, so comments and layout change nothing, while any statement does. Modules that only observe or
+place work are NEUTRAL.
 
 Not in it: resources, cluster, tracking, and the versions of libraries. Another torch must not throw away a week of
 work unasked; the versions a stage ran with are in the facts of its outputs, for whoever compares.
@@ -86,9 +87,4 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 def roots(target: str, code_roots: Iterable[str], families: Mapping[str, str]) -> list[str]:
     """Returns the modules from which the code of a stage is followed."""
-    return [module_of(target), *code_roots, *(module_of(family) for family in families.values()), *ALWAYS]
-
-
-def module_of(target: str) -> str:
-    """Returns the module of "module:Class"."""
-    return target.partition(":")[0]
+    return [target, *code_roots, *families.values(), *ALWAYS]

@@ -9,6 +9,8 @@ from typing import Any
 
 from orchestrator.errors import InputError
 
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+QUIET = frozenset({"record", "dataclass"})
 DYNAMIC = ("import_module", "__import__")
 UNSAID = frozenset(
     {"ctx", "kind", "type_comment", "type_ignores"}
@@ -18,7 +20,8 @@ UNSAID = frozenset(
 class Sources:
     """The code of some packages, each module read and parsed once.
 
-    `packages` are top-level names; what lies outside them is a library, whose version is recorded and not hashed.
+    A module is named "a.b", or "a.b:Class" for that class and what it needs of its module: stages that share a file
+    do not share its changes. `packages` are top-level names; what lies outside is a library, recorded and not hashed.
     `neutral` modules ("a.b", or "a.b.*" for all in a package) are left out, and so is what only they import.
     """
 
@@ -46,7 +49,7 @@ class Sources:
         return self._paths[module]
 
     def _find(self, module: str) -> Path | None:
-        top, *rest = module.split(".")
+        top, *rest = module.partition(":")[0].split(".")
         root = self._roots.get(top)
         if root is None:
             return None
@@ -67,12 +70,14 @@ class Sources:
         return reached
 
     def _is_neutral(self, module: str) -> bool:
-        return module in self._neutral or module.rpartition(".")[0] + ".*" in self._neutral
+        name = module.partition(":")[0]
+        return name in self._neutral or name.rpartition(".")[0] + ".*" in self._neutral
 
     def _imported(self, module: str) -> tuple[str, ...]:
         if module not in self._imports:
             path = self.path(module)
-            inside = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
+            name = module.partition(":")[0]
+            inside = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
             found = {name for node in _walk(self._tree(module)) for name in self._named(node, inside)}
             self._imports[module] = tuple(sorted(name for name in found if self.path(name) is not None))
         return self._imports[module]
@@ -96,7 +101,7 @@ class Sources:
         tree = self._trees.get(module)
         if tree is None:
             path = self.path(module)
-            tree = self._trees[module] = ast.Module(body=[], type_ignores=[]) if path is None else parse(path)
+            tree = self._trees[module] = ast.Module(body=[], type_ignores=[]) if path is None else parse(path, module)
         return tree
 
     def _digest(self, module: str) -> str:
@@ -105,12 +110,14 @@ class Sources:
         return self._digests[module]
 
 
-def parse(path: Path) -> ast.Module:
-    """Parses a Python file; InputError names the line that is not Python."""
+def parse(path: Path, module: str = "") -> ast.Module:
+    """Parses a Python file, of "a.b:Class" only what the class needs; InputError names the line that is not Python."""
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}") from None
+    _, colon, name = module.partition(":")
+    return _pruned(tree, name.partition(".")[0]) if colon else tree
 
 
 def digest(tree: ast.Module) -> str:
@@ -122,6 +129,32 @@ def digest(tree: ast.Module) -> str:
     words: list[str] = []
     _spell(tree, words)
     return hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _pruned(tree: ast.Module, name: str) -> ast.Module:
+    """Leaves out the classes and functions of a module that a class never names, nor anything that it names.
+
+    Everything else at the top of the module runs when it is imported, so it stays; so does what a decorator may keep
+    for later use.
+    """
+    definitions = {node.name: node for node in tree.body if isinstance(node, DEFINITIONS) and _is_quiet(node)}
+    if name not in definitions:
+        return tree
+    kept: set[str] = set()
+    waiting = [node for node in tree.body if getattr(node, "name", None) not in definitions] + [definitions[name]]
+    kept.add(name)
+    while waiting:
+        named = {node.id for node in _walk(waiting.pop()) if isinstance(node, ast.Name)} & definitions.keys()
+        waiting.extend(definitions[new] for new in named - kept)
+        kept |= named
+    left_out = definitions.keys() - kept
+    body = [node for node in tree.body if not (isinstance(node, DEFINITIONS) and node.name in left_out)]
+    return ast.Module(body=body, type_ignores=[])
+
+
+def _is_quiet(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Tells whether defining it does nothing else: no decorator that could note it down somewhere."""
+    return all(isinstance(decorator, ast.Name) and decorator.id in QUIET for decorator in node.decorator_list)
 
 
 def _spell(node: ast.AST, words: list[str]) -> None:

@@ -154,11 +154,12 @@ def _plan(reading: Reading, recipe: Recipe, catalog: Catalog, run_dir: Path) -> 
 def _plan_stage(
     draft: Draft, seed: int, run_dir: Path, sources: Sources, planned: Mapping[str, PlannedStage]
 ) -> PlannedStage:
-    outside, faults = _outside(draft)
+    outside, contents, faults = _surroundings(draft)
     code = sources.closure(roots(draft.target, draft.stage.code_roots(), draft.families))
     known = identity(
         key=draft.spec.stage, target=draft.target, families=draft.families, config=draft.config, seed=seed, code=code,
-        inputs={name: _origin(wire, planned) for name, wire in draft.wires.items()}, outside=outside,
+        inputs={name: contents.get(name) or _origin(wire, planned) for name, wire in draft.wires.items()},
+        outside=outside,
     )  # fmt: skip
     digest = fingerprint(known)
     verdict = _decide(draft, run_dir, known, digest, planned, faults)
@@ -172,14 +173,15 @@ def _plan_stage(
     )  # fmt: skip
 
 
-def _outside(draft: Draft) -> tuple[Mapping[str, str], tuple[Fault, ...]]:
-    """Asks a stage what it depends on outside the recipe; a stage with faults is not asked."""
+def _surroundings(draft: Draft) -> tuple[Mapping[str, str], Mapping[str, str], tuple[Fault, ...]]:
+    """Looks at what a stage depends on outside the recipe and at its artifacts from elsewhere; unless it has faults."""
     if draft.faults:
-        return {}, draft.faults
+        return {}, {}, draft.faults
     try:
-        return draft.stage.outside(), ()
+        paths = {name: (wire.kind, wire.path) for name, wire in draft.wires.items() if wire.path is not None}
+        return draft.stage.outside(), {name: content_of(kind(path)) for name, (kind, path) in paths.items()}, ()
     except (OrchError, OSError) as error:
-        return {}, (Fault(key=f"stages.{draft.name}", message=f"what it reads cannot be looked at: {error}"),)
+        return {}, {}, (Fault(key=f"stages.{draft.name}", message=f"what it reads cannot be looked at: {error}"),)
 
 
 def _decide(
@@ -209,10 +211,8 @@ def _made(wire: Wire, planned: Mapping[str, PlannedStage]) -> Artifact:
 
 
 def _origin(wire: Wire, planned: Mapping[str, PlannedStage]) -> str:
-    """Returns what stands for an input in an identity: who makes it, or what it holds."""
-    if wire.stage is not None:
-        return f"{planned[wire.stage].fingerprint}:{wire.output}"
-    return content_of(wire.kind(wire.path or Path()))
+    """Returns what stands in an identity for an input made by another stage: the maker's fingerprint."""
+    return "" if wire.stage is None else f"{planned[wire.stage].fingerprint}:{wire.output}"
 
 
 def _located(given: Any) -> Any:

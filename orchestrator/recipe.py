@@ -14,6 +14,7 @@ from orchestrator.errors import Fault, RecipeError
 from orchestrator.records import hidden, record
 from orchestrator.typed import allowed, dotted, plain, suggestion, typed
 
+MOST_NODES = 1_000_000  # of a file after its YAML aliases are written out: a thousand stages, but no bomb
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@|[?&](?:password|passwd|token|secret)=[^&\s]", re.IGNORECASE)
 ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z0-9_]+)")
@@ -141,7 +142,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _parse(path: Path) -> DictConfig:
     try:
-        written = OmegaConf.load(path)
+        written = OmegaConf.load(path, max_yaml_expanded_nodes=MOST_NODES)
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file") from None
     except IsADirectoryError:

@@ -84,9 +84,9 @@ def _copy(code_root: Path, draft: Path) -> None:
 
 def _compare(draft: Path, code_root: Path, planned: Mapping[str, str]) -> None:
     for module, expected in planned.items():
-        place = draft.joinpath(*module.split("."))
+        place = draft.joinpath(*module.partition(":")[0].split("."))
         path = next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
-        if path is not None and digest(parse(path)) != expected:
+        if path is not None and digest(parse(path, module)) != expected:
             where = code_root / path.relative_to(draft)
             raise SurroundingsError(f"{where} was edited while the launch was being prepared; launch again")
 
