@@ -119,18 +119,21 @@ def spans_of(caption: str, phrases: Iterable[str]) -> list[tuple[Span, ...]]:
     for at, phrase in sorted(wanted, key=lambda item: (-len(item[1]), item[0])):
         places = [match.span() for match in re.finditer(re.escape(phrase), caption, re.IGNORECASE)] if phrase else []
         free = [place for place in places if not any(_overlap(place, other) for other in taken)]
-        span = free[0] if free else _trimmed(places, taken)
+        span = free[0] if free else _trimmed(caption, places, taken)
         if span is not None:
             taken.append(span)
             found[at] = (span,)
     return found
 
 
-def _trimmed(places: list[Span], taken: list[Span]) -> Span | None:
+def _trimmed(caption: str, places: list[Span], taken: list[Span]) -> Span | None:
     for start, end in places:
         left = max([start] + [other for first, other in taken if first <= start < other])
         right = min([end] + [first for first, other in taken if left <= first < end])
-        if left < right and not any(_overlap((left, right), other) for other in taken):
+        words = caption[left:right].strip()
+        left += caption[left:right].find(words)
+        right = left + len(words)
+        if words and not any(_overlap((left, right), other) for other in taken):
             return (left, right)
     return None
 

@@ -32,8 +32,12 @@ LEAST_VISIBLE = 0.8  # of every object's pixels
 _LEAST_GAP_X = 24 / 128  # between the centres of visible boxes: left and right is never in doubt
 _MARGIN = 0.015
 _TILT = math.radians(15)
-_REACH = 1.75  # the farthest corner of any shape, in radii
-_EXTENT = {"circle": 1.0, "square": 1.1, "triangle": 1.42, "cross": 1.26}  # half a box around it, tilted, in radii
+_REACH = 1.8  # the farthest corner of any shape, in radii
+_CORNERS = {  # upright, in radii, those of the right half
+    "square": ((0.886, -0.886), (0.886, 0.886)),
+    "triangle": ((0.0, -1.167), (1.347, 1.167)),
+    "cross": ((1.19, -0.397), (1.19, 0.397), (0.397, -1.19), (0.397, 1.19)),
+}
 _PROPOSALS = 128
 
 
@@ -95,7 +99,8 @@ def _arranged(
         looks = _looks(rng, count)
         depth = rng.permutation(count).tolist()
         for places in _places(rng, looks):
-            things = tuple(replace(look, x=x, y=y) for look, (x, y) in zip(looks, places, strict=True))
+            placed = [replace(look, x=x, y=y) for look, (x, y) in zip(looks, places, strict=True)]
+            things = tuple(sorted(placed, key=lambda thing: thing.x))
             windows = [_window(thing, image_px) for thing in things]
             owner_HW = _owners(windows, depth, image_px)
             if _clear(owner_HW, windows):
@@ -127,16 +132,25 @@ def _look(rng: np.random.Generator, colour: str) -> Thing:
 
 
 def _places(rng: np.random.Generator, looks: list[Thing]) -> Iterator[list[tuple[float, float]]]:
-    """Proposes some centres that keep the things in the picture, in order and off each other."""
+    """Proposes some centres that keep the things in the picture and off each other."""
     radii = np.array([look.radius for look in looks])
-    edges = _MARGIN + radii * [_EXTENT[look.shape] for look in looks]
-    xy = edges[:, None] + rng.random((_PROPOSALS, len(looks), 2)) * (1 - 2 * edges[:, None])
-    good = (np.diff(xy[..., 0], axis=1) >= _LEAST_GAP_X).all(axis=1)
+    edges = _MARGIN + radii[:, None] * [_extent(look.shape, look.angle) for look in looks]
+    xy = edges + rng.random((_PROPOSALS, len(looks), 2)) * (1 - 2 * edges)
+    good = (np.diff(np.sort(xy[..., 0], axis=1), axis=1) >= _LEAST_GAP_X).all(axis=1)
     for one in range(len(looks)):
         for other in range(one):
             good &= np.hypot(*(xy[:, one] - xy[:, other]).T) >= 0.8 * (radii[one] + radii[other])
     for proposal in xy[good][:8]:
         yield [(float(x), float(y)) for x, y in proposal]
+
+
+def _extent(shape: str, angle: float) -> tuple[float, float]:
+    """Returns how far a tilted shape reaches to either side and up or down, in radii."""
+    if shape == "circle":
+        return (1.0, 1.0)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    corners = [(side * u, v) for u, v in _CORNERS[shape] for side in (-1, 1)]
+    return (max(abs(u * cosine - v * sine) for u, v in corners), max(abs(u * sine + v * cosine) for u, v in corners))
 
 
 def _owners(windows: list[Window], depth: list[int], image_px: int) -> NDArray[np.int8]:
