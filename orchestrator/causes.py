@@ -42,7 +42,7 @@ def cause_of_exit(status: int, *, oom_kills: int) -> tuple[Cause, str]:
         return "preempted", "it was asked to stop, and saved"
     if status >= 0:
         return "unknown", f"it ended with exit code {status} and left no record"
-    name = signal.Signals(-status).name
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     if -status == signal.SIGKILL and oom_kills > 0:
         return "out_of_memory", "the kernel killed it because the machine ran out of memory"
     if -status == signal.SIGKILL:
@@ -66,7 +66,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _own_cause(error: BaseException) -> Cause | None:

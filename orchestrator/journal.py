@@ -21,9 +21,9 @@ class Journal:
 
     def __init__(self, directory: Path | None) -> None:
         """Writes into `directory`; None writes nowhere (ranks other than the first, tests)."""
-        self._file = None if directory is None else (directory / JOURNAL).open("a+b")
-        if self._file is not None and _ends_in_half_a_line(directory):
-            self._file.write(b"\n")  # a killed process left half a line: the next event must not be glued to it
+        # unbuffered: what a full disk refused must not be tried again, and fail again, at the end of training
+        self._file = None if directory is None else (directory / JOURNAL).open("ab", buffering=0)
+        self._torn = _ends_in_half_a_line(directory)  # the next event must not be glued to it
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records numbers of a step."""
@@ -33,12 +33,13 @@ class Journal:
         """Records one event with its time."""
         if self._file is None:
             return
-        line = json.dumps({"event": event, "time": time.time(), **fields}, ensure_ascii=False)
+        text = json.dumps({"event": event, "time": time.time(), **fields}, ensure_ascii=False)
+        line = b"\n" * self._torn + text.encode() + b"\n"
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+            self._torn = self._file.write(line) != len(line)
         except OSError as error:  # a full disk must not end training: the next checkpoint will say so by itself
-            log.warning("the journal could not be written (%s); this event is lost: %s", error, line[:200])
+            self._torn = True
+            log.warning("the journal could not be written (%s); this event is lost: %s", error, text[:200])
 
     def close(self) -> None:
         """Closes the file."""
