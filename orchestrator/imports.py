@@ -164,16 +164,12 @@ def _spell(node: ast.AST, words: list[str]) -> None:
         return
     for name in node._fields:
         value = getattr(node, name, None)
-        if value is None or value == [] or name in UNSAID:
+        items = list(_running(value)) if isinstance(value, list) else [value]
+        if value is None or not items or name in UNSAID:
             continue
         words.append(name)
-        if isinstance(value, ast.AST):
-            _spell(value, words)
-        elif isinstance(value, list):
-            for item in _running(value):
-                _spell(item, words) if isinstance(item, ast.AST) else words.append(repr(item))
-        else:
-            words.append(repr(value))
+        for item in items:
+            _spell(item, words) if isinstance(item, ast.AST) else words.append(repr(item))
     words.append(")")
 
 

@@ -132,7 +132,7 @@ def _explained(place: Path) -> Iterator[None]:
     """Turns what the operating system refuses into a sentence for the user."""
     try:
         yield
-    except (OSError, shutil.Error) as error:
+    except OSError as error:
         raise SurroundingsError(_sentence(place, error)) from error
 
 

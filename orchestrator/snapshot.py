@@ -15,7 +15,6 @@ CODE = "code"
 COMMIT = "COMMIT"
 DIFF = "changes.diff"
 COPIED = ("orchestrator", "stages", "slurm", "recipes", "pyproject.toml")
-SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 SPARE_BYTES = 1 << 20  # what a launch writes beside the code
 
 
@@ -76,10 +75,20 @@ def _copy(code_root: Path, draft: Path) -> None:
     draft.mkdir()
     for name in COPIED:
         source = code_root / name
-        if source.is_dir():
-            shutil.copytree(source, draft / name, ignore=SKIPPED, ignore_dangling_symlinks=True)
-        elif source.is_file():
+        if source.is_file():
             shutil.copy2(source, draft / name)
+        for folder, folders, files in os.walk(source):
+            folders[:] = [inner for inner in folders if not _is_skipped(inner)]
+            target = draft / Path(folder).relative_to(code_root)
+            target.mkdir()
+            for file in files:  # one by one, so that a full disk is told as such
+                path = Path(folder, file)
+                if not _is_skipped(file) and path.is_file():
+                    shutil.copy2(path, target / file)
+
+
+def _is_skipped(name: str) -> bool:
+    return name == "__pycache__" or name.endswith(".pyc") or name.startswith(".")
 
 
 def _compare(draft: Path, code_root: Path, planned: Mapping[str, str]) -> None:

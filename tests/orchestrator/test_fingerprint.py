@@ -224,7 +224,10 @@ def test_a_digest_tells_code_apart_exactly_where_it_does_something_else(one: str
 
 
 def test_the_digest_of_code_is_the_same_on_every_version_of_python() -> None:
-    code = "@d\nclass A(B):\n    def f(self, *a: int, **k) -> str:\n        return f'{a!r:>{k}}' if a else [x for x in k]\n"
+    code = (
+        "@d\nclass A(B):\n    def f(self, *a: int, **k) -> str:\n"
+        "        return f'{a!r:>{k}}' if a else [x for x in k]\n"
+    )
 
     assert digest(ast.parse(code)) == "2bee9d8a31887f2fa0d526395aae9c869b5776f058582e6732bb4e546b3d539f"
 
