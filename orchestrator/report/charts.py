@@ -9,7 +9,7 @@ from orchestrator.records import record
 Points = Sequence[tuple[float, float]]
 
 WIDTH_PX, HEIGHT_PX = 560, 260
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 56, 12, 12, 42
+LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 56, 22, 12, 42
 MOST_POINTS = 500
 LOG_FROM = 30.0  # largest by smallest value: from here on a linear axis hides the tail
 
@@ -33,7 +33,8 @@ def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, title: str, m
     parts = [*_axes(plane, x_name, y_name), *_restarts(plane, marks)]
     parts += [_curve(plane, line, number) for number, line in enumerate(drawn)]
     described = escape(f"{title}: {_in_words(drawn)}")
-    size = f'viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}"'
+    plane_px = f"{LEFT_PX} {WIDTH_PX - RIGHT_PX} {TOP_PX} {HEIGHT_PX - BOTTOM_PX}"
+    size = f'viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" data-plane="{plane_px}"'
     chart = f'<svg class="chart" {size} role="img" aria-label="{described}">{"".join(parts)}</svg>'
     return f"<figure>{_legend(drawn)}{chart}</figure>"
 

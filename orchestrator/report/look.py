@@ -43,7 +43,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.bars { min-width: 130px; width: 22%; padding-top: 10px; }
+td.bars { min-width: 90px; width: 32%; padding-top: 12px; }
 .bar { height: 7px; margin: 1px 0; border-radius: 2px; background: var(--c0); min-width: 1px; }
 .bar.before { background: none; border: 1px solid var(--soft); }
 code, pre { font: .86rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
@@ -96,7 +96,7 @@ for (const svg of document.querySelectorAll('svg.chain')) {
   frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2;
 }
 for (const svg of document.querySelectorAll('svg.chart')) {
-  const L = 56, R = 548, T = 12, B = 218;
+  const [L, R, T, B] = svg.dataset.plane.split(' ').map(Number);
   const curves = [...svg.querySelectorAll('[data-points]')].map(node => ({
     name: node.dataset.name,
     points: node.dataset.points.split(' ').map(pair => pair.split(',').map(Number)),
@@ -113,7 +113,7 @@ for (const svg of document.querySelectorAll('svg.chart')) {
   svg.append(cursor);
   svg.addEventListener('pointermove', event => {
     const box = svg.getBoundingClientRect();
-    const pixel = (event.clientX - box.left) * 560 / box.width;
+    const pixel = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
     const x = low + (pixel - L) / (R - L) * (high - low);
     if (!(pixel >= L - 4 && pixel <= R + 4)) return;
     let step = x;

@@ -107,16 +107,18 @@ def _table(benchmark: Mapping[str, Any]) -> str:
     untrained: Mapping[str, float] = benchmark.get("untrained") or {}
     meanings: Mapping[str, str] = benchmark.get("meanings", {})
     rows = "".join(
-        f'<tr><td>{escape(score)}</td><td class="number"><b>{value:.3f}</b></td>'
-        f'<td class="number">{_number(untrained.get(score))}</td><td class="bars">{_bars(score, value, untrained)}</td>'
-        f'<td class="soft">{escape(meanings.get(score, ""))}</td></tr>'
+        f"<tr><td>{escape(score)}{_meaning(meanings.get(score, ''))}</td>"
+        f'<td class="number"><b>{value:.3f}</b></td>'
+        f'<td class="number">{_number(untrained.get(score))}</td>'
+        f'<td class="bars">{_bars(score, value, untrained)}</td></tr>'
         for score, value in benchmark["scores"].items()
     )
-    head = (
-        '<tr><th>score</th><th class="number">trained</th><th class="number">untrained</th>'
-        "<th>trained above untrained</th><th>meaning</th></tr>"
-    )
+    head = '<tr><th>score</th><th class="number">trained</th><th class="number">untrained</th><th>compared</th></tr>'
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _meaning(text: str) -> str:
+    return f'<br><span class="soft small">{escape(text)}</span>' if text else ""
 
 
 def _number(value: float | None) -> str:

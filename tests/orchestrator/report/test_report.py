@@ -13,6 +13,7 @@ from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.report import make_report
 from orchestrator.report.gather import gather, read_curves
 from orchestrator.report.sections import duration
+from orchestrator.run import Run
 from orchestrator.state import Attempt
 from tests.orchestrator.report.runs import CHAIN, STARTED, fingerprint_of, write_run
 from tests.stages.scenes import scene
@@ -121,6 +122,33 @@ def test_a_failed_run_says_what_failed_and_how_to_go_on(tmp_path: Path) -> None:
     assert "No stage of this run has evaluated a model yet." in text
     assert "a note" in text
     assert f"orch resume {run}" in text
+
+
+def test_a_run_that_goes_on_says_where_it_is(tmp_path: Path) -> None:
+    running = attempt(1, "running", from_step=0, ended=None)
+    waiting = dict.fromkeys(("sft", "score", "export"), "waiting")
+    run = write_run(tmp_path / "bars", {"gcg": "running", **waiting}, attempts={"gcg": (running,)}, ended=None)
+    write_json(
+        run / "gcg/progress.json",
+        {"done": 600, "total": 1200, "unit": "step", "time": running.started + 5, "values": {}},
+    )
+
+    with Run(run).lock("orch launch"):
+        text, _ = read(make_report(run, run / "report.html"))
+
+    assert "8 of 12 stages are done; gcg is running, step 600 of 1200" in text
+    assert "▶ running" in text
+    assert "Loss of gcg" in text
+
+
+def test_a_run_whose_supervisor_vanished_is_no_longer_called_running(tmp_path: Path) -> None:
+    running = attempt(1, "running", from_step=0, ended=None)
+    waiting = dict.fromkeys(("sft", "score", "export"), "waiting")
+    run = write_run(tmp_path / "bars", {"gcg": "running", **waiting}, attempts={"gcg": (running,)}, ended=None)
+
+    text, _ = read(make_report(run, run / "report.html"))
+
+    assert "gcg failed (unknown): the supervisor process" in text
 
 
 def test_a_run_of_which_nothing_has_started_has_a_report(tmp_path: Path) -> None:
