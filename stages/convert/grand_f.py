@@ -63,6 +63,7 @@ def read_refs(raw: RawPart, notes: Notes) -> Iterator[Found]:
 def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Found]:
     """Reads the merged Flickr30k file: an image entry a sentence, an annotation a box, some for the same words."""
     coco = raw.object(0, "images", "annotations")
+    raw.about = len(coco["images"])
     annotations: dict[Any, list[Any]] = {}
     for annotation in coco["annotations"]:
         annotations.setdefault(annotation["image_id"], []).append(annotation)
@@ -84,6 +85,7 @@ def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Found]:
 def read_pair(raw: RawPart, notes: Notes) -> Iterator[Found]:
     """Reads the benchmark's pair of files: captions with labels, and masks in the order of the labels."""
     captions, masks = raw.object(0, "annotations"), raw.object(1, "images", "annotations")
+    raw.about = len(captions["annotations"])
     images = {image["id"]: image for image in masks["images"]}
     parts: dict[Any, list[Any]] = {}
     for annotation in masks["annotations"]:

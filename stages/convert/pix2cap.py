@@ -17,6 +17,7 @@ _SOURCE = "pix2cap_coco"
 def read(raw: RawPart, notes: Notes) -> Iterator[Found]:
     """Yields one sample an image; crowd segments come along, marked and without a caption."""
     panoptic = raw.object(0, "images", "annotations", "categories")
+    raw.about = len(panoptic["annotations"])
     images = {image["id"]: image for image in panoptic["images"]}
     names = {category["id"]: str(category["name"]) for category in panoptic["categories"]}
     for number, annotation in enumerate(panoptic["annotations"]):

@@ -84,6 +84,7 @@ class RawPart:
         """Reads `part` below `root`."""
         self.root = root
         self.part = part
+        self.about = 0  # how many records it has: exact or an estimate, known once reading has begun
 
     def missing(self) -> list[Path]:
         """Lists the annotation files and folders that do not exist."""
@@ -116,7 +117,11 @@ class RawPart:
 
     def list(self, index: int) -> Iterator[Any]:
         """Yields the elements of an annotation file that holds one JSON list, without loading all of it."""
-        return json_list(self.root / self.part.annotations[index])
+        path = self.root / self.part.annotations[index]
+        size_bytes = path.stat().st_size
+        for number, (value, characters) in enumerate(json_list(path), start=1):
+            self.about = max(number, number * size_bytes // characters)
+            yield value
 
     def picture(self, name: Any, size_px: tuple[int, int] | None = None) -> Picture:
         """Reads an image of the part; `size_px` (width, height) is what the annotations say it has."""
@@ -162,16 +167,19 @@ def boxed(box_xyxy_px: Box, picture: Picture, notes: Notes) -> Box:
     return box
 
 
-def json_list(path: Path) -> Iterator[Any]:
-    """Yields the elements of a file that holds one JSON list; memory stays at one element and one chunk."""
+def json_list(path: Path) -> Iterator[tuple[Any, int]]:
+    """Yields the elements of a file that holds one JSON list, each with the number of characters read up to its end.
+
+    Memory stays at one element and one chunk.
+    """
     try:
         yield from _elements(path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from None
 
 
-def _elements(path: Path) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+def _elements(path: Path) -> Iterator[tuple[Any, int]]:
+    decoder, before = json.JSONDecoder(), 0  # characters in front of `text`
     with path.open(encoding="utf-8") as file:
         text, at = file.read(_CHUNK_CHARACTERS), 0
         if not text.lstrip().startswith("["):
@@ -187,12 +195,13 @@ def _elements(path: Path) -> Iterator[Any]:
             except ValueError as error:
                 whole, value, end, problem = False, None, at, str(error)
             if whole:
-                yield value
+                yield value, before + end
                 at = end
                 continue
             more = file.read(max(_CHUNK_CHARACTERS, len(text)))
             if not more:
                 raise InputError(f"{path} ends in the middle, or is not JSON: {problem if end == at else 'no ]'}")
+            before += at
             text, at = text[at:] + more, 0
 
 

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from stages.convert.parts import Entry, Part, Source
 
 if TYPE_CHECKING:
     from stages.convert.counts import Counts
-    from stages.convert.raw import Found, Notes
+    from stages.convert.raw import Found, Notes, RawPart
 
 SKIPPED = "skipped.jsonl"
 _TABLE = "stages.convert.sources"
@@ -101,15 +102,17 @@ class ConvertShards(Stage):
 
         notes, counts = Notes(), {part.subset: Counts(text=part.text) for part in parts}
         directory = self.outputs.shards.path
-        done = 0
+        done, of_parts = 0, dict.fromkeys(counts, 0)
         with ShardWriter(directory, samples_per_shard=self.config.samples_per_shard) as writer:
-            for part, found in _limited(_found(root, parts, notes), self.config.limit):
+            for raw, found in _limited(_found(root, parts, notes), self.config.limit):
                 if context.stop():
                     raise Preempted(f"asked to stop after {done} samples; a conversion starts again from the first")
                 writer.write(found.sample.key, found.sample.to_members())
-                counts[part.subset].add(found)
+                counts[raw.part.subset].add(found)
+                of_parts[raw.part.subset] = raw.about
                 done += 1
-                context.progress.advance(done, self.config.limit, "sample", skipped=len(notes.skipped))
+                about = min(sum(of_parts.values()), self.config.limit or sys.maxsize)
+                context.progress.advance(done, max(about, done + 1), "sample", skipped=len(notes.skipped))
             written = writer.close()
         context.progress.advance(done, done, "sample", skipped=len(notes.skipped))
         _write_lines(directory / SKIPPED, notes.skipped)
@@ -160,22 +163,23 @@ def _sources() -> Mapping[str, Entry]:
     return table
 
 
-def _found(root: Path, parts: Sequence[Part], notes: "Notes") -> "Iterator[tuple[Part, Found]]":
+def _found(root: Path, parts: Sequence[Part], notes: "Notes") -> "Iterator[tuple[RawPart, Found]]":
     """Reads the parts one after the other, in the order of their files."""
     from stages.convert.raw import RawPart
 
     for part in parts:
         module, _, function = part.reader.partition(":")
         source: Source = getattr(importlib.import_module(module), function)
+        raw = RawPart(root, part)
         try:
-            for found in source(RawPart(root, part), notes):
-                yield part, found
+            for found in source(raw, notes):
+                yield raw, found
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # outside of a record: nothing to skip
             files = ", ".join(str(root / name) for name in part.annotations)
             raise InputError(f"{files}: not in the layout of {part.subset} ({error!r})") from error
 
 
-def _limited(found: "Iterator[tuple[Part, Found]]", limit: int | None) -> "Iterator[tuple[Part, Found]]":
+def _limited(found: "Iterator[tuple[RawPart, Found]]", limit: int | None) -> "Iterator[tuple[RawPart, Found]]":
     for number, one in enumerate(found, start=1):
         yield one
         if number == limit:

@@ -39,6 +39,7 @@ def read_coco(raw: RawPart, notes: Notes) -> Iterator[Found]:
     entries: dict[str, list[Any]] = {}
     for image in coco["images"]:
         entries.setdefault(str(image["file_name"]), []).append(image)
+    raw.about = len(entries)
     annotations: dict[Any, list[Any]] = {}
     for annotation in coco["annotations"]:
         annotations.setdefault(annotation["image_id"], []).append(annotation)

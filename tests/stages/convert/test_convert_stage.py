@@ -10,7 +10,8 @@ import pytest
 from orchestrator.artifacts import Raw
 from orchestrator.errors import InputError, Preempted
 from orchestrator.stage import StageContext
-from stages.convert.raw import json_list
+from stages.convert.raw import RawPart, json_list
+from stages.convert.sources import SOURCES
 from tests.stages.conversion import COMMITTED, context_in, convert, stage_for
 
 ALIGNMENT = "llava/blip_laion_cc_sbu_558k.json"
@@ -137,4 +138,18 @@ def test_a_long_list_is_read_across_the_borders_of_its_chunks(tmp_path: Path, sp
     (tmp_path / "list.json").write_text(text + spacing + "]\n", encoding="utf-8")
 
     assert (tmp_path / "list.json").stat().st_size > 3 << 20
-    assert list(json_list(tmp_path / "list.json")) == records
+    read = list(json_list(tmp_path / "list.json"))
+    assert [value for value, _ in read] == records
+    assert [text[end - 1] for _, end in read] == [json.dumps(record)[-1] for record in records]
+
+
+def test_how_many_records_a_list_has_is_estimated_while_it_is_read(tmp_path: Path) -> None:
+    (part,) = SOURCES["llava"].chosen("train", None)
+    (tmp_path / "llava").mkdir()
+    (tmp_path / ALIGNMENT).write_text(json.dumps([{"id": f"{number:09d}"} for number in range(3000)]))
+    raw = RawPart(tmp_path, part)
+
+    for _, _ in zip(range(100), raw.list(0), strict=False):
+        pass
+
+    assert 2900 <= raw.about <= 3100
