@@ -12,7 +12,7 @@ SHELL  := /bin/bash
 KEY       := $(shell { cat pyproject.toml constraints.txt; $(PYTHON) -V 2>&1; pwd; } | sha256sum | cut -c1-16)
 FOR_TRAIN := $(VENV)/.ready-train-$(KEY)
 FOR_TESTS := $(VENV)/.ready-tests-$(KEY)
-INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL   := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 ROOMS     := orchestrator stages slurm
 
 .PHONY: help demo test check clean
