@@ -111,7 +111,9 @@ def test_polygons_are_filled_and_their_union_counts() -> None:
     assert mask[2, 2]
     assert mask[6, 6]
     assert not mask[7, 1]
-    assert mask.sum() == mask_from_polygons([square], width_px=10, height_px=9).sum() + 25 - 4  # the two overlap in four pixels
+    assert (
+        mask.sum() == mask_from_polygons([square], width_px=10, height_px=9).sum() + 25 - 4
+    )  # the two overlap in four pixels
 
 
 @pytest.mark.parametrize("polygons", [[], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[0, 0, 1, 1, float("nan"), 2]]])
