@@ -15,7 +15,8 @@ PANEL_WIDTH_PX = 384
 MARGIN_PX = 12
 GAP_PX = 4  # between words, and around the text of a chip
 TITLE_SIZE_PX, TEXT_SIZE_PX, NUMBER_SIZE_PX = 17, 16, 13
-OPACITY = 0.35  # the true colours must stay visible below
+OPACITY, OPACITY_OF_LARGE = 0.22, 0.08  # captions name colours, so the true ones must stay visible below
+LARGE = 0.35  # share of the image from which on a mask is background rather than a thing
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rgb = tuple[int, int, int]
@@ -122,11 +123,11 @@ def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]
     grown = size[0] >= image.width
     pixels_HWC = np.asarray(image.resize(size, Image.Resampling.NEAREST if grown else Image.Resampling.LANCZOS)).copy()
     masks = [None if mark.mask_HW is None else _resized(mark.mask_HW, size) for mark in marks]
-    for mask_HW, shade in zip(masks, shades, strict=True):
-        if mask_HW is not None:
-            blend = (1 - OPACITY) * pixels_HWC[mask_HW] + OPACITY * np.array(shade)
-            pixels_HWC[mask_HW] = blend.astype(np.uint8)
-            pixels_HWC[_outline(mask_HW)] = shade
+    for area_HW, shade in _largest_first(masks, shades):
+        opacity = OPACITY_OF_LARGE if area_HW.mean() > LARGE else OPACITY
+        blend = (1 - opacity) * pixels_HWC[area_HW] + opacity * np.array(shade)
+        pixels_HWC[area_HW] = blend.astype(np.uint8)
+        pixels_HWC[_outline(area_HW)] = shade
     picture = Image.fromarray(pixels_HWC)
     pen = ImageDraw.Draw(picture)
     for number, (mark, mask_HW, shade) in enumerate(zip(marks, masks, shades, strict=True), start=1):
@@ -138,6 +139,14 @@ def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]
         elif mask_HW is not None and mask_HW.any():
             _draw_number(pen, number, _inner_point(mask_HW), shade)
     return picture
+
+
+def _largest_first(
+    masks: Sequence[NDArray[np.bool_] | None], shades: Sequence[Rgb]
+) -> list[tuple[NDArray[np.bool_], Rgb]]:
+    """Orders masks so that the outline of a small one is not covered by a large one."""
+    drawn = [(mask_HW, shade) for mask_HW, shade in zip(masks, shades, strict=True) if mask_HW is not None]
+    return sorted(drawn, key=lambda pair: -int(pair[0].sum()))
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,12 @@ def test_two_ranks_write_the_report_that_one_rank_writes(tmp_path: Path) -> None
     for name in ("metrics.json", "predictions.jsonl"):
         assert (tmp_path / "rank0/report" / name).read_bytes() == (tmp_path / "alone/report" / name).read_bytes()
     assert facts[0] == facts[1]
+
+
+def test_planning_an_evaluation_and_an_export_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "PIL", "scipy", "nltk", "pycocotools"}
+    program = f"import sys, stages.evaluate.stage, stages.export.stage; print(sorted({heavy!r} & sys.modules.keys()))"
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert shown.stdout.strip() == "[]"
