@@ -12,7 +12,7 @@ from orchestrator.display import duration, progress_in_words, rate_in_words, sta
 from orchestrator.state import read_tracking
 from orchestrator.status import stage_status, status
 
-TICK_S = 0.25
+TICK_S = 0.5  # the one who follows takes its time from the same cores
 LINE_EVERY_S = 10.0
 TOLD = frozenset({"FINISHED", "FAILED", "KILLED"})  # what the forwarder notes last
 

@@ -74,6 +74,7 @@ class PlannedStage:
             "from_step": self.from_step,
             "steps": self.steps,
             "fingerprint": self.fingerprint,
+            "code": dict(self.identity["code"]),  # module -> digest of its statements
             "resources": plain(self.resources),
             "memory_gb_per_gpu": None,
             "gpu_hours": _gpu_hours(self.resources),
