@@ -40,11 +40,12 @@ def check_paths(config: Any, key: str) -> list[Fault]:
 def check_external(artifact: Artifact, key: str) -> list[Fault]:
     """Says why an artifact from elsewhere cannot be used: not there, not complete, of another kind, damaged."""
     path = artifact.path
-    if not path.is_dir():
-        problem = f"is a file, needs the folder of a {artifact.kind}" if path.exists() else "does not exist"
-        return [Fault(key=key, message=f"{path} {problem}")]
     try:
-        problems = _problems(artifact)
+        if path.is_dir():
+            problems = _problems(artifact)
+        else:
+            wanted = f"is a file, needs the folder of a {artifact.kind}"
+            problems = [f"{path} {wanted if path.exists() else 'does not exist'}"]
     except (ValueError, KeyError, TypeError) as error:
         problems = [f"{path}/{MANIFEST} is not a manifest: {type(error).__name__}: {error}"]
     except OSError as error:

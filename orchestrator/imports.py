@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from orchestrator.errors import InputError
 
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+QUOTED = re.compile(r"[\w.\[\], |]+")  # a quoted annotation
+WORD = re.compile(r"\w+")
 QUIET = frozenset({"record", "dataclass"})
 DYNAMIC = ("import_module", "__import__")
 UNSAID = frozenset(
@@ -132,24 +135,44 @@ def digest(tree: ast.Module) -> str:
 
 
 def _pruned(tree: ast.Module, name: str) -> ast.Module:
-    """Leaves out the classes and functions of a module that a class never names, nor anything that it names.
+    """Leaves out what a class does not need of its module: classes, functions and `from` imports that are not named.
 
-    Everything else at the top of the module runs when it is imported, so it stays; so does what a decorator may keep
-    for later use.
+    A name counts wherever it stands in what is kept. Everything else at the top of the module runs when it is
+    imported, so it stays; so does a plain `import x`, and what a decorator may keep for later use.
     """
     definitions = {node.name: node for node in tree.body if isinstance(node, DEFINITIONS) and _is_quiet(node)}
     if name not in definitions:
         return tree
-    kept: set[str] = set()
-    waiting = [node for node in tree.body if getattr(node, "name", None) not in definitions] + [definitions[name]]
-    kept.add(name)
+    kept = {name}
+    waiting = [node for node in tree.body if node not in definitions.values()] + [definitions[name]]
+    names: set[str] = set()
     while waiting:
-        named = {node.id for node in _walk(waiting.pop()) if isinstance(node, ast.Name)} & definitions.keys()
-        waiting.extend(definitions[new] for new in named - kept)
-        kept |= named
-    left_out = definitions.keys() - kept
-    body = [node for node in tree.body if not (isinstance(node, DEFINITIONS) and node.name in left_out)]
-    return ast.Module(body=body, type_ignores=[])
+        found = set(_names(waiting.pop()))
+        new = (found & definitions.keys()) - kept
+        waiting.extend(definitions[needed] for needed in new)
+        kept |= new
+        names |= found
+    body = [
+        _narrowed(node, names) for node in tree.body if getattr(node, "name", None) not in definitions.keys() - kept
+    ]
+    return ast.Module(body=[node for node in body if node is not None], type_ignores=[])
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    """Yields the names in code that runs, those in quoted annotations too."""
+    for node in _walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and QUOTED.fullmatch(node.value):
+            yield from WORD.findall(node.value)
+
+
+def _narrowed(node: ast.stmt, names: set[str]) -> ast.stmt | None:
+    """Returns a `from` import with the names that are used; None if none is."""
+    if not isinstance(node, ast.ImportFrom) or node.module == "__future__":
+        return node
+    used = [alias for alias in node.names if alias.name == "*" or (alias.asname or alias.name) in names]
+    return ast.ImportFrom(module=node.module, names=used, level=node.level) if used else None
 
 
 def _is_quiet(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -189,6 +212,8 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
+        if type(node) is ast.Expr and type(node.value) is ast.Constant:
+            continue
         yield node
         if type(node) is ast.If and _only_for_types(node.test):
             waiting.extend(node.orelse)

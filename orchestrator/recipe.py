@@ -229,6 +229,8 @@ def _resolve_item(node: DictConfig | ListConfig, name: Any, key: str, faults: li
     except (OmegaConfBaseException, RecursionError) as error:
         faults.append(Fault(key=key, message=_unresolved(node, str(_raw(node, name)), error)))
         return _raw(node, name)
+    if isinstance(value, bytes):
+        faults.append(Fault(key=key, message="holds binary data; a recipe holds text, numbers, lists and mappings"))
     return _resolve(value, key, faults) if isinstance(value, DictConfig | ListConfig) else value
 
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Artifact, write_json
+from orchestrator.artifacts import MANIFEST, Artifact, write_json
 from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.history import ARCHIVE, CHECKPOINTS, INPUTS, SHORT, STAGE
 from orchestrator.lock import RunLock, holder_of
@@ -115,6 +115,17 @@ class Run:
         if stage.found is not None and stage.found != here:
             stage.found.rename(here)
         here.mkdir(exist_ok=True)
+        if stage.action != "reuse":
+            self._put_away_outputs(stage)
+
+    def _put_away_outputs(self, stage: PlannedStage) -> None:
+        """Takes damaged outputs out of the way: a manifest among them would look like finished work."""
+        finished = [output.path for output in stage.outputs.values() if (output.path / MANIFEST).exists()]
+        if finished:
+            place = self._archive_place(stage.name, stage.fingerprint)
+            place.mkdir()
+            for path in finished:
+                path.rename(place / path.name)
 
     def _archive_place(self, name: str, fingerprint: str) -> Path:
         """Returns a free place in the archive; a second folder of one fingerprint gets a number."""

@@ -15,6 +15,8 @@ from orchestrator.records import record
 from orchestrator.stage import Stage
 from orchestrator.typed import dotted, suggestion, unknown
 
+KEPT = frozenset({"checkpoints", "logs"})  # folders that a stage has beside its outputs
+
 
 @record
 class Slot:
@@ -54,6 +56,10 @@ def load_target(target: str) -> type[Stage]:
         raise InputError(f"{target} cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Stage)):
         raise InputError(f"{target} is no Stage")
+    outputs = [field.name for field in dataclasses.fields(found.Outputs)]
+    if not outputs or not KEPT.isdisjoint(outputs):
+        kept = ", ".join(sorted(KEPT))
+        raise InputError(f"{target} must declare Outputs (else nobody could tell when it is done), none named {kept}")
     return found
 
 

@@ -70,6 +70,15 @@ class FolderOnly(Stage):
         root: Path = folder()
         words: Path = file()
 
+    @record
+    class Outputs:
+        raw: Raw
+
+    def run(self, context):
+        raise NotImplementedError
+
+
+class Endless(Stage):
     def run(self, context):
         raise NotImplementedError
 
@@ -161,6 +170,7 @@ class House:
     @property
     def catalog(self) -> Catalog:
         names = {"convert": "Convert", "align": "Align", "tune": "Tune", "evaluate": "Evaluate", "places": "FolderOnly"}
+        names["endless"] = "Endless"
         stages = {key: f"{self.package}.stages:{name}" for key, name in names.items()}
         return Catalog(stages=stages, families={"toy": f"{self.package}.family:Toy"})
 

@@ -125,6 +125,12 @@ def test_stages_that_share_a_module_do_not_share_its_changes(house: House) -> No
     assert changed(house, before=before) == {"align", "tune", "score"}  # tune inherits from align
     stages.write_text(text.replace("lr: float = 1e-3", "lr: float = 2e-3"))
     assert changed(house, before=before) == {"align", "tune", "score"}
+    stages.write_text(f"from {house.package}.sources import grand\n{text}\n\ndef helper():\n    return grand\n")
+    assert changed(house, before=before) == set()  # nobody uses the new name
+    stages.write_text(text.replace('"""Toy stages."""', '"""Evaluate, Align, Tune and Convert."""'))
+    assert changed(house, before=before) == set()
+    stages.write_text(f"import {house.package}.sources.grand\n{text}")
+    assert changed(house, before=before) == {"captions", "align", "tune", "score"}  # it may do something by itself
     stages.write_text(text + "\n\nLATE = 1\n")
     assert changed(house, before=before) == {"captions", "align", "tune", "score"}
 

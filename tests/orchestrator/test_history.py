@@ -111,6 +111,9 @@ def test_damaged_output_is_not_reused(house: House, harm: str) -> None:
     }[harm]()
 
     assert house.actions() == {"captions": "reuse", "align": "reuse", "tune": "run", "score": "reuse"}
+    launch(house, finishing=False)
+    assert not (model / "manifest.json").exists()
+    assert not house.stage("tune").outputs["model"].ready()
 
 
 def test_finished_work_stays_when_a_deleted_input_is_made_again(house: House) -> None:

@@ -203,6 +203,12 @@ def test_a_stage_that_cannot_be_imported_is_a_fault_and_not_a_traceback(house: H
     assert "a_library_that_is_not_there" in faults_of(house)["stages.captions.stage"]
 
 
+def test_a_stage_without_outputs_is_refused_for_nobody_could_tell_when_it_is_done(house: House) -> None:
+    house.recipe["stages"]["forever"] = {"stage": "endless"}
+
+    assert "must declare Outputs" in faults_of(house)["stages.forever.stage"]
+
+
 def test_a_worker_builds_the_same_stage_from_the_plain_document(house: House) -> None:
     planned = house.stage("tune", "stages.tune.config.train.optim.lr=0.5")
     document = json.loads(json.dumps(planned.document()))
