@@ -108,7 +108,7 @@ def _check_output(output: Path) -> None:
 
 def _load(path: Path) -> Model:
     if not path.is_dir():
-        raise InputError(f"{path} is not a folder; needed is an export, e.g. runs/NAME/export/export")
+        raise InputError(f"{path} is not a folder; needed is an export, e.g. runs/NAME/export/model")
     export = Export(path)
     try:
         manifest = export.manifest()

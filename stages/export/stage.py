@@ -30,7 +30,7 @@ class ExportModel(Stage):
     class Outputs:
         """The folder to publish."""
 
-        export: Export
+        model: Export
 
     asks_family = True
 
@@ -43,7 +43,7 @@ class ExportModel(Stage):
         facts: Mapping[str, Any] = {}
         if context.world.is_main:
             facts = self._write(context)
-        return {"export": context.world.broadcast(facts)}
+        return {"model": context.world.broadcast(facts)}
 
     def _write(self, context: StageContext) -> Mapping[str, Any]:
         import shutil
@@ -51,7 +51,7 @@ class ExportModel(Stage):
         from stages.export.card import make_card
         from stages.family import load_family
 
-        checkpoint, directory = self.inputs.model, self.outputs.export.path
+        checkpoint, directory = self.inputs.model, self.outputs.model.path
         known = checkpoint.facts()
         family = load_family(str(known["family"]))
         shutil.rmtree(directory, ignore_errors=True)  # what a killed attempt left

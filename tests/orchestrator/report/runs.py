@@ -35,7 +35,7 @@ CHAIN: Mapping[str, tuple[str, Mapping[str, str], str, str, int | None]] = {
     "gcg": ("glamm_gcg_tuning", {"model": "region.model", "shards": "grounded.shards"}, "model", "checkpoint", 1200),
     "sft": ("glamm_pix2cap_sft", {"model": "gcg.model", "shards": "pix2cap.shards"}, "model", "checkpoint", 30),
     "score": ("evaluate", {"model": "sft.model", "shards": "held_out.shards"}, "report", "report", None),
-    "export": ("export", {"model": "sft.model", "report": "score.report"}, "export", "export", None),
+    "export": ("export", {"model": "sft.model", "report": "score.report"}, "model", "export", None),
 }  # fmt: skip
 
 

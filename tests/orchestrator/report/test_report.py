@@ -89,7 +89,7 @@ def test_a_finished_run_is_told_from_result_to_commands(finished: Path) -> None:
     assert "git checkout 0123abcd" in text
     assert "with uncommitted changes" in text
     assert re.search(r"held_out\.shards.*?6.*?made here", text)
-    assert f"orch predict {finished}/export/export IMAGE" in text
+    assert f"orch predict {finished}/export/model IMAGE" in text
 
 
 def test_the_page_asks_the_network_for_nothing(finished: Path) -> None:

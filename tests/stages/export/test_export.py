@@ -54,12 +54,12 @@ def run_with_model(run: Path) -> ExportModel.Inputs:
 
 def test_the_card_tells_recipe_lineage_and_scores(tmp_path: Path) -> None:
     inputs = run_with_model(tmp_path / "bars")
-    export = Export(tmp_path / "bars/export/export")
+    export = Export(tmp_path / "bars/export/model")
     stage = ExportModel(
-        ExportModel.Config(title="Bars\nfor all", licence="apache-2.0"), inputs, ExportModel.Outputs(export=export)
+        ExportModel.Config(title="Bars\nfor all", licence="apache-2.0"), inputs, ExportModel.Outputs(model=export)
     )
 
-    facts = stage.run(context_in(tmp_path / "bars/export"))["export"]
+    facts = stage.run(context_in(tmp_path / "bars/export"))["model"]
 
     card = (export.path / "README.md").read_text()
     assert "# Bars for all" in card
@@ -74,8 +74,8 @@ def test_the_card_tells_recipe_lineage_and_scores(tmp_path: Path) -> None:
 
 def test_without_scores_the_card_says_so(tmp_path: Path) -> None:
     model = write_oracle(tmp_path / "bars/gcg/model", SCENES)
-    export = Export(tmp_path / "bars/export/export")
-    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(export=export))
+    export = Export(tmp_path / "bars/export/model")
+    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(model=export))
 
     stage.run(context_in(tmp_path / "bars/export"))
 
@@ -84,10 +84,10 @@ def test_without_scores_the_card_says_so(tmp_path: Path) -> None:
 
 def test_what_a_killed_attempt_left_does_not_stay(tmp_path: Path) -> None:
     model = write_oracle(tmp_path / "bars/gcg/model", SCENES)
-    export = Export(tmp_path / "bars/export/export")
+    export = Export(tmp_path / "bars/export/model")
     export.path.mkdir(parents=True)
     (export.path / "half.safetensors").write_bytes(b"half")
-    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(export=export))
+    stage = ExportModel(ExportModel.Config(), ExportModel.Inputs(model=model), ExportModel.Outputs(model=export))
 
     stage.run(context_in(tmp_path / "bars/export"))
 
