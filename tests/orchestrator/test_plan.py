@@ -237,7 +237,7 @@ def test_the_json_of_a_plan_has_the_keys_that_scripts_rely_on(house: House) -> N
     assert {
         "name", "stage", "after", "action", "reason", "changes", "from_step", "steps", "fingerprint", "resources",
         "memory_gb_per_gpu", "gpu_hours",
-    } == align.keys()  # fmt: skip
+    } <= align.keys()  # fmt: skip
     assert align["gpu_hours"] == 48
     json.dumps(document)
 
