@@ -59,8 +59,8 @@ def draft_stages(
     """Types and wires every stage, in an order in which they can run.
 
     Raises one RecipeError with every fault, those already `told` among them, if any of them leaves a stage untyped
-    or unordered. Stages in `broken` are known to be written but unreadable. Missing paths and damaged inputs are
-    left with the drafts.
+    or unordered. Stages in `broken` are known to be written but unreadable. What only keeps a stage from starting
+    (missing paths, damaged inputs, faults that it finds itself) is left with the drafts.
     """
     faults = list(told)
     entries = {name: _type_stage(name, spec, catalog, faults) for name, spec in recipe.stages.items()}
@@ -75,7 +75,7 @@ def draft_stages(
     families = {
         name: _families(entry, entries, catalog, [*starts[name], *faults], faults) for name, entry in sound.items()
     }
-    stages = {name: _build(entry, run_dir, faults) for name, entry in sound.items()}
+    stages = {name: _build(entry, run_dir, faults, starts[name]) for name, entry in sound.items()}
     if faults:
         raise RecipeError([*faults, *(fault for found in starts.values() for fault in found)])
     return [
@@ -145,8 +145,8 @@ def _is_sound(entry: Typed, faults: Sequence[Fault]) -> bool:
     return entry.cls is not None and not any(f"{fault.key}.".startswith(f"{entry.key}.") for fault in faults)
 
 
-def _build(entry: Typed, run_dir: Path, faults: list[Fault]) -> Any:
-    """Builds the stage and asks it what is wrong with config and inputs together."""
+def _build(entry: Typed, run_dir: Path, faults: list[Fault], starts: list[Fault]) -> Any:
+    """Builds the stage and asks it what keeps it from starting: config and inputs that do not fit, files not there."""
     assert entry.cls is not None  # noqa: S101 - only sound entries come here
     artifacts = {name: wire.artifact(run_dir) for name, wire in entry.wires.items()}
     inputs = bind_inputs(entry.cls, lambda name, _kind: artifacts[name], list(artifacts))
@@ -157,7 +157,7 @@ def _build(entry: Typed, run_dir: Path, faults: list[Fault]) -> Any:
     except (OrchError, ValueError) as error:
         faults.append(Fault(key=entry.key, message=str(error)))
         return None
-    faults.extend(Fault(key=dotted(entry.key, key), message=message) for key, message in found.items())
+    starts.extend(Fault(key=dotted(entry.key, key), message=message) for key, message in found.items())
     return stage
 
 

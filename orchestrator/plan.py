@@ -117,8 +117,9 @@ def plan_recipe(path: Path, overrides: Sequence[str], catalog: Catalog, *, direc
 def make_plan(recipe: Recipe, catalog: Catalog, run_dir: Path) -> Plan:
     """Types and checks every stage, orders them, and decides about each: reuse, resume or run.
 
-    Raises one RecipeError with every fault if the recipe cannot be typed or ordered. Faults of the surroundings of a
-    well-formed recipe (missing paths, damaged inputs) are in `Plan.faults`: it can be shown, not launched.
+    Raises one RecipeError with every fault if the recipe cannot be typed or ordered. What only keeps a stage of a
+    well-formed recipe from starting (missing paths, damaged inputs, what the stage itself finds) is in `Plan.faults`:
+    such a plan can be shown, not launched.
     """
     return _plan(Reading(recipe=recipe, faults=(), broken=frozenset()), recipe, catalog, run_dir)
 
@@ -156,7 +157,8 @@ def _plan_stage(
     draft: Draft, seed: int, run_dir: Path, sources: Sources, planned: Mapping[str, PlannedStage]
 ) -> PlannedStage:
     outside, contents, faults = _surroundings(draft)
-    code = sources.closure(roots(draft.target, draft.stage.code_roots(), draft.families))
+    found_by_name = () if faults else draft.stage.code_roots()  # a stage with faults may not know them
+    code = sources.closure(roots(draft.target, found_by_name, draft.families))
     known = identity(
         key=draft.spec.stage, target=draft.target, families=draft.families, config=draft.config, seed=seed, code=code,
         inputs={name: contents.get(name) or _origin(wire, planned) for name, wire in draft.wires.items()},
