@@ -43,7 +43,7 @@ def plan_footer(plan: Plan) -> str:
     """Says what the plan table means by code."""
     modules: set[str] = set()
     for stage in plan.stages:
-        modules |= set(stage.identity.get("code", {}))
+        modules |= {part.partition(":")[0] for part in stage.identity["code"]}
     return (
         f"code = the statements of {len(modules)} modules; comments and docstrings do not count; `--json` lists them\n"
         f"run folder: {plan.directory}"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of_exit, kernel_oom
 from orchestrator.recipe import Resources
 from orchestrator.records import record
 from orchestrator.state import State
+
+NO_SPACE_BYTES = 1 << 20  # a rank that leaves no record on a disk with less has failed for want of it
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,8 @@ class Rank:
             return cast("dict[str, Any]", failure)
         except (OSError, ValueError):
             cause, message = cause_of_exit(self.process.returncode, oom_kills=oom_kills)
+            if self.process.returncode > 0 and shutil.disk_usage(self.folder).free < NO_SPACE_BYTES:
+                cause, message = "disk", f"there is no space left on the disk of {self.folder}"
             return {"class": "", "message": message, "cause": cause, "time": self.ended}
 
 

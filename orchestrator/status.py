@@ -98,7 +98,7 @@ def settle(directory: Path) -> None:
             launch = read_launch(directory)  # again: it may have ended before the lock was ours
             if launch is not None and launch.ended is None:
                 _close(directory, launch)
-    except SurroundingsError as error:  # somebody was faster, or we may only look
+    except (SurroundingsError, OSError) as error:  # somebody was faster, we may only look, or the disk is full
         log.info("%s is not closed by us: %s", directory, error)
 
 

@@ -32,6 +32,7 @@ from orchestrator.state import (
 
 CANCEL = "cancel.json"
 TICK_S = 0.1
+BALLAST_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Supervisor:
         self._launch = replace(launch, pid=os.getpid(), host=socket.gethostname())
         self._told_to_cancel = False
         write_launch(directory, self._launch)
+        self._ballast = Ballast(directory / "logs" / "ballast")
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the one who follows, not the work
@@ -70,6 +72,7 @@ class Supervisor:
         self._write_report()
         if forwarder is not None and forwarder.missing:
             self._note("MLflow was told nothing: orchestrator.tracking is not part of this installation")
+        self._ballast.drop()
         self._launch = replace(self._launch, ended=time.time())
         write_launch(self._directory, self._launch)
         self._lock.close()
@@ -110,7 +113,11 @@ class Supervisor:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
-        close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
+        try:
+            close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
+        except OSError:  # a full disk: there is a little room for saying so
+            self._ballast.drop()
+            close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
         return ending
 
     def _wait(self, name: str, ranks: Ranks) -> Ending:
@@ -160,6 +167,19 @@ class Supervisor:
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._told_to_cancel = True
+
+
+class Ballast:
+    """A file that is thrown away when the disk is full, so that there is room for saying so."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the room."""
+        self._path = path
+        path.write_bytes(b"\0" * BALLAST_BYTES)
+
+    def drop(self) -> None:
+        """Gives the room back."""
+        self._path.unlink(missing_ok=True)
 
 
 class Forwarder:

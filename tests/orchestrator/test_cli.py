@@ -64,7 +64,7 @@ def test_plan_json_has_the_keys_of_the_interface(orch: Any) -> None:
     document = orch.json("plan", orch.recipe(COUNT))
 
     assert document["valid"] is True
-    assert "tests.toychain" in document["stages"][0]["code"]
+    assert "tests.toychain:Count" in document["stages"][0]["code"]
     assert {"recipe", "run", "valid", "stages"} <= document.keys()
     assert {
         "name", "stage", "after", "action", "reason", "changes", "from_step", "steps", "fingerprint", "resources",

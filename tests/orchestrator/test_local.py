@@ -1,5 +1,6 @@
 """Runs on this machine, with real supervisors and real workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -299,3 +300,21 @@ def test_a_launch_without_a_tracker_says_nothing_of_mlflow(orch: Any) -> None:
 
     assert "mlflow" not in shown.stdout
     assert not Path(orch.folder / "mlflow.db").exists()
+
+
+@pytest.mark.needs("root")
+def test_a_full_disk_is_named_and_can_be_told_while_it_is_full(orch: Any, small_disk: Path) -> None:
+    orch("launch", orch.recipe(chain(steps=1000, save_every=1, pause_s=0.05), runs=str(small_disk)), "--detach")
+    run = small_disk / "toy"
+    orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"\0" * 65536):
+            pass
+    orch.wait(lambda: orch.json("status", run)["ended"])
+    shown = orch.json("status", run)
+    refused = orch("launch", orch.folder / "recipe.yaml", code=3)
+    (small_disk / "filler").unlink()
+
+    assert shown["stages"][0]["attempts"][0]["cause"] == "disk"
+    assert "no space left" in refused.stderr
+    assert orch("resume", run, "stages.first.config.steps=3").returncode == 0
