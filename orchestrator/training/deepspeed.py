@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -122,7 +123,7 @@ def _partitioned_building(json: dict[str, Any], *, enabled: bool) -> Iterator[No
         yield
         return
     overrides = {DeepSpeedTensorOverride.device}
-    with _PartitionAsBuilt(config_dict_or_path=json, tensor_overrides=overrides), _late_initialisation():
+    with _PartitionAsBuilt(config_dict_or_path=json, tensor_overrides=overrides), _late_walks(), _late_fillers():
         yield
 
 
@@ -134,8 +135,8 @@ class _InitialisesItself(Protocol):
 
 
 @contextmanager
-def _late_initialisation() -> Iterator[None]:
-    """Lets a model initialise parts that are cut already: Hugging Face's own walk over them would fill empty tensors."""
+def _late_walks() -> Iterator[None]:
+    """Gathers parts for Hugging Face's walk over a finished model: cut as they are, it would fill empty tensors."""
     before = nn.Module.__dict__.get("smart_apply")
     type.__setattr__(nn.Module, "smart_apply", _apply_gathered)
     try:
@@ -156,6 +157,35 @@ def _apply_gathered(module: nn.Module, initialise: Callable[..., None], is_custo
     with deepspeed.zero.GatheredParameters(list(dict.fromkeys(cut)), modifier_rank=0, enabled=bool(cut)):
         initialise(module, is_custom_code)
     return module
+
+
+@contextmanager
+def _late_fillers() -> Iterator[None]:
+    """Gathers what `torch.nn.init` is asked to fill: a part's maker (peft above all) does so when it is cut already."""
+    originals: dict[str, Callable[..., Tensor]] = {name: getattr(nn.init, name) for name in _FILLERS}
+    for name, fill in originals.items():
+        setattr(nn.init, name, _gathering(fill))
+    try:
+        yield
+    finally:
+        for name, fill in originals.items():
+            setattr(nn.init, name, fill)
+
+
+_FILLERS = (
+    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_", "orthogonal_"),
+    *("sparse_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"),
+)
+
+
+def _gathering(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(fill)
+    def fill_gathered(tensor: Tensor, *how: Any, **named: Any) -> Tensor:
+        away = is_partitioned(tensor) and tensor.shape != whole_shape(tensor)
+        with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=away):
+            return fill(tensor, *how, **named)
+
+    return fill_gathered
 
 
 @contextmanager
