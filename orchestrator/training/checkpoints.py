@@ -66,9 +66,15 @@ class Checkpoints:
         """Names the folder of the checkpoint of this step."""
         return self.directory / f"step_{step:08d}"
 
-    def promote(self, output: Checkpoint, step: int, description: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes the weights of a checkpoint an artifact; returns its facts. Collective: every rank must call."""
+    def promote(
+        self, output: Checkpoint, step: int, description: Mapping[str, Any], extras: Mapping[str, bytes] | None = None
+    ) -> dict[str, Any]:
+        """Makes the weights of a checkpoint an artifact, with extra files beside them; returns its facts.
+
+        Collective: every rank must call.
+        """
         self._together(lambda: _link_tree(self.path(step) / "weights", output.path / "weights"), on_main=True)
+        self._together(lambda: _write_files(output.path, extras or {}), on_main=True)
         tensors = json.loads((self.path(step) / "weights" / "tensors.json").read_text(encoding="utf-8"))
         return {**description, "tensors": tensors, "step": step}
 
@@ -151,6 +157,13 @@ def _link_tree(source: Path, target: Path) -> None:
             os.link(path, place)
         except OSError:
             shutil.copyfile(path, place)
+
+
+def _write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    for name, content in contents.items():
+        place = directory / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -32,6 +32,10 @@ class TrainingStage(Stage):
         train: TrainConfig = self.config.train
         return train
 
+    def learning(self) -> tuple[str, ...]:
+        """Returns the patterns of the parameters that learn. Asked when running."""
+        return self.train.trainable or self.trainable
+
     def steps(self) -> int | None:
         """Returns the number of optimizer steps."""
         return self.train.steps
@@ -81,7 +85,7 @@ class TrainingStage(Stage):
             seed=context.seed,
             world=world,
         )
-        engine = make_engine(task, train, trainable=train.trainable or self.trainable, world=world, seed=context.seed)
+        engine = make_engine(task, train, trainable=self.learning(), world=world, seed=context.seed)
         step = fit(task, engine, stream, train=train, checkpoints=checkpoints, context=context)
         assert isinstance(output, Checkpoint)  # noqa: S101 - planning has checked the kinds
-        return {"model": checkpoints.promote(output, step, task.describe())}
+        return {"model": checkpoints.promote(output, step, task.describe(), task.extras())}

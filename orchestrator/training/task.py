@@ -41,3 +41,7 @@ class TrainTask(ABC, Generic[Batch]):
     def describe(self) -> Mapping[str, Any]:
         """Returns facts for the checkpoint's manifest: `family`, `model` (config as plain data)."""
         return {}
+
+    def extras(self) -> Mapping[str, bytes]:
+        """Returns files that belong beside the weights, e.g. a tokenizer: path in the checkpoint -> content."""
+        return {}

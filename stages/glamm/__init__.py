@@ -1,0 +1,1 @@
+"""GLaMM: a language model that sees an image, reads boxes and points at pixels."""

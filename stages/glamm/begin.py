@@ -1,0 +1,73 @@
+"""Brings up the task of a training stage: from model folders and a tokenizer, or from the checkpoint before it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from orchestrator.artifacts import Checkpoint, Tokenizer
+from orchestrator.errors import InputError
+from stages.glamm.config import Blueprint, GlammConfig, LoraConfig, draw_blueprint
+from stages.glamm.task import FAMILY, GlammTask, Start, Weights
+from stages.glamm.tokenizer import Vocabulary
+
+TOKENIZER = "tokenizer"  # the folder inside a checkpoint
+
+
+class _Losses(Protocol):
+    @property
+    def text_weight(self) -> float: ...
+    @property
+    def bce_weight(self) -> float: ...
+    @property
+    def dice_weight(self) -> float: ...
+    @property
+    def max_regions(self) -> int: ...
+
+
+class _Fresh(_Losses, Protocol):
+    @property
+    def model(self) -> GlammConfig: ...
+
+
+class _Tuned(_Losses, Protocol):
+    @property
+    def lora(self) -> LoraConfig | None: ...
+
+
+def begin_fresh(config: _Fresh, kinds: Mapping[str, str], tokenizer: Tokenizer | None) -> GlammTask:
+    """Begins with the folders that the config names; parts without one, and new parts, get fresh weights."""
+    folder = config.model.language.path if tokenizer is None else tokenizer.path
+    if folder is None:
+        raise InputError("config.model.language.path or inputs.tokenizer must name a tokenizer")
+    vocabulary = Vocabulary.read(folder)
+    blueprint = draw_blueprint(config.model, vocabulary.size)
+    start = Start(folders=config.model)
+    return _task(config, kinds, blueprint, vocabulary, start)
+
+
+def begin_from_checkpoint(config: _Tuned, kinds: Mapping[str, str], model: Checkpoint) -> GlammTask:
+    """Goes on from a checkpoint, with new adapters where the config asks for some."""
+    blueprint = read_blueprint(model)
+    if config.lora is not None:
+        if blueprint.lora not in {None, config.lora}:
+            raise InputError(
+                f"config.lora: the checkpoint already has adapters {blueprint.lora}; ask for the same or null"
+            )
+        blueprint = replace(blueprint, lora=config.lora)
+    vocabulary = Vocabulary.read(model.path / TOKENIZER)
+    return _task(config, kinds, blueprint, vocabulary, Start(checkpoint=model.path))
+
+
+def read_blueprint(model: Checkpoint) -> Blueprint:
+    """Reads what a checkpoint says about its model."""
+    facts = model.facts()
+    if facts.get("family") != FAMILY:
+        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
+    return Blueprint.from_plain(facts["model"])
+
+
+def _task(
+    config: _Losses, kinds: Mapping[str, str], blueprint: Blueprint, vocabulary: Vocabulary, start: Start
+) -> GlammTask:
+    weights = Weights(text=config.text_weight, bce=config.bce_weight, dice=config.dice_weight)
+    return GlammTask(blueprint, vocabulary, kinds, start=start, weights=weights, max_regions=config.max_regions)

@@ -1,0 +1,242 @@
+"""What a GLaMM is made of, from tiny to full size; imports no torch."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import InputError
+from orchestrator.records import record
+
+SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
+
+
+@record
+class LanguageConfig:
+    """The language model (LLaMA): a Hugging Face folder with weights and tokenizer, or sizes to start from scratch."""
+
+    path: Path | None = None
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    mlp_size: int = 384
+    max_positions: int = 1024
+
+
+@record
+class VisionConfig:
+    """The global image encoder (CLIP vision): a Hugging Face folder, or sizes to start from scratch."""
+
+    path: Path | None = None
+    image_size: int = 64
+    patch_size: int = 8
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    mlp_size: int = 256
+    feature_layer: int = -2  # which hidden state becomes image tokens
+    merge: int = 1  # patches a side that share one image token, their features side by side; 1 = as published
+
+
+@record
+class GroundingConfig:
+    """The grounding image encoder and pixel decoder (SAM): a Hugging Face folder, or sizes to start from scratch."""
+
+    path: Path | None = None
+    image_size: int = 64
+    patch_size: int = 4
+    hidden_size: int = 64
+    layers: int = 3
+    heads: int = 4
+    mlp_size: int = 128
+    window_size: int = 8
+    global_layers: tuple[int, ...] = (2,)
+    channels: int = 64  # of the image embedding and the mask decoder
+    decoder_mlp_size: int = 128
+    decoder_heads: int = 4
+
+
+@record
+class RegionConfig:
+    """The region encoder: which hidden states of the image encoder it reads, and how it fuses them."""
+
+    layers: tuple[int, ...] = (14, 17, 20, 23)  # hidden states, shallow to deep; 0 = the embeddings
+    upsample: tuple[int, ...] = (8, 4, 2, 1)  # how much finer than the patch grid each level becomes
+    channels: int = 1024
+    rounds: int = 5  # of exchange between neighbouring levels
+    groups: int = 64  # of the group norms
+    roi_size: int = 14
+    sampling: int = 2
+    position_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Checks what cannot work."""
+        if len(self.layers) != len(self.upsample):
+            raise InputError(f"upsample must name one factor per level: {len(self.layers)} layers are listed")
+        if self.channels % self.groups or self.channels % 4:
+            raise InputError(f"channels must be a multiple of 4 and of groups ({self.groups}), not {self.channels}")
+
+
+@record
+class LoraConfig:
+    """Low-rank adapters on the language model's linear layers with these names."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@record
+class GlammConfig:
+    """A whole GLaMM, as a recipe asks for it."""
+
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
+    region: RegionConfig = field(default_factory=RegionConfig)
+    lora: LoraConfig | None = None
+    max_tokens: int = 1536  # of a training sequence, image tokens included
+    centre_crop: bool = False  # True: crop as the published weights expect; boxes then miss on non-square images
+    roi_side_px: int | None = None  # 224: as the published weights expect; None: the image encoder's own size
+
+    def faults(self) -> dict[str, str]:
+        """Names the folders that are not there: key -> message."""
+        parts = {"language": self.language.path, "vision": self.vision.path, "grounding": self.grounding.path}
+        return {
+            f"{name}.path": f"{path} has no config.json: give a model folder in the layout of Hugging Face transformers"
+            for name, path in parts.items()
+            if path is not None and not (path / "config.json").is_file()
+        }
+
+
+@record
+class Blueprint:
+    """A GLaMM resolved to plain settings; travels with the checkpoint, so that no other file is needed to rebuild it."""
+
+    language: dict[str, Any]  # LlamaConfig
+    vision: dict[str, Any]  # CLIPVisionConfig
+    grounding: dict[str, Any]  # SamConfig: vision_config, prompt_encoder_config, mask_decoder_config
+    region: RegionConfig
+    lora: LoraConfig | None
+    vocabulary_size: int
+    feature_layer: int
+    merge: int
+    max_tokens: int
+    centre_crop: bool
+    roi_side_px: int | None
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Counts the language tokens that one image takes."""
+        side: int = self.vision["image_size"] // self.vision["patch_size"] // self.merge
+        return side * side
+
+    @property
+    def canvas_px(self) -> int:
+        """Returns the side of the square that the grounding image encoder reads."""
+        side: int = self.grounding["vision_config"]["image_size"]
+        return side
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns JSON-ready data."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Blueprint":
+        """Rebuilds what `to_plain` gave."""
+        region = RegionConfig(**{name: _frozen(value) for name, value in plain["region"].items()})
+        lora = plain["lora"] and LoraConfig(**{name: _frozen(value) for name, value in plain["lora"].items()})
+        return cls(**{**plain, "region": region, "lora": lora or None})
+
+
+def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
+    """Resolves a config: sizes come from the folders it names, else from itself."""
+    return Blueprint(
+        language=_language_settings(config.language) | {"vocab_size": vocabulary_size},
+        vision=_vision_settings(config.vision),
+        grounding=_grounding_settings(config.grounding),
+        region=config.region,
+        lora=config.lora,
+        vocabulary_size=vocabulary_size,
+        feature_layer=config.vision.feature_layer,
+        merge=config.vision.merge,
+        max_tokens=config.max_tokens,
+        centre_crop=config.centre_crop,
+        roi_side_px=config.roi_side_px,
+    )
+
+
+def _language_settings(config: LanguageConfig) -> dict[str, Any]:
+    if config.path is not None:
+        return _read_settings(config.path)
+    return {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "intermediate_size": config.mlp_size,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": False,
+    }
+
+
+def _vision_settings(config: VisionConfig) -> dict[str, Any]:
+    if config.path is not None:
+        settings = _read_settings(config.path)
+        inner: dict[str, Any] = settings.get("vision_config", settings)  # a folder may hold both halves of CLIP
+        return inner
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_size,
+    }
+
+
+def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
+    if config.path is not None:
+        return _read_settings(config.path)
+    return {
+        "vision_config": {
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "mlp_dim": config.mlp_size,
+            "window_size": config.window_size,
+            "global_attn_indexes": list(config.global_layers),
+            "output_channels": config.channels,
+            "num_pos_feats": config.channels // 2,
+            "scale": 1.0,
+        },
+        "prompt_encoder_config": {
+            "hidden_size": config.channels,
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+        },
+        "mask_decoder_config": {
+            "hidden_size": config.channels,
+            "mlp_dim": config.decoder_mlp_size,
+            "num_attention_heads": config.decoder_heads,
+            "iou_head_hidden_dim": config.channels,
+        },
+    }
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/config.json cannot be read: {error}") from error
+    return settings
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,54 @@
+"""Learns a small tokenizer from the texts of shards and from the prompts around them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.data.reader import ShardSet
+from stages.glamm.prompts import (
+    CAPTION_QUESTIONS,
+    GCG_QUESTIONS,
+    POINTED_REGION_QUESTIONS,
+    REGION_QUESTIONS,
+    clean,
+    make_prompt,
+)
+from stages.glamm.tokenizer import train_vocabulary
+from stages.samples import Sample
+
+PROMPT_REPEATS = 50  # so that every word of a prompt becomes one token
+
+
+class _Wanted(Protocol):
+    @property
+    def vocabulary_size(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+
+
+def learn_tokenizer(wanted: _Wanted, shards: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Writes a tokenizer in the layout of Hugging Face transformers; returns facts."""
+    vocabulary = train_vocabulary(_texts(wanted, shards), wanted.vocabulary_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in vocabulary.files().items():
+        (folder / name).write_bytes(content)
+    return {"tokens": vocabulary.size, "inputs": sorted(shards)}
+
+
+def _texts(wanted: _Wanted, shards: Mapping[str, Path]) -> Iterator[str]:
+    for question in (*CAPTION_QUESTIONS, *REGION_QUESTIONS, *GCG_QUESTIONS, *POINTED_REGION_QUESTIONS):
+        yield from [make_prompt(question)] * PROMPT_REPEATS
+    for path in shards.values():
+        samples = ShardSet(path)
+        for number in range(min(len(samples), wanted.samples)):
+            # answers follow a space: a word at their beginning is then the same token as within
+            yield from (f" {clean(text)}" for text in _texts_of(Sample.from_members(*samples.read(number))) if text)
+        samples.close()
+
+
+def _texts_of(sample: Sample) -> Iterator[str]:
+    yield sample.caption
+    for region in sample.regions:
+        yield from (region.phrase, region.caption)
+    for turn in sample.turns:
+        yield from (turn.question, turn.answer)

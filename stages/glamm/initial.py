@@ -1,0 +1,81 @@
+"""Fresh weights, as a function of (seed, name): the same on any number of ranks, whole or partitioned by ZeRO-3."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.training import elastic
+from orchestrator.training.optim import whole_shape
+
+EMBEDDING_STD = 0.02
+POSITION_STD = 0.3
+# what a block adds to its residual stream: scaled down, so that the stream does not grow with depth
+RESIDUAL_ENDS = ("o_proj", "down_proj", "out_proj", "fc2", "attn.proj", "lin2")
+
+
+def draw_weights(model: nn.Module, seed: int, *, keep: Collection[str] = ()) -> None:
+    """Fills every weight that is not to be kept; each rank writes what it holds of it."""
+    for name, parameter, std in _plans(model):
+        if name not in keep:
+            fill(parameter, _drawn(name, whole_shape(parameter), std, seed))
+
+
+def fill(parameter: Tensor, full: Tensor) -> None:
+    """Writes a whole tensor into a parameter of which this rank may hold only a piece."""
+    piece = elastic.held("", parameter)
+    flat = full.reshape(-1)[piece.start : piece.start + piece.local.numel()]
+    with torch.no_grad():
+        piece.local.copy_(flat)
+
+
+def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Yields every parameter with the spread of its values; None: the values that norms and biases begin with."""
+    blocks = {
+        part: max(1, sum(name.startswith(prefix) and name.endswith(last) for name, _ in model.named_modules()))
+        for part, prefix, last in (
+            ("language_model", "language_model.", "down_proj"),
+            ("vision_tower", "vision_tower.", "fc2"),
+            ("sam", "sam.vision_encoder.", "lin2"),
+        )
+    }
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}" if path else leaf
+            if leaf != "weight" or len(whole_shape(parameter)) < 2:
+                yield name, parameter, _std_of_special(name)
+            elif isinstance(module, nn.Embedding):
+                yield name, parameter, POSITION_STD if "position_embedding" in path else EMBEDDING_STD
+            elif "lora_B" in path:
+                yield name, parameter, 0.0  # an adapter begins by changing nothing
+            elif path.endswith("lm_head"):
+                yield name, parameter, EMBEDDING_STD
+            else:
+                depth = 2 * blocks.get(path.split(".")[0], 1) if path.endswith(RESIDUAL_ENDS) else 1
+                yield name, parameter, 1 / math.sqrt(_fan_in(module, whole_shape(parameter)) * depth)
+
+
+def _std_of_special(name: str) -> float | None:
+    if name.endswith("class_embedding"):
+        return EMBEDDING_STD
+    if name.endswith("pos_embed"):
+        return POSITION_STD
+    if name.endswith("positional_embedding"):
+        return 1.0  # SAM's random frequencies
+    return 0.0 if "rel_pos" in name else None
+
+
+def _fan_in(module: nn.Module, shape: torch.Size) -> int:
+    if isinstance(module, nn.ConvTranspose2d):  # with stride = kernel each output pixel sees one input pixel
+        return shape[0]
+    return math.prod(shape[1:])
+
+
+def _drawn(name: str, shape: torch.Size, std: float | None, seed: int) -> Tensor:
+    if std is None:
+        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) % 2**63)
+    return torch.randn(shape, generator=generator) * std

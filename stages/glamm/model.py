@@ -1,0 +1,116 @@
+"""Glamm: a language model, two image encoders, and how they meet.
+
+Legend: B images, L tokens, N tokens of one image, T predicted tokens, R boxes, M masks of an image, D language width.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamConfig, SamModel
+
+from stages.glamm.batches import IGNORED, GlammBatch
+from stages.glamm.config import Blueprint, LoraConfig
+from stages.glamm.decoder import PromptProjection, decode_masks
+from stages.glamm.region import RegionEncoder
+
+
+class Glamm(nn.Module):
+    """Reads an image, text and boxes; predicts text, and a mask for every [SEG]."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        """Builds every part with fresh weights."""
+        super().__init__()
+        self.blueprint = blueprint
+        language = LlamaConfig(**blueprint.language)
+        vision = CLIPVisionConfig(**blueprint.vision)
+        grounding = SamConfig(**blueprint.grounding)
+        width, prompt = language.hidden_size, grounding.mask_decoder_config.hidden_size
+        self.language_model = LlamaForCausalLM(language)
+        self.vision_tower = CLIPVisionModel(vision)
+        seen = vision.hidden_size * blueprint.merge**2
+        self.projector = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, width))
+        self.region_encoder = RegionEncoder(blueprint.region, vision_size=vision.hidden_size, language_size=width)
+        self.prompt_projection = PromptProjection(width, prompt)
+        self.sam = SamModel(grounding)
+        if blueprint.lora is not None:
+            inject_lora(self.language_model, blueprint.lora)
+        side = vision.image_size
+        self.roi_scale = (blueprint.roi_side_px or side) / side
+        self.canvas = blueprint.canvas_px
+
+    def forward(self, batch: GlammBatch) -> dict[str, Tensor]:
+        """Returns `text_logits_TV`, `targets_T`, and `mask_logits_BMHW` at the decoder's resolution.
+
+        Every batch runs every module: one without boxes reads a dummy box, one without masks decodes a dummy prompt,
+        both with weight zero, so that ranks never differ in which weights they gather.
+        """
+        hidden_BLD = self.read(batch)
+        wanted_BL = batch.labels_BL[:, 1:] != IGNORED
+        return {
+            "text_logits_TV": self.language_model.lm_head(hidden_BLD[:, :-1][wanted_BL]),
+            "targets_T": batch.labels_BL[:, 1:][wanted_BL],
+            "mask_logits_BMHW": self.point(hidden_BLD, batch),
+        }
+
+    def read(self, batch: GlammBatch) -> Tensor:
+        """Runs the language model over text, image and boxes: last hidden states B x L x D."""
+        embeds_BLD = self.embed(batch)
+        output = self.language_model.model(inputs_embeds=embeds_BLD, attention_mask=batch.attention_BL, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def embed(self, batch: GlammBatch) -> Tensor:
+        """Embeds text, image and boxes into one sequence: B x L x D."""
+        image_BND, levels_BND = self.see(batch.clip_pixels_BCHW)
+        if len(batch.boxes_R4):
+            regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
+        else:
+            whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=image_BND.device)
+            first = torch.zeros(1, dtype=torch.long, device=image_BND.device)
+            regions_RD = self.region_encoder([level[:1] for level in levels_BND], whole, first, self.roi_scale)
+        embeds_BLD = self.language_model.get_input_embeddings()(batch.ids_BL)
+        embeds_BLD = embeds_BLD.masked_scatter(batch.is_image_BL[..., None], image_BND.to(embeds_BLD.dtype))
+        if len(batch.boxes_R4):
+            return embeds_BLD.masked_scatter(batch.is_box_BL[..., None], regions_RD.to(embeds_BLD.dtype))
+        return embeds_BLD + regions_RD.sum() * 0
+
+    def see(self, clip_pixels_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encodes the image: its language tokens B x N x D, and the levels that the region encoder reads."""
+        states = self.vision_tower(clip_pixels_BCHW, output_hidden_states=True).hidden_states
+        patches_BPC = states[self.blueprint.feature_layer][:, 1:]
+        projected_BND = self.projector(merge_patches(patches_BPC, self.blueprint.merge))
+        return projected_BND, [states[layer][:, 1:] for layer in self.blueprint.region.layers]
+
+    def point(self, hidden_BLD: Tensor, batch: GlammBatch) -> Tensor:
+        """Decodes the masks of a batch: logits B x M x H x W at the decoder's resolution."""
+        rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)[:, None]
+        prompts_BMC = self.prompt_projection(hidden_BLD[rows, batch.seg_place_BM])
+        if batch.has_mask_BM.any():
+            images = self.sam.vision_encoder(batch.sam_pixels_BCHW).last_hidden_state
+            return decode_masks(self.sam, images, prompts_BMC)
+        # nothing to point at: one image and one prompt keep every weight in use, with weight zero in the loss
+        images = self.sam.vision_encoder(batch.sam_pixels_BCHW[:1]).last_hidden_state
+        return decode_masks(self.sam, images, prompts_BMC[:1, :1])
+
+
+def merge_patches(patches_BPC: Tensor, merge: int) -> Tensor:
+    """Puts the features of `merge` x `merge` neighbouring patches side by side: fewer, wider tokens."""
+    if merge == 1:
+        return patches_BPC
+    side = round(patches_BPC.shape[1] ** 0.5)
+    cells = patches_BPC.unflatten(1, (side // merge, merge, side // merge, merge))
+    return cells.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+
+
+def inject_lora(language_model: nn.Module, config: LoraConfig) -> None:
+    """Adds low-rank adapters in place, so that weight names gain no prefix."""
+    from peft import LoraConfig as PeftLora
+    from peft import inject_adapter_in_model
+
+    settings = PeftLora(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        bias="none",
+    )
+    inject_adapter_in_model(settings, language_model)

@@ -1,0 +1,203 @@
+"""The stages of GLaMM: tokenizer, alignment, regions, grounded captions, Pix2Cap. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.records import record
+from orchestrator.stage import Stage, StageContext
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.stage import TrainingStage
+from stages.glamm.config import GlammConfig, LoraConfig
+
+if TYPE_CHECKING:
+    from stages.glamm.task import GlammTask
+
+KINDS = ("caption", "region", "gcg", "region_mask")
+
+
+class GlammTokenizer(Stage):
+    """Learns a small tokenizer from the texts of shards and from GLaMM's own prompts."""
+
+    @record
+    class Config:
+        """How large, and from how much."""
+
+        vocabulary_size: int = 1000  # the 256 bytes and the special tokens included
+        samples: int = 2000  # read from each input
+
+        def __post_init__(self) -> None:
+            """Checks ranges."""
+            if self.vocabulary_size < 300:
+                raise ValueError(
+                    f"vocabulary_size must be 300 or more (every byte is a token), not {self.vocabulary_size}"
+                )
+            if self.samples < 1:
+                raise ValueError(f"samples must be above 0, not {self.samples}")
+
+    @record
+    class Inputs:
+        """Whatever the model will read."""
+
+        shards: dict[str, Shards]
+
+    @record
+    class Outputs:
+        """A folder in the layout of Hugging Face transformers."""
+
+        tokenizer: Tokenizer
+
+    def faults(self) -> Mapping[str, str]:
+        """Misses something to learn from."""
+        return {} if self.inputs.shards else {"inputs.shards": "needs at least one entry"}
+
+    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
+        """Learns on the first rank; the others have nothing to do. Collective: every rank must call."""
+        if not context.world.is_main:
+            return {"tokenizer": {}}
+        from stages.glamm.corpus import learn_tokenizer
+
+        paths = {name: shards.path for name, shards in self.inputs.shards.items()}
+        facts = learn_tokenizer(self.config, paths, self.outputs.tokenizer.path)
+        return {"tokenizer": facts}
+
+
+class GlammStage(TrainingStage):
+    """What the four training stages share: sources of a kind, a checkpoint to begin with, losses."""
+
+    family = "glamm"
+    kind: ClassVar[str]  # what a source is unless config.tasks says otherwise
+
+    @record
+    class Config:
+        """How to train, on what, and with which adapters."""
+
+        train: TrainConfig
+        mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
+        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, region, gcg or region_mask
+        lora: LoraConfig | None = None  # null: as the checkpoint has them
+        text_weight: float = 1.0
+        bce_weight: float = 2.0
+        dice_weight: float = 0.5
+        max_regions: int = 10  # asked about in one conversation
+
+    @record
+    class Inputs:
+        """The model so far, and what it learns from."""
+
+        model: Checkpoint
+        shards: dict[str, Shards]
+
+    @record
+    class Outputs:
+        """The model, and the tokenizer beside its weights."""
+
+        model: Checkpoint
+
+    def faults(self) -> Mapping[str, str]:
+        """Finds tasks that do not exist, or belong to no input."""
+        found = dict(super().faults())
+        for name, kind in self.config.tasks.items():
+            if name not in self.inputs.shards:
+                found[f"config.tasks.{name}"] = (
+                    f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
+                )
+            elif kind not in KINDS:
+                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
+        return found
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Says what each source is."""
+        return {name: self.config.tasks.get(name, self.kind) for name in self.inputs.shards}
+
+    def learning(self) -> tuple[str, ...]:
+        """Leaves out patterns of adapters where the model has none."""
+        if self.train.trainable is not None or self.has_adapters():
+            return super().learning()
+        return tuple(pattern for pattern in self.trainable if "lora_" not in pattern)
+
+    def has_adapters(self) -> bool:
+        """Tells whether the model has low-rank adapters. Asked when running: the checkpoint must be there."""
+        return self.config.lora is not None or self.inputs.model.facts()["model"]["lora"] is not None
+
+    def build_task(self) -> "GlammTask":
+        """Goes on from the checkpoint."""
+        from stages.glamm.begin import begin_from_checkpoint
+
+        return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
+
+
+class FeatureAlignment(GlammStage):
+    """Teaches the projector to speak the language model's language, from short captions of whole images."""
+
+    kind = "caption"
+    trainable = ("projector",)
+
+    @record
+    class Config:
+        """The model to begin with, and how to train it."""
+
+        train: TrainConfig
+        model: GlammConfig = field(default_factory=GlammConfig)
+        mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
+        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, region, gcg or region_mask
+        text_weight: float = 1.0
+        bce_weight: float = 2.0
+        dice_weight: float = 0.5
+        max_regions: int = 10
+
+    @record
+    class Inputs:
+        """Captions; a tokenizer where the language model brings none."""
+
+        shards: dict[str, Shards]
+        tokenizer: Tokenizer | None = None
+
+    def faults(self) -> Mapping[str, str]:
+        """Finds model folders that are not there, and a missing tokenizer."""
+        found = {
+            **super().faults(),
+            **{f"config.model.{key}": text for key, text in self.config.model.faults().items()},
+        }
+        if self.inputs.tokenizer is None and self.config.model.language.path is None:
+            found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
+        return found
+
+    def has_adapters(self) -> bool:
+        """Tells whether the model begins with low-rank adapters."""
+        return self.config.model.lora is not None
+
+    def build_task(self) -> "GlammTask":
+        """Begins with fresh or pretrained parts."""
+        from stages.glamm.begin import begin_fresh
+
+        return begin_fresh(self.config, self.kinds, self.inputs.tokenizer)
+
+
+class RegionPretraining(GlammStage):
+    """Teaches the region encoder what lies in a box; boxes come as prompts."""
+
+    kind = "region"
+    trainable = ("region_encoder", "projector", "language_model.*lora_*")
+
+
+class GcgTuning(GlammStage):
+    """Teaches to write captions whose phrases carry masks (grounded conversation generation)."""
+
+    kind = "gcg"
+    trainable = (
+        "language_model.*lora_*",
+        "language_model.lm_head",
+        "language_model.model.embed_tokens",
+        "region_encoder",
+        "prompt_projection",
+        "sam.mask_decoder",
+    )
+
+
+class Pix2CapSft(GcgTuning):
+    """Fine-tunes on a caption for every panoptic segment, asked for by its box and answered with its mask."""
+
+    kind = "region_mask"

@@ -1,0 +1,207 @@
+"""GlammTask: samples to batches, batches to loss, for all four stages of GLaMM."""
+
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orchestrator.data.stream import Drawn
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from orchestrator.training import elastic
+from orchestrator.training.task import Losses, TrainTask
+from orchestrator.training.weights import load_into
+from stages.glamm.batches import GlammBatch
+from stages.glamm.collate import Collator, Example
+from stages.glamm.config import Blueprint, GlammConfig
+from stages.glamm.decoder import summed_mask_losses
+from stages.glamm.initial import draw_weights
+from stages.glamm.model import Glamm
+from stages.glamm.pretrained import fill_from_folders
+from stages.glamm.prompts import (
+    CAPTION_QUESTIONS,
+    GCG_QUESTIONS,
+    PHRASE_END,
+    PHRASE_START,
+    POINTED_REGION_QUESTIONS,
+    REGION_QUESTIONS,
+    SEG,
+    Conversation,
+    choose,
+    clean,
+    make_conversation,
+    weave,
+)
+from stages.glamm.tokenizer import Vocabulary
+from stages.samples import Region, Sample, Turn
+from stages.vision import decode_image, mask_from_rle
+
+FAMILY = "glamm"
+
+
+@record
+class Weights:
+    """How much each part of the loss counts."""
+
+    text: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+
+
+@record
+class Start:
+    """Where the weights come from: a checkpoint, else the folders that a config names, else chance."""
+
+    checkpoint: Path | None = None
+    folders: GlammConfig | None = None
+
+
+class GlammTask(TrainTask[GlammBatch]):
+    """Trains a GLaMM on sources that each have one kind: caption, region, gcg or region_mask."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        vocabulary: Vocabulary,
+        kinds: Mapping[str, str],
+        *,
+        start: Start,
+        weights: Weights,
+        max_regions: int,
+    ) -> None:
+        """Checks the vocabulary against the model, and the kinds."""
+        if vocabulary.size != blueprint.vocabulary_size:
+            raise InputError(f"the tokenizer has {vocabulary.size} tokens, the model {blueprint.vocabulary_size}")
+        self._blueprint, self._vocabulary, self._start, self._weights = blueprint, vocabulary, start, weights
+        self._makers = {source: MAKERS[kind] for source, kind in kinds.items()}
+        self._max_regions = max_regions
+        self._collator = Collator(blueprint, vocabulary)
+
+    def build_model(self) -> nn.Module:
+        """Builds the model; its weights come later."""
+        return Glamm(self._blueprint)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
+        loaded: frozenset[str] = frozenset()
+        if self._start.checkpoint is not None:
+            stored = elastic.tensors(self._start.checkpoint / elastic.WEIGHTS)
+            report = load_into(model, self._start.checkpoint, rename=lambda name: stored_name(name, stored))
+            strange = [name for name in report.missing if "lora_" not in name]
+            if strange or report.unexpected:
+                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
+            loaded = frozenset(report.loaded)
+        elif self._start.folders is not None:
+            loaded = fill_from_folders(model, self._start.folders).loaded
+        draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
+
+    def collate(self, drawn: Sequence[Drawn]) -> GlammBatch:
+        """Makes a batch; wordings and the order of regions are functions of each sample's own seed."""
+        return self._collator.batch([self.example(one) for one in drawn])
+
+    def example(self, drawn: Drawn) -> Example:
+        """Turns one sample into an image with its conversation, in the way of its source's kind."""
+        sample = Sample.from_members(drawn.key, drawn.members)
+        chance = random.Random(drawn.seed)  # noqa: S311 - wording, not secrets
+        conversation = self._makers[drawn.source](sample, chance, self._vocabulary.end, self._max_regions)
+        masks = tuple(mask_from_rle(region.mask) for region in conversation.mask_regions if region.mask is not None)
+        return Example(image=decode_image(sample.image), conversation=conversation, masks=masks)
+
+    def loss(self, model: nn.Module, batch: GlammBatch) -> Losses:
+        """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""
+        batch = batch.to(next(model.parameters()).device)
+        out: dict[str, Tensor] = model(batch)
+        text = text_loss(out["text_logits_TV"], out["targets_T"])
+        bce, dice, count = summed_mask_losses(
+            out["mask_logits_BMHW"],
+            batch.has_mask_BM,
+            batch.masks,
+            batch.sam_sizes_B2,
+            canvas=self._blueprint.canvas_px,
+        )
+        bce, dice = bce / (count + 1e-8), dice / (count + 1e-8)
+        weights = self._weights
+        total = weights.text * text + weights.bce * bce + weights.dice * dice
+        return Losses(total=total, terms={"text": text.detach(), "bce": bce.detach(), "dice": dice.detach()})
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns the family and everything needed to rebuild the model."""
+        return {"family": FAMILY, "model": self._blueprint.to_plain()}
+
+    def extras(self) -> Mapping[str, bytes]:
+        """Returns the tokenizer's files, which travel with the weights."""
+        return {f"tokenizer/{name}": content for name, content in self._vocabulary.files().items()}
+
+
+def text_loss(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    """Means the cross-entropy over predicted tokens; zero, with a graph, where there is none."""
+    if not len(targets_T):
+        return logits_TV.float().sum() * 0
+    return functional.cross_entropy(logits_TV.float(), targets_T)
+
+
+def stored_name(name: str, stored: Container[str]) -> str:
+    """Says under which name a weight is stored: a model without adapters has no base layers."""
+    return name if name in stored else name.replace(".base_layer.", ".")
+
+
+def caption_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
+    """Asks for a caption, or repeats the turns that the sample brings."""
+    del max_regions
+    if sample.turns:
+        turns = [Turn(question=clean(turn.question), answer=clean(turn.answer)) for turn in sample.turns]
+    else:
+        turns = [Turn(question=choose(CAPTION_QUESTIONS, chance), answer=clean(sample.caption))]
+    return make_conversation(turns, end=end)
+
+
+def region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
+    """Asks what is in each of some regions, one turn a region."""
+    chosen = _some(sample.regions, chance, max_regions)
+    turns = [Turn(question=choose(REGION_QUESTIONS, chance), answer=_said(region)) for region in chosen]
+    return make_conversation(turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in chosen])
+
+
+def gcg_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
+    """Asks for a caption whose phrases carry masks."""
+    del max_regions  # every phrase of a caption is grounded, however many there are
+    masked = [region for region in sample.regions if region.mask is not None and region.spans]
+    answer, used = weave(sample.caption, masked)
+    return make_conversation([Turn(question=choose(GCG_QUESTIONS, chance), answer=answer)], end=end, mask_regions=used)
+
+
+def pointed_region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
+    """Asks what each of some segments is, box given, and for its pixels."""
+    chosen = _some([region for region in sample.regions if region.mask is not None], chance, max_regions)
+    turns = [
+        Turn(
+            question=choose(POINTED_REGION_QUESTIONS, chance),
+            answer=f"{PHRASE_START} {_said(region)} {PHRASE_END} {SEG}",
+        )
+        for region in chosen
+    ]
+    return make_conversation(
+        turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in chosen], mask_regions=chosen
+    )
+
+
+Maker = Callable[[Sample, random.Random, str, int], Conversation]
+MAKERS: Mapping[str, Maker] = {
+    "caption": caption_conversation,
+    "region": region_conversation,
+    "gcg": gcg_conversation,
+    "region_mask": pointed_region_conversation,
+}
+
+
+def _some(regions: Sequence[Region], chance: random.Random, most: int) -> list[Region]:
+    described = [region for region in regions if not region.crowd and _said(region)]
+    return chance.sample(described, min(most, len(described)))
+
+
+def _said(region: Region) -> str:
+    return clean(region.caption or region.phrase)

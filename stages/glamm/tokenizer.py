@@ -1,0 +1,145 @@
+"""The tokenizer: made from data for small models, read from a folder for large ones; special tokens checked by id."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from stages.glamm.config import SPECIAL_TOKENS
+from stages.glamm.prompts import BBOX, IM_START, PHRASE_END, PHRASE_START, SEG, tidy
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@record
+class Piece:
+    """A stretch of generated text: plain words, or a phrase in `<p> ... </p>`."""
+
+    text: str
+    phrase: bool
+    seg: int | None  # which [SEG] of the answer follows the phrase
+
+
+class Vocabulary:
+    """A tokenizer whose special tokens are where they must be."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Checks the special tokens: present, last, in their order."""
+        self.tokenizer = tokenizer
+        ids = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS]
+        size = len(tokenizer)
+        wanted = list(range(size - len(SPECIAL_TOKENS), size))
+        if ids != wanted:
+            raise InputError(
+                f"special tokens {', '.join(SPECIAL_TOKENS)} must have the ids {wanted}, but this tokenizer gives {ids}: "
+                "it was saved by other code or another order of adding"
+            )
+        if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token, so no answer could ever end")
+        by_name = dict(zip(SPECIAL_TOKENS, ids, strict=True))
+        self.size = size
+        self.end: str = str(tokenizer.eos_token)
+        self.end_id: int = int(tokenizer.eos_token_id)
+        self.image_id, self.box_id, self.seg_id = by_name[IM_START], by_name[BBOX], by_name[SEG]
+        self.phrase_start_id, self.phrase_end_id = by_name[PHRASE_START], by_name[PHRASE_END]
+        self.special_ids = frozenset(ids) | {self.end_id}
+
+    @classmethod
+    def read(cls, folder: Path) -> "Vocabulary":
+        """Reads a folder that `save` wrote, or one of Hugging Face's; special tokens that it lacks are added."""
+        return cls.of_files({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()})
+
+    @classmethod
+    def of_files(cls, files: "dict[str, bytes]") -> "Vocabulary":
+        """Builds one from the contents of `tokenizer.json` and `tokenizer_config.json`."""
+        if "tokenizer.json" not in files:
+            raise InputError("no tokenizer.json: give a folder with a fast tokenizer of Hugging Face")
+        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+        named = {
+            name: _content(settings[name]) for name in ("eos_token", "bos_token", "unk_token") if settings.get(name)
+        }
+        inner = Tokenizer.from_str(files["tokenizer.json"].decode())
+        _add_specials(inner)
+        return cls(PreTrainedTokenizerFast(tokenizer_object=inner, **named))
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the files that `read` needs: name -> content."""
+        named = {"eos_token": self.end, "tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"}
+        for name, token in (("bos_token", self.tokenizer.bos_token), ("unk_token", self.tokenizer.unk_token)):
+            if token is not None:
+                named[name] = str(token)
+        return {
+            "tokenizer.json": self.tokenizer.backend_tokenizer.to_str(pretty=False).encode(),
+            "tokenizer_config.json": json.dumps(named, indent=1, ensure_ascii=False).encode(),
+        }
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns ids, and for each the code points [start, end) it stands for."""
+        encoded = self.tokenizer.backend_tokenizer.encode(text)
+        return list(encoded.ids), list(encoded.offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns plain text, special tokens left out."""
+        return tidy(" ".join(piece.text for piece in self.pieces(ids)))
+
+    def pieces(self, ids: Sequence[int]) -> list[Piece]:
+        """Cuts generated ids at phrases; a phrase that is not closed, or has no [SEG], is plain text."""
+        found: list[Piece] = []
+        words: list[int] = []
+        start, seg = None, 0
+
+        def flush(*, phrase: bool = False, which: int | None = None) -> None:
+            text = self.tokenizer.decode(words, skip_special_tokens=True).strip()
+            if text:
+                found.append(Piece(text=text, phrase=phrase, seg=which))
+            words.clear()
+
+        for place, token in enumerate(ids):
+            if token == self.end_id:
+                break
+            if token == self.phrase_start_id:
+                flush()
+                start = place
+            elif token == self.phrase_end_id:
+                pointed = start is not None and place + 1 < len(ids) and ids[place + 1] == self.seg_id
+                flush(phrase=pointed, which=seg if pointed else None)
+                start = None
+            elif token == self.seg_id:
+                seg += 1
+            elif token not in self.special_ids:
+                words.append(token)
+        flush()
+        return found
+
+
+def train_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
+    """Learns a byte-level BPE from texts: any text can be written with it, frequent words are one token."""
+    inner = Tokenizer(models.BPE(unk_token=None))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(SPECIAL_TOKENS),
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    _add_specials(inner)
+    return Vocabulary(
+        PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
+    )
+
+
+def _add_specials(inner: Tokenizer) -> None:
+    # lstrip: the space before a special token belongs to it, so that wrapping a phrase costs no token of its own
+    inner.add_special_tokens(
+        [AddedToken(token, lstrip=True, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    )
+
+
+def _content(token: "str | dict[str, str]") -> str:
+    return token if isinstance(token, str) else token["content"]
