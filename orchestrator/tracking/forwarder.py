@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import os
 import socket
 import threading
@@ -63,9 +64,12 @@ def forward(run_dir: Path, *, follow: bool, stop: threading.Event | None = None)
         return Delivery(uri=None, mlflow_run_id=None, points=0, complete=True, message=message)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with _only_one(run_dir, stop if follow else None):
+    stop = stop or threading.Event()
+    # while a run goes on its forwarder does; after the end it is done soon, and there is something to wait for
+    patience_s = math.inf if follow else 2 * PATIENCE_S if launch.ended is not None else 0.0
+    with _only_one(run_dir, patience_s=patience_s, stop=stop):
         forwarder = _Forwarder(run_dir, launch)
-        return forwarder.follow(stop or threading.Event()) if follow else forwarder.once()
+        return forwarder.follow(stop) if follow else forwarder.once()
 
 
 class _Forwarder:
@@ -167,15 +171,15 @@ class _Forwarder:
 
 
 @contextmanager
-def _only_one(run_dir: Path, wait: threading.Event | None) -> Iterator[None]:
-    """Holds the right to speak to MLflow about a run; waits for it, or raises RunBusy if `wait` is None."""
+def _only_one(run_dir: Path, *, patience_s: float, stop: threading.Event) -> Iterator[None]:
+    """Holds the right to speak to MLflow about a run; raises RunBusy if another does so for longer than the patience."""
+    deadline = time.monotonic() + patience_s
     with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
         while not _took(file.fileno()):
-            if wait is None or wait.wait(LOOK_EVERY_S):
+            if time.monotonic() >= deadline or stop.wait(LOOK_EVERY_S):
                 file.seek(0)
-                raise RunBusy(
-                    f"MLflow is being told of {run_dir} already, by {file.read().strip() or 'another process'}"
-                )
+                holder = file.read().strip() or "somebody else"
+                raise RunBusy(f"MLflow is being told of {run_dir} already, by {holder}")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

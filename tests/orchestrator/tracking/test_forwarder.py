@@ -1,5 +1,6 @@
 """What MLflow knows of a run after the forwarder has told it: a real SQLite store, read back through the client."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -249,13 +250,15 @@ def test_a_folder_that_was_never_launched_is_refused(tmp_path: Path) -> None:
         forward(tmp_path, follow=False)
 
 
-def test_two_forwarders_do_not_speak_about_one_run(uri: str, whole: Path) -> None:
-    import fcntl
-
-    with (whole / LOCK).open("r+") as held:
+def test_two_forwarders_do_not_speak_about_one_run(uri: str, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", uri, ["grounded"])  # and it has not ended
+    with (run.directory / LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(RunBusy, match="already"):
-            forward(whole, follow=False)
+        held.write("process 12 on n1")
+        held.flush()
+
+        with pytest.raises(RunBusy, match="already, by process 12 on n1"):
+            forward(run.directory, follow=False)
 
 
 def test_a_server_that_is_away_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

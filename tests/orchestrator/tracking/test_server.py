@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.run import Run
+from orchestrator.tracking.forwarder import forward
 from orchestrator.tracking.ledger import read_ledger
 from tests.tracked_run import TrackedRun
 
@@ -24,12 +25,13 @@ PATIENCE_S = 120.0  # a server takes many seconds to come up on a busy machine
 class Server:
     """`mlflow server` on a port of its own, with a database that outlives it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             self._port = chosen.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
         self._folder = folder
+        self._store = store or f"sqlite:///{folder}/server.db"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -37,7 +39,7 @@ class Server:
             "--host": "127.0.0.1",
             "--port": str(self._port),
             "--workers": "1",
-            "--backend-store-uri": f"sqlite:///{self._folder}/server.db",
+            "--backend-store-uri": self._store,
             "--artifacts-destination": f"{self._folder}/files",
         }
         command = [sys.executable, "-m", "mlflow", "server", *itertools.chain.from_iterable(options.items())]
@@ -77,6 +79,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Starts one server for all tests of this file; each of them leaves it running."""
     made = Server(tmp_path_factory.mktemp("server"))
     made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def second_server(tmp_path: Path) -> Iterator[Server]:
+    """Shows a database that a forwarder wrote without any server."""
+    made = Server(tmp_path, store=f"sqlite:///{tmp_path}/mlflow.db")
     yield made
     made.kill()
 
@@ -150,3 +160,19 @@ def test_a_server_that_stays_away_is_given_up_quietly_and_sync_tells_the_rest(se
     assert "Traceback" not in log
     assert child.info.status == "FINISHED"
     assert child.data.metrics["loss"] == pytest.approx(1 / 40)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_command_that_a_launch_prints_shows_the_pictures(second_server: Server, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", f"sqlite:///{tmp_path}/mlflow.db")
+    run.whole()
+    forward(run.directory, follow=False)
+    run_id = read_ledger(run.directory / "score")["mlflow_run_id"]
+
+    second_server.start()
+    page = f"{second_server.uri}/get-artifact?path=report/pictures/scene.png&run_uuid={run_id}"
+    with urllib.request.urlopen(page, timeout=30) as answer:  # noqa: S310 - our own server
+        picture = answer.read()
+
+    assert picture == (run.directory / "score" / "report" / "pictures" / "scene.png").read_bytes()

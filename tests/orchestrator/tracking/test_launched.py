@@ -1,0 +1,106 @@
+"""Launches of real processes, told to a real MLflow: what it knows after kills that nobody could announce."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.tracking.ledger import read_ledger
+from tests.command_line import Orch
+
+PATIENCE_S = 90.0
+STAGES = {
+    "first": {"stage": "count", "config": {"steps": 60, "save_every": 5, "pause_s": 0.05}},
+    "sum": {"stage": "add", "inputs": {"value": "first.value"}},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> tuple[Orch, Path]:
+    """Writes a recipe that is tracked in a database beside it."""
+    orch = Orch(tmp_path)
+    return orch, orch.recipe(STAGES, tracking={"uri": "sqlite:///mlflow.db"})
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s until {what}"
+        time.sleep(0.1)
+
+
+def told(orch: Orch, stage: str = "") -> Any:
+    run_id = read_ledger(orch.run_folder / stage)["mlflow_run_id"]
+    return MlflowClient(tracking_uri=f"sqlite:///{orch.folder / 'mlflow.db'}").get_run(run_id)
+
+
+def curve(orch: Orch) -> list[int]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{orch.folder / 'mlflow.db'}")
+    return sorted(point.step for point in client.get_metric_history(told(orch, "first").info.run_id, "loss"))
+
+
+def status(orch: Orch, stage: str = "") -> str | None:
+    return read_ledger(orch.run_folder / stage).get("status")
+
+
+def some_steps(orch: Orch) -> Callable[[], bool]:
+    return (orch.run_folder / "first" / "checkpoints" / "step_00000010").exists
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_killed_and_resumed_is_one_run_with_one_curve(recipe: tuple[Orch, Path]) -> None:
+    orch, path = recipe
+    orch("launch", path, "--detach")
+    wait_until(some_steps(orch), "ten steps are saved")
+    os.kill(int((orch.run_folder / "first" / "pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: status(orch) == "KILLED", "MLflow hears of the kill")
+    killed = told(orch, "first")
+
+    orch("resume", "toy")
+    orch("sync", "toy")
+
+    finished = told(orch, "first")
+    assert (killed.info.status, finished.info.status, told(orch).info.status) == ("KILLED", "FINISHED", "FINISHED")
+    assert killed.info.run_id == finished.info.run_id
+    assert curve(orch) == list(range(1, 61))
+    assert finished.data.tags["orch.attempts"] == "2"
+    assert json.loads(orch("status", "toy", "--json").stdout)["mlflow_run_id"] == told(orch).info.run_id
+
+
+@pytest.mark.slow
+def test_when_supervisor_and_workers_are_killed_mlflow_does_not_say_running_for_ever(
+    recipe: tuple[Orch, Path],
+) -> None:
+    orch, path = recipe
+    orch("launch", path, "stages.first.config.steps=2000", "--detach")
+    wait_until(some_steps(orch), "ten steps are saved")
+    wait_until(lambda: status(orch, "first") == "RUNNING", "MLflow hears that it runs")
+
+    os.kill(json.loads((orch.run_folder / "launch.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: status(orch) == "KILLED", "MLflow hears of the kill")
+
+    assert (told(orch, "first").info.status, told(orch).info.status) == ("KILLED", "KILLED")
+
+
+@pytest.mark.slow
+def test_a_launch_that_reuses_everything_tells_mlflow_nothing(recipe: tuple[Orch, Path]) -> None:
+    orch, path = recipe
+    orch("launch", path, "stages.first.config.steps=3")
+    orch("sync", "toy")
+    before = [
+        (run.info.status, run.info.end_time, len(run.data.tags)) for run in (told(orch, "first"), told(orch, "sum"))
+    ]
+
+    orch("launch", path, "stages.first.config.steps=3")
+    orch("sync", "toy")
+
+    after = [
+        (run.info.status, run.info.end_time, len(run.data.tags)) for run in (told(orch, "first"), told(orch, "sum"))
+    ]
+    assert after == before
