@@ -172,7 +172,7 @@ class _Forwarder:
 
 @contextmanager
 def _only_one(run_dir: Path, *, patience_s: float, stop: threading.Event) -> Iterator[None]:
-    """Holds the right to speak to MLflow about a run; raises RunBusy if another does so for longer than the patience."""
+    """Holds the right to speak to MLflow about a run; RunBusy if another does so for longer than the patience."""
     deadline = time.monotonic() + patience_s
     with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
         while not _took(file.fileno()):
