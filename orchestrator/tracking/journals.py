@@ -11,6 +11,7 @@ from orchestrator.records import record
 
 POINTS_PER_BATCH = 1000
 NAME_LENGTH = 250
+EVERY_LOSS = "loss_every_step"  # beside the averages over log_every steps
 
 
 @record
@@ -83,6 +84,10 @@ class _Reader:
         values, path = event.get("values"), event.get("path")
         if event.get("event") == "metrics" and isinstance(values, dict):
             self._take_metrics(values, step=_whole(event.get("step")), time_s=event.get("time"))
+        elif event.get("event") == "loss":
+            self._take_metrics(
+                {EVERY_LOSS: event.get("value")}, step=_whole(event.get("step")), time_s=event.get("time")
+            )
         elif event.get("event") == "params" and isinstance(values, dict):
             self._params.update(values)
         elif event.get("event") in {"picture", "table", "file"} and isinstance(path, str):

@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator.cli import app
-from stages import STAGES
+from orchestrator.plan import Catalog, make_plan
+from orchestrator.recipe import load_recipe
+from stages import FAMILIES, STAGES
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("orchestrator", "stages", "slurm", "recipes", "tests")
@@ -57,6 +59,21 @@ def test_every_make_target_of_a_page_exists(page: Path) -> None:
     used = {words[1] for line in command_lines(page) if (words := shlex.split(line))[0] == "make" and len(words) > 1}
 
     assert used <= targets
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "recipes" / "README.md"], ids=named)
+def test_every_recipe_of_a_page_plans(page: Path, tmp_path: Path) -> None:
+    recipes = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "yaml"]
+    assert recipes
+    for text in recipes:
+        (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+
+        plan = make_plan(
+            load_recipe(tmp_path / "recipe.yaml", []), Catalog(stages=STAGES, families=FAMILIES), tmp_path / "run"
+        )
+
+        # the folders it names are somebody else's: they, and nothing else, may be missing
+        assert {fault.key.rpartition(".")[2] for fault in plan.faults} <= {"root", "model"}
 
 
 def test_the_readme_names_every_command() -> None:

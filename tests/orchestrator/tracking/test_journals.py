@@ -73,3 +73,17 @@ def test_not_a_number_is_a_number_and_text_is_not(tmp_path: Path) -> None:
 def test_names_become_names_that_mlflow_takes() -> None:
     assert accepted_name("loss/mask BCE (mean)") == "loss/mask BCE _mean_"
     assert len(accepted_name("x" * 300)) == 250
+
+
+def test_the_loss_of_every_step_is_a_curve_of_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for step in (1, 2):
+        journal.append("loss", step=step, value=0.5 / step)
+    journal.close()
+
+    points = read_batch(tmp_path, 0, {}).points
+
+    assert [(point.key, point.step, point.value) for point in points] == [
+        ("loss_every_step", 1, 0.5),
+        ("loss_every_step", 2, 0.25),
+    ]
