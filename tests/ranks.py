@@ -13,7 +13,6 @@ from typing import Any
 
 from orchestrator.world import World
 
-
 _ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 

@@ -166,6 +166,7 @@ def toy_fit(
     first_weights: int = 5,
 ) -> Fitted:
     """Trains the toy as a stage would; `first_weights` is the seed of the weights before any is loaded."""
+    torch.set_num_threads(1)  # the toy is too small to share out, and tests run beside each other
     context = toy_context(directory, world, stop_after=stop_after)
     chosen = task or ToyTask()
     checkpoints = Checkpoints(

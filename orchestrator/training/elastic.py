@@ -91,26 +91,25 @@ def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
         with _alone_is_meant():
             save(named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined)
     except CheckpointException as error:
-        raise _explained(error, directory) from error
+        if isinstance(cause := _cause(error), OSError):
+            raise SurroundingsError(f"{directory}: {cause}") from error
+        raise
 
 
 def read(directory: Path, pieces: Iterable[Piece]) -> None:
     """Fills pieces in place from what any number of ranks wrote; each rank reads just what it holds, and on its own."""
     named = {piece.name: piece for piece in pieces}
-    listed = tensors(directory)
-    wrong = [_difference(piece, listed) for piece in named.values() if _difference(piece, listed)]
+    listed, reader = tensors(directory), _Reader(directory)
+    stored = reader.read_metadata().state_dict_metadata
+    wrong = [problem for piece in named.values() if (problem := _problem(piece, listed, stored))]
     if wrong:
         raise DamagedArtifact(f"{directory} does not fit the model: {'; '.join(wrong[:5])}")
     try:
         with _alone_is_meant():
-            load(
-                cast("dict[str, Any]", named),
-                storage_reader=_Reader(directory),
-                planner=_LoadPieces(flatten_state_dict=False),
-                no_dist=True,
-            )
+            planner = _LoadPieces(flatten_state_dict=False)
+            load(cast("dict[str, Any]", named), storage_reader=reader, planner=planner, no_dist=True)
     except CheckpointException as error:
-        raise _explained(error, directory) from error
+        raise DamagedArtifact(f"{directory} cannot be read: {_cause(error)}") from error
 
 
 def tensors(directory: Path) -> dict[str, dict[str, Any]]:
@@ -230,11 +229,16 @@ def _write_items(piece: Piece) -> list[WriteItem]:
     ]
 
 
-def _difference(piece: Piece, listed: Mapping[str, Mapping[str, Any]]) -> str:
-    if piece.name not in listed:
+def _problem(piece: Piece, listed: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Any]) -> str:
+    entry = stored.get(piece.name)
+    if piece.name not in listed or not isinstance(entry, TensorStorageMetadata):
         return f"{piece.name} is not stored"
-    stored: Sequence[int] = listed[piece.name]["shape"]
-    return "" if tuple(stored) == piece.shape else f"{piece.name} is stored as {tuple(stored)}, needed as {piece.shape}"
+    shape: Sequence[int] = listed[piece.name]["shape"]
+    if tuple(shape) != piece.shape:
+        return f"{piece.name} is stored as {tuple(shape)}, needed as {piece.shape}"
+    return (
+        "" if entry.size == torch.Size([prod(shape)]) else f"{piece.name} is stored with {entry.size.numel()} elements"
+    )
 
 
 @contextmanager
@@ -244,14 +248,8 @@ def _alone_is_meant() -> Iterator[None]:
         yield
 
 
-def _explained(error: CheckpointException, directory: Path) -> BaseException:
-    causes = [wrapped[0] for wrapped in error.failures.values()]
-    for cause in causes:
-        if isinstance(cause, DamagedArtifact):
-            return cause
-        if isinstance(cause, OSError):
-            return SurroundingsError(f"{directory}: {cause}")
-    return error
+def _cause(error: CheckpointException) -> BaseException:
+    return next(wrapped[0] for wrapped in error.failures.values())
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -1,21 +1,21 @@
 """The engines on real ranks: what DeepSpeed and torch agree on, and what survives a change of engine or of ranks."""
 
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.data.stream import Drawn
 from orchestrator.training.config import OptimConfig, TrainConfig
 from orchestrator.training.elastic import tensors
 from orchestrator.training.weights import load_into, load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
 from tests.toys import LETTERS, ToyTask, curve, toy_engine, toy_fit, toy_train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,106 @@
+"""Which parameters learn, how fast, and how the rate moves."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from torch import nn
+
+from orchestrator.errors import InputError
+from orchestrator.training.config import OptimConfig
+from orchestrator.training.optim import freeze, learning_rate, matches, parameter_groups
+
+
+def model() -> nn.ModuleDict:
+    return nn.ModuleDict({"tower": nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), "head": nn.Linear(3, 1)})
+
+
+def test_the_rate_warms_up_then_falls_as_a_cosine() -> None:
+    optim = OptimConfig(lr=1.0, warmup_steps=4, schedule="cosine", min_lr_ratio=0.1)
+
+    rates = [learning_rate(optim, step, 12) for step in range(12)]
+
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[8] == pytest.approx(0.55)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_a_linear_rate_falls_evenly_and_a_constant_one_stays() -> None:
+    linear, constant = OptimConfig(lr=2.0, schedule="linear"), OptimConfig(lr=2.0, schedule="constant")
+
+    assert [learning_rate(linear, step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    assert [learning_rate(constant, step, 4) for step in range(4)] == [2.0] * 4
+
+
+@given(
+    schedule=some.sampled_from(["linear", "cosine", "constant"]),
+    warmup_steps=some.integers(0, 30),
+    steps=some.integers(1, 50),
+    min_lr_ratio=some.floats(0, 1),
+)
+def test_the_rate_never_leaves_its_bounds(schedule: str, warmup_steps: int, steps: int, min_lr_ratio: float) -> None:
+    optim = OptimConfig(lr=3.0, schedule=schedule, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio)  # type: ignore[arg-type]  # hypothesis draws plain text
+
+    rates = [learning_rate(optim, step, steps) for step in range(steps)]
+
+    assert all(0 < rate <= 3.0 + 1e-12 for rate in rates[:warmup_steps])
+    assert all(3.0 * min_lr_ratio - 1e-12 <= rate <= 3.0 + 1e-12 for rate in rates[warmup_steps:])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("head", True),
+        ("head.weight", True),
+        ("*weight", True),
+        ("h*", True),
+        ("hea", False),
+        ("tower", False),
+        ("*bias", False),
+    ],
+)
+def test_a_pattern_is_a_glob_over_the_name_or_over_a_whole_prefix(pattern: str, meant: bool) -> None:  # noqa: FBT001
+    assert matches("head.weight", pattern) is meant
+
+
+def test_exactly_the_named_parameters_learn() -> None:
+    net = model()
+
+    freeze(net, ("head", "tower.*.bias"))
+
+    assert [name for name, p in net.named_parameters() if p.requires_grad] == [
+        "tower.0.bias", "tower.1.bias", "head.weight", "head.bias",
+    ]  # fmt: skip
+
+
+def test_a_pattern_that_names_nothing_is_refused_with_what_there_is() -> None:
+    with pytest.raises(
+        InputError, match=r"train\.trainable: 'haed' names no parameter of the model; there are head\.bias"
+    ):
+        freeze(model(), ("head", "haed"))
+
+
+def test_a_rate_scale_that_names_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train\.optim\.lr_scales: 'tail' names no parameter"):
+        parameter_groups(model(), OptimConfig(lr=1.0, lr_scales={"tail": 0.5}))
+
+
+def test_groups_differ_in_rate_and_vectors_never_decay() -> None:
+    optim = OptimConfig(lr=2.0, weight_decay=0.1, lr_scales={"head.weight": 0.5, "head": 0.25})
+
+    groups = parameter_groups(model(), optim)
+
+    assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups] == [
+        (2.0, 0.1, 1),  # tower.0.weight
+        (2.0, 0.0, 3),  # tower.0.bias, tower.1.*
+        (1.0, 0.1, 1),  # head.weight: the first match counts
+        (0.5, 0.0, 1),  # head.bias
+    ]
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    net = model()
+    freeze(net, ("head",))
+
+    groups = parameter_groups(net, OptimConfig(lr=1.0))
+
+    assert sum(len(group["params"]) for group in groups) == 2
