@@ -8,6 +8,7 @@ from orchestrator.records import record
 NODE_PX, LANE_PX, GAP_PX = 176, 14, 14  # width of a stage, of an edge that passes a layer, and the space between
 HEIGHT_PX, PITCH_PX, MARGIN_PX = 50, 92, 8
 SWEEPS = 4
+MOST_LANES = 5000  # beyond, edges are drawn straight through: nobody follows one by eye any more
 LONGEST_NAME = 19
 
 SYMBOLS: Mapping[str, str] = {
@@ -65,21 +66,22 @@ def _layered(nodes: Sequence[Node]) -> tuple[Layers, Links]:
     for node in nodes:  # a run lists its stages in an order in which they can run
         depth[node.name] = 1 + max((depth.get(parent, -1) for parent in parents[node.name]), default=-1)
     layers: Layers = [[] for _ in range(max(depth.values()) + 1)]
-    links: Links = []
     for node in nodes:
         layers[depth[node.name]].append(_Slot(name=node.name))
+    crossed = sum(depth[node.name] - depth[parent] - 1 for node in nodes for parent in parents[node.name])
+    links: dict[tuple[str, str], None] = {}  # in the order of the stages, each once
     for node in nodes:
         for parent in parents[node.name]:
             above = parent
-            for level in range(depth[parent] + 1, depth[node.name]):
+            between = range(depth[parent] + 1, depth[node.name]) if crossed <= MOST_LANES else ()
+            for level in between:
                 lane = f"{parent}\n{level}"  # edges of one parent share a lane; no stage has a line break in its name
-                if all(slot.name != lane for slot in layers[level]):
-                    layers[level].append(_Slot(name=lane, passing=True))
                 if (above, lane) not in links:
-                    links.append((above, lane))
+                    layers[level].append(_Slot(name=lane, passing=True))
+                links[above, lane] = None
                 above = lane
-            links.append((above, node.name))
-    return layers, links
+            links[above, node.name] = None
+    return layers, list(links)
 
 
 def _untangle(layers: Layers, links: Links) -> None:
@@ -96,10 +98,10 @@ def _untangle(layers: Layers, links: Links) -> None:
             fixed = layers[level - 1 if down else level + 1]
             place = {slot.name: number / max(1, len(fixed) - 1) for number, slot in enumerate(fixed)}
             neighbours = above if down else below
-            keys = {
-                slot.name: _mean([place[name] for name in neighbours.get(slot.name, ())], number / len(layers[level]))
-                for number, slot in enumerate(layers[level])
-            }
+            keys = {}
+            for number, slot in enumerate(layers[level]):
+                beside = [place[name] for name in neighbours.get(slot.name, ()) if name in place]
+                keys[slot.name] = _mean(beside, number / len(layers[level]))
             layers[level].sort(key=lambda slot: keys[slot.name])
 
 
