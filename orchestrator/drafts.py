@@ -157,7 +157,9 @@ def _build(entry: Typed, run_dir: Path, faults: list[Fault], starts: list[Fault]
     except (OrchError, ValueError) as error:
         faults.append(Fault(key=entry.key, message=str(error)))
         return None
-    starts.extend(Fault(key=dotted(entry.key, key), message=message) for key, message in found.items())
+    told = {fault.key for fault in starts}  # a missing path may be found by both
+    faults_by_key = {dotted(entry.key, key): message for key, message in found.items()}
+    starts.extend(Fault(key=key, message=message) for key, message in faults_by_key.items() if key not in told)
     return stage
 
 

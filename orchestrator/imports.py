@@ -15,6 +15,7 @@ QUOTED = re.compile(r"[\w.\[\], |]+")  # a quoted annotation
 WORD = re.compile(r"\w+")
 QUIET = frozenset({"record", "dataclass"})
 DYNAMIC = ("import_module", "__import__")
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold statements
 UNSAID = frozenset(
     {"ctx", "kind", "type_comment", "type_ignores"}
 )  # what Python adds to a tree beside what was written
@@ -81,7 +82,9 @@ class Sources:
             path = self.path(module)
             name = module.partition(":")[0]
             inside = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
-            found = {name for node in _walk(self._tree(module)) for name in self._named(node, inside)}
+            text = b"" if path is None else path.read_bytes()
+            nodes = _walk if any(word.encode() in text for word in DYNAMIC) else _statements  # calls are many
+            found = {name for node in nodes(self._tree(module)) for name in self._named(node, inside)}
             self._imports[module] = tuple(sorted(name for name in found if self.path(name) is not None))
         return self._imports[module]
 
@@ -219,6 +222,17 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
             waiting.extend(node.orelse)
         else:
             waiting.extend(ast.iter_child_nodes(node))
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields every statement that runs, without looking into expressions."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        blocks = BLOCKS if not (type(node) is ast.If and _only_for_types(node.test)) else ("orelse",)
+        for block in blocks:
+            waiting.extend(getattr(node, block, ()))
 
 
 def _only_for_types(test: ast.expr) -> bool:

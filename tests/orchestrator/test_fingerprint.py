@@ -175,6 +175,10 @@ def closure(tmp_path: Path, modules: dict[str, str], start: str) -> set[str]:
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import PKG.b.c", {"a", ""}),
         ("import typing\nif typing.TYPE_CHECKING:\n    import PKG.b.c\nelse:\n    import PKG.d", {"a", "", "d"}),
         ("import json, PKG.d", {"a", "", "d"}),
+        ("try:\n    pass\nexcept OSError:\n    import PKG.d\nfinally:\n    import PKG.b.c", {"a", "", "d", "b", "b.c"}),
+        ("match 1:\n    case 1:\n        with f():\n            import PKG.d", {"a", "", "d"}),
+        ("class A:\n    async def f(self):\n        for x in y:\n            from PKG import d", {"a", "", "d"}),
+        ("while x:\n    pass\nelse:\n    if y:\n        pass\n    elif z:\n        import PKG.d", {"a", "", "d"}),
     ],
 )
 def test_imports_are_followed_as_python_follows_them(

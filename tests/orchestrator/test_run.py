@@ -286,7 +286,7 @@ print("whole")
 """
 
 
-@pytest.mark.parametrize("moment", [1, 3, 9, 20, 30, 45, 60, 70])
+@pytest.mark.parametrize("moment", [1, 5, 12, 20, 28, 34, 37, 39])
 def test_a_launch_killed_at_any_moment_leaves_no_run_that_looks_whole(tmp_path: Path, code: Path, moment: int) -> None:
     place = tmp_path / "house"
     place.mkdir()
