@@ -36,6 +36,7 @@ class World:
             torch.cuda.set_device(local_rank)
         else:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed goes looking for other devices
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # or it loads a compiler for seconds
             os.environ.setdefault("LOCAL_SIZE", str(size))  # or DeepSpeed starts numactl to count them, at every step
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
