@@ -68,10 +68,11 @@ def make_prompt(question: str) -> str:
     return f"{SYSTEM} USER: {LEAD_IN}{question} ASSISTANT:"
 
 
-def clean(text: str) -> str:
-    """Takes special tokens out of text that comes from data or users, so that nobody can forge one."""
+def clean(text: str, *, keep: str = "") -> str:
+    """Takes special tokens, but for one, out of text that comes from data or users, so that nobody can forge one."""
     for token in (*SPECIAL_TOKENS, "<s>", "</s>", "<unk>"):
-        text = text.replace(token, " ")
+        if token != keep:
+            text = text.replace(token, " ")
     return " ".join(text.split())
 
 
