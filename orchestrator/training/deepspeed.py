@@ -88,9 +88,10 @@ def deepspeed_json(train: TrainConfig, world: World) -> dict[str, Any]:
         "allgather_bucket_size": engine.bucket_elements,
     }
     if engine.zero_stage == 3:
+        usual, wanted = 100_000 if on_gpu else 0, engine.persistence_threshold
         zero |= {
             "stage3_prefetch_bucket_size": engine.bucket_elements,
-            "stage3_param_persistence_threshold": engine.persistence_threshold,
+            "stage3_param_persistence_threshold": usual if wanted is None else wanted,
         }
     return {
         "train_batch_size": train.global_batch,

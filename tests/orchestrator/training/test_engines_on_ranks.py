@@ -87,7 +87,9 @@ def _two_ranks_again(world: World, directory: Path) -> dict[str, Any]:
     zero1 = toy_train(STEPS, engine=toy_engine("deepspeed", zero_stage=1), micro_batch=3)
     toy_fit(world, directory / "paused_zero1", zero1, task=ToyTask(dropout=STILL), trainable=LEARNS, first_weights=99)
     handed_on = HandedOnTask(directory / "zero3" / "checkpoints" / f"step_{STEPS:08d}")
-    toy_fit(world, directory / "handed_on", toy_train(1, engine=ZERO3), task=handed_on, first_weights=99)
+    unclipped = toy_train(1, engine=ZERO3, optim=OptimConfig(lr=1e-3, clip_norm=None))
+    fitted = toy_fit(world, directory / "handed_on", unclipped, task=handed_on, first_weights=99)
+    assert fitted.engine.scalars()["grad_norm"] > 0
     for name in ("deepspeed", "torch"):
         engine = toy_engine(name, activation_checkpointing=name == "deepspeed")
         optim = OptimConfig(lr=5e-2, lr_scales={"*lora_B*": 2.0})

@@ -61,7 +61,7 @@ def write_shards(directory: Path) -> None:
 
 def _trains(world: World, directory: Path) -> dict[str, Any]:
     context = toy_context(directory / "toy", world)
-    train = toy_train(4, engine=toy_engine("deepspeed"), micro_batch=2)
+    train = toy_train(4, engine=toy_engine("deepspeed", persistence_threshold=None), micro_batch=2)
     facts = stage(directory, train, sources=("plain", "other"), plain=3.0, other=1.0).run(context)
     context.journal.close()
     return {name: dict(value) for name, value in facts.items()}
