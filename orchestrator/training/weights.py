@@ -1,7 +1,7 @@
 """The weights of a finished checkpoint: all of them in one process, or into a model that spans many."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -32,12 +32,13 @@ class LoadReport:
         return ", ".join(parts)
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Reads all weights of a checkpoint (an artifact, or `checkpoints/step_*`) into this process alone."""
+def load_weights(checkpoint: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Reads weights of a checkpoint (an artifact, or `checkpoints/step_*`) into this process: all, or those named."""
     directory = checkpoint / WEIGHTS
     weights = {
         name: torch.empty(entry["shape"], dtype=elastic.dtype_named(entry["dtype"], directory))
         for name, entry in elastic.tensors(directory).items()
+        if names is None or name in names
     }
     elastic.read(directory, [elastic.whole(name, tensor) for name, tensor in weights.items()])
     return weights

@@ -116,10 +116,7 @@ class Collator:
         return square, (height, width)
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
-        width, height = example.image.size
-        kept = example.conversation.boxes_xyxy_px[: len(tokens.boxes)]
-        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-        return (torch.tensor(kept, dtype=torch.float32).reshape(-1, 4) / scale).clamp(0, 1)
+        return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)
 
     def _masks(self, example: Example, tokens: Tokens) -> Tensor:
         width, height = example.image.size
@@ -127,6 +124,14 @@ class Collator:
         if not kept:
             return torch.zeros(0, height, width, dtype=torch.bool)
         return torch.from_numpy(np.stack(kept))
+
+
+def unit_boxes(boxes_xyxy_px: Sequence[Sequence[float]], image: Image.Image) -> Tensor:
+    """Measures boxes in units of their image, and cuts off what lies outside: R x 4."""
+    width, height = image.size
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+    boxes_R4 = torch.tensor([tuple(box) for box in boxes_xyxy_px], dtype=torch.float32).reshape(-1, 4)
+    return (boxes_R4 / scale).clamp(0, 1)
 
 
 def _normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

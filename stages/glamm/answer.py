@@ -1,0 +1,138 @@
+"""GlammModel: a trained GLaMM in one process, ready to answer.
+
+Legend: U images, B rows (one question each), M masks of an image, T written tokens, D language width, H W pixels.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from stages.family import GroundedCaption, GroundedPhrase
+from stages.glamm.collate import Collator, unit_boxes
+from stages.glamm.decoder import decode_masks, masks_at_image_size
+from stages.glamm.generate import Questions, Written, write
+from stages.glamm.model import Glamm
+from stages.glamm.prompts import BBOX, GCG_QUESTIONS, REGION_QUESTIONS, Conversation, clean, make_prompt, tidy
+from stages.glamm.tokenizer import Piece, Vocabulary
+from stages.vision import Mask
+
+ROWS_AT_ONCE = 32  # questions that share the memory of one cache
+MAX_ANSWER_TOKENS = 256  # of an answer to a free prompt
+
+
+@record
+class Row:
+    """One question: an image, and the boxes that its wording speaks of."""
+
+    image: Image.Image
+    boxes_xyxy_px: tuple[Sequence[float], ...] = ()
+
+
+@record
+class Stretch:
+    """Where a phrase stands in a caption, and which [SEG] points at it."""
+
+    span: tuple[int, int]
+    seg: int
+
+
+class GlammModel:
+    """Answers with text, and with a mask for each phrase that is followed by [SEG]."""
+
+    def __init__(self, model: Glamm, vocabulary: Vocabulary) -> None:
+        """Takes a model whose weights are in place, on the device where it is to work."""
+        self.network, self.vocabulary = model.eval().requires_grad_(requires_grad=False), vocabulary
+        self.collator = Collator(model.blueprint, vocabulary)
+        self._device = next(model.parameters()).device
+
+    def ground(self, images: Sequence[Image.Image], *, max_new_tokens: int) -> list[GroundedCaption]:
+        """Writes a grounded caption for each image."""
+        rows = [Row(image=image) for image in images]
+        written = self.write(GCG_QUESTIONS[0], rows, max_new_tokens=max_new_tokens)
+        return [self._grounded(image, said) for image, said in zip(images, written, strict=True)]
+
+    def describe_regions(
+        self, images: Sequence[Image.Image], boxes_xyxy_px: Sequence[Sequence[Sequence[float]]], *, max_new_tokens: int
+    ) -> list[list[str]]:
+        """Writes a caption for each box of each image, every box a question of its own."""
+        rows = [
+            Row(image=image, boxes_xyxy_px=(box,))
+            for image, boxes in zip(images, boxes_xyxy_px, strict=True)
+            for box in boxes
+        ]
+        written = iter(self.write(REGION_QUESTIONS[0], rows, max_new_tokens=max_new_tokens))
+        return [[self.vocabulary.decode(next(written).ids) for _ in boxes] for boxes in boxes_xyxy_px]
+
+    def answer(self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]]) -> GroundedCaption:
+        """Answers a free prompt; boxes are given in the order of `<bbox>` in it."""
+        question = clean(prompt, keep=BBOX)
+        if question.count(BBOX) != len(boxes_xyxy_px):
+            raise InputError(f"the prompt has {question.count(BBOX)} {BBOX}, but {len(boxes_xyxy_px)} boxes are given")
+        row = Row(image=image, boxes_xyxy_px=tuple(boxes_xyxy_px))
+        (written,) = self.write(question, [row], max_new_tokens=MAX_ANSWER_TOKENS)
+        return self._grounded(image, written)
+
+    def write(self, question: str, rows: Sequence[Row], *, max_new_tokens: int) -> list[Written]:
+        """Puts one question to all rows, as many at once as memory should bear."""
+        written: list[Written] = []
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            asked = self.questions(question, rows[first : first + ROWS_AT_ONCE])
+            end_id = self.vocabulary.end_id
+            written += write(self.network, asked, end_id=end_id, max_new_tokens=max_new_tokens)
+        return written
+
+    def questions(self, question: str, rows: Sequence[Row]) -> Questions:
+        """Makes of words, images and boxes what the model reads."""
+        tokens = self.collator.tokens(Conversation(text=make_prompt(question), answers=()))
+        images = {id(row.image): row.image for row in rows}  # rows about one image share its encoding
+        place = {key: number for number, key in enumerate(images)}
+        return Questions(
+            tokens=tokens,
+            clip_pixels_UCHW=torch.stack([self.collator.clip_pixels(one) for one in images.values()]).to(self._device),
+            image_B=torch.tensor([place[id(row.image)] for row in rows], device=self._device),
+            boxes_R4=torch.cat([unit_boxes(row.boxes_xyxy_px, row.image) for row in rows]).to(self._device),
+        )
+
+    def _grounded(self, image: Image.Image, written: Written) -> GroundedCaption:
+        caption, stretches = read_pieces(self.vocabulary.pieces(written.ids))
+        masks = self._masks(image, written, [stretch.seg for stretch in stretches])
+        phrases = (
+            GroundedPhrase(phrase=caption[slice(*stretch.span)], span=stretch.span, mask_HW=mask_HW)
+            for stretch, mask_HW in zip(stretches, masks, strict=True)
+        )
+        return GroundedCaption(caption=caption, phrases=tuple(phrases))
+
+    @torch.inference_mode()
+    def _masks(self, image: Image.Image, written: Written, segs: Sequence[int]) -> list[Mask]:
+        """Decodes the masks of these [SEG], counted from 0, at the image's own size."""
+        if not segs:
+            return []
+        places = [place for place, token in enumerate(written.ids) if token == self.vocabulary.seg_id]
+        prompts_MC = self.network.prompt_projection(written.hidden_TD[[places[seg] for seg in segs]])
+        pixels_CHW, inside = self.collator.sam_pixels(image)
+        seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device)).last_hidden_state
+        low_MHW = decode_masks(self.network.sam, seen, prompts_MC[None])[0]
+        size = (image.height, image.width)
+        masks = []
+        for low_HW in low_MHW:  # one by one: many masks of a large picture would not fit in memory together
+            wide = masks_at_image_size(low_HW[None], canvas=self.network.canvas, inside=inside, image=size)[0]
+            masks.append(np.asarray((wide > 0).cpu().numpy(), dtype=np.bool_))
+        return masks
+
+
+def read_pieces(pieces: Iterable[Piece]) -> tuple[str, list[Stretch]]:
+    """Joins what was written to a caption without tags, and says where its pointed phrases stand, in code points."""
+    caption = ""
+    stretches = []
+    for piece in pieces:
+        text = tidy(piece.text)
+        start = len(caption)
+        caption = tidy(f"{caption} {text}")
+        start += len(caption) - start - len(text)  # past the space, if there is one
+        if piece.seg is not None:
+            stretches.append(Stretch(span=(start, len(caption)), seg=piece.seg))
+    return caption, stretches
