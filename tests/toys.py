@@ -40,6 +40,8 @@ class ToyModel(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mask_LL", torch.ones(LENGTH, LENGTH).triu(1).bool(), persistent=False)
 
+        self.register_buffer("thirds_L", torch.arange(LENGTH) / 3, persistent=False)  # not exact in bf16
+
     def forward(self, letters_BL: Tensor) -> Tensor:
         self.seen += len(letters_BL)
         hidden_BLD = self.embedding(letters_BL)

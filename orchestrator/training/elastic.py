@@ -138,8 +138,7 @@ class _SavePieces(DefaultSavePlanner):
         return self.plan
 
     def lookup_object(self, index: MetadataIndex) -> Any:
-        # a copy of its own: a view would drag its whole storage (ZeRO's padded partition) into the file
-        return self.state_dict[index.fqn].local.clone()
+        return self.state_dict[index.fqn].local
 
 
 class _LoadPieces(DefaultLoadPlanner):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.training.config import OptimConfig, SaveConfig, TrainConfig
 from orchestrator.training.elastic import tensors
 from orchestrator.training.weights import load_into, load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
-from tests.toys import LETTERS, ToyTask, curve, toy_engine, toy_fit, toy_train
+from tests.toys import LETTERS, ToyStream, ToyTask, curve, toy_engine, toy_fit, toy_train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 STEPS, PAUSE = 6, 3
 ZERO3 = toy_engine("deepspeed")
+HALVES = {f"bf16_zero{n}": toy_engine("deepspeed", precision="bf16", zero_stage=n) for n in (1, 2, 3)}
 LEARNS = ("blocks", "head")  # the rest is frozen: embedding, norm, scale, odd
 STILL = 0.0  # dropout
 
@@ -73,17 +74,33 @@ def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
     still("frozen", ZERO3, trainable=LEARNS)
     for name, stop in {"dropout": None, "dropout_paused": PAUSE}.items():
         toy_fit(world, directory / name, toy_train(STEPS, engine=ZERO3), trainable=LEARNS, stop_after=stop)
-    half = toy_engine("deepspeed", precision="bf16")
-    for name, stop in {"bf16": None, "bf16_paused": PAUSE}.items():
-        toy_fit(world, directory / name, toy_train(STEPS, engine=half), stop_after=stop)
+    for name, engine in HALVES.items():
+        fitted = toy_fit(world, directory / name, toy_train(STEPS, engine=engine))
+        found[name] = dict(fitted.engine.module.named_buffers())["module.thirds_L"].tolist()
+        toy_fit(world, directory / f"{name}_paused", toy_train(STEPS, engine=engine), stop_after=PAUSE)
+    found["again"] = _goes_back(world, directory)
     return found
+
+
+def _goes_back(world: World, directory: Path) -> float:
+    """Loads an earlier checkpoint into an engine that has trained on since; returns the loss it then starts from."""
+    task, save = ToyTask(dropout=STILL), SaveConfig(every_steps=PAUSE)
+    train = toy_train(STEPS, engine=ZERO3, micro_batch=3, save=save)
+    fitted = toy_fit(world, directory / "again", train, task=task)
+    fitted.engine.load(fitted.checkpoints.path(PAUSE), step=PAUSE)
+    stream = ToyStream(train, world)
+    losses = [
+        task.loss(fitted.engine.module, batch).total.item()
+        for batch in stream.batches(task.collate, start_step=PAUSE, steps=1)
+    ]
+    return world.mean({"loss": sum(losses) / len(losses)})["loss"]
 
 
 def _two_ranks_again(world: World, directory: Path) -> dict[str, Any]:
     train = toy_train(STEPS, engine=ZERO3)
     toy_fit(world, directory / "dropout_paused", train, trainable=LEARNS, first_weights=99)
-    half = toy_train(STEPS, engine=toy_engine("deepspeed", precision="bf16"))
-    toy_fit(world, directory / "bf16_paused", half, first_weights=99)
+    for name, engine in HALVES.items():
+        toy_fit(world, directory / f"{name}_paused", toy_train(STEPS, engine=engine), first_weights=99)
     zero1 = toy_train(STEPS, engine=toy_engine("deepspeed", zero_stage=1), micro_batch=3)
     toy_fit(world, directory / "paused_zero1", zero1, task=ToyTask(dropout=STILL), trainable=LEARNS, first_weights=99)
     handed_on = HandedOnTask(directory / "zero3" / "checkpoints" / f"step_{STEPS:08d}")
@@ -133,14 +150,14 @@ def test_deepspeed_and_torch_agree_step_by_step(runs: Runs, engine: str) -> None
     assert first[0][engine] == pytest.approx(first[0]["torch"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["zero3", "torch", "bf16", "dropout", "frozen", "lora_deepspeed"])
+@pytest.mark.parametrize("name", ["zero3", "torch", *HALVES, "dropout", "frozen", "lora_deepspeed"])
 def test_the_loss_falls(runs: Runs, name: str) -> None:
     losses = list(curve(runs[0] / name).values())
 
     assert losses[-1] < losses[0] - 0.05
 
 
-@pytest.mark.parametrize("name", ["dropout", "bf16"])
+@pytest.mark.parametrize("name", ["dropout", *HALVES])
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(runs: Runs, name: str) -> None:
     directory = runs[0]
 
@@ -169,6 +186,24 @@ def test_frozen_weights_come_back_from_the_checkpoint(runs: Runs) -> None:
 
     assert {"embedding.weight", "norm.bias", "scale", "odd"} <= set(frozen)
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_tables_computed_at_birth_stay_exact_in_bf16(runs: Runs, name: str) -> None:
+    assert [found[name] for found in runs[1]] == [ToyTask().build_model().thirds_L.tolist()] * 2  # type: ignore[union-attr, operator]  # torch types buffers loosely
+
+
+def test_an_engine_goes_back_to_an_earlier_checkpoint(runs: Runs) -> None:
+    assert runs[1][0]["again"] == pytest.approx(curve(runs[0] / "zero3")[PAUSE + 1], abs=1e-6)
+
+
+def test_files_hold_what_was_saved_and_no_more(runs: Runs) -> None:
+    weights = runs[0] / "zero3" / "checkpoints" / f"step_{STEPS:08d}" / "weights"
+
+    content = 4 * sum(parameter.numel() for parameter in ToyTask().build_model().parameters())
+    written = sum(path.stat().st_size for path in weights.glob("*.distcp"))
+
+    assert content < written < content + 2_000 * 2 * len(tensors(weights))  # a zip header for each piece, no padding
 
 
 def test_all_ranks_stop_at_the_same_step_when_one_is_asked(runs: Runs) -> None:
