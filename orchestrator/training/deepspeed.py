@@ -38,8 +38,7 @@ class DeepSpeedEngine:
         if train.engine.activation_checkpointing:
             checkpoint_activations(module)
         optimizer = make_adamw(parameter_groups(module, train.optim), train.optim)
-        with _constants_kept(module):
-            self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json)
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json)
         self.module: nn.Module = self._engine
         self.accumulation = train.accumulation_on(world.size)
         self._train, self._world, self._updates = train, world, 0
@@ -187,17 +186,6 @@ def _gathering(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return fill(tensor, *how, **named)
 
     return fill_gathered
-
-
-@contextmanager
-def _constants_kept(module: nn.Module) -> Iterator[None]:
-    """Keeps tables that are computed at birth (not part of a checkpoint) as exact as the model made them."""
-    saved = {name for name, _ in holdings.saved_buffers(module)}
-    constants = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in saved}
-    yield
-    for name, buffer in module.named_buffers():
-        if name in constants:
-            buffer.data = constants[name].to(buffer.device)
 
 
 def _holdings_of(module: nn.Module, optimizer: Any, zero_stage: int) -> Holdings:
