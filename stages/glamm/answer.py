@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
@@ -97,31 +98,34 @@ class GlammModel:
             boxes_R4=torch.cat([unit_boxes(row.boxes_xyxy_px, row.image) for row in rows]).to(self._device),
         )
 
+    @torch.inference_mode()
+    def point(self, image: Image.Image, written: Written, segs: Sequence[int]) -> Tensor:
+        """Decodes the masks of these [SEG], counted from 0: logits M x H x W at the decoder's resolution."""
+        places = [place for place, token in enumerate(written.ids) if token == self.vocabulary.seg_id]
+        prompts_MC = self.network.prompt_projection(written.hidden_TD[[places[seg] for seg in segs]])
+        pixels_CHW, _ = self.collator.sam_pixels(image)
+        seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device)).last_hidden_state
+        return decode_masks(self.network.sam, seen, prompts_MC[None])[0]
+
     def _grounded(self, image: Image.Image, written: Written) -> GroundedCaption:
         caption, stretches = read_pieces(self.vocabulary.pieces(written.ids))
-        masks = self._masks(image, written, [stretch.seg for stretch in stretches])
+        if not stretches:
+            return GroundedCaption(caption=caption, phrases=())
+        low_MHW = self.point(image, written, [stretch.seg for stretch in stretches])
+        # one by one: many masks of a large picture would not fit in memory together
         phrases = (
-            GroundedPhrase(phrase=caption[slice(*stretch.span)], span=stretch.span, mask_HW=mask_HW)
-            for stretch, mask_HW in zip(stretches, masks, strict=True)
+            GroundedPhrase(
+                phrase=caption[slice(*stretch.span)], span=stretch.span, mask_HW=self._at_image_size(low_HW, image)
+            )
+            for stretch, low_HW in zip(stretches, low_MHW, strict=True)
         )
         return GroundedCaption(caption=caption, phrases=tuple(phrases))
 
-    @torch.inference_mode()
-    def _masks(self, image: Image.Image, written: Written, segs: Sequence[int]) -> list[Mask]:
-        """Decodes the masks of these [SEG], counted from 0, at the image's own size."""
-        if not segs:
-            return []
-        places = [place for place, token in enumerate(written.ids) if token == self.vocabulary.seg_id]
-        prompts_MC = self.network.prompt_projection(written.hidden_TD[[places[seg] for seg in segs]])
-        pixels_CHW, inside = self.collator.sam_pixels(image)
-        seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device)).last_hidden_state
-        low_MHW = decode_masks(self.network.sam, seen, prompts_MC[None])[0]
+    def _at_image_size(self, low_HW: Tensor, image: Image.Image) -> Mask:
+        inside = self.collator.sam_inside(image)
         size = (image.height, image.width)
-        masks = []
-        for low_HW in low_MHW:  # one by one: many masks of a large picture would not fit in memory together
-            wide = masks_at_image_size(low_HW[None], canvas=self.network.canvas, inside=inside, image=size)[0]
-            masks.append(np.asarray((wide > 0).cpu().numpy(), dtype=np.bool_))
-        return masks
+        wide = masks_at_image_size(low_HW[None], canvas=self.network.canvas, inside=inside, image=size)[0]
+        return np.asarray((wide > 0).cpu().numpy(), dtype=np.bool_)
 
 
 def read_pieces(pieces: Iterable[Piece]) -> tuple[str, list[Stretch]]:

@@ -108,12 +108,16 @@ class Collator:
 
     def sam_pixels(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
         """Resizes the longest side to SAM's square and pads right and below; also returns height and width inside."""
-        scale = self.sam_size / max(image.size)
-        width, height = (max(1, round(length * scale)) for length in image.size)
+        height, width = self.sam_inside(image)
         pixels = _normalised(image.resize((width, height), Image.Resampling.BILINEAR), SAM_MEAN, SAM_STD)
         square = torch.zeros(3, self.sam_size, self.sam_size)
         square[:, :height, :width] = pixels
         return square, (height, width)
+
+    def sam_inside(self, image: Image.Image) -> tuple[int, int]:
+        """Returns height and width of the image inside SAM's square."""
+        scale = self.sam_size / max(image.size)
+        return max(1, round(image.height * scale)), max(1, round(image.width * scale))
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
         return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)

@@ -51,18 +51,24 @@ class Vocabulary:
     @classmethod
     def read(cls, folder: Path) -> "Vocabulary":
         """Reads a folder that `save` wrote, or one of Hugging Face's; special tokens that it lacks are added."""
-        return cls.of_files({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()})
+        try:
+            return cls.of_files({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()})
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from None
 
     @classmethod
     def of_files(cls, files: "dict[str, bytes]") -> "Vocabulary":
         """Builds one from the contents of `tokenizer.json` and `tokenizer_config.json`."""
         if "tokenizer.json" not in files:
             raise InputError("no tokenizer.json: give a folder with a fast tokenizer of Hugging Face")
-        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+        try:
+            settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+            inner = Tokenizer.from_str(files["tokenizer.json"].decode())
+        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more precise
+            raise InputError(f"the tokenizer cannot be read ({error})") from None
         named = {
             name: _content(settings[name]) for name in ("eos_token", "bos_token", "unk_token") if settings.get(name)
         }
-        inner = Tokenizer.from_str(files["tokenizer.json"].decode())
         _add_specials(inner)
         return cls(PreTrainedTokenizerFast(tokenizer_object=inner, **named))
 

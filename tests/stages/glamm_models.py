@@ -1,8 +1,10 @@
 """Tiny GLaMMs with a real checkpoint each, for the tests of answering and export; fresh weights that speak in tags."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -11,6 +13,7 @@ from orchestrator.training import elastic
 from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.world import World
+from stages.glamm.collate import Collator, Example
 from stages.glamm.config import (
     Blueprint,
     GlammConfig,
@@ -24,7 +27,7 @@ from stages.glamm.config import (
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.prompts import GCG_QUESTIONS, REGION_QUESTIONS, make_prompt
-from stages.glamm.task import FAMILY
+from stages.glamm.task import FAMILY, GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary, train_vocabulary
 
 WORDS = ("A red bar stands left of a blue bar.", "The green disc is above a grey bar, near the é.")
@@ -49,16 +52,19 @@ def vocabulary() -> Vocabulary:
 
 
 def talkative(model: Glamm, words: Vocabulary, seed: int) -> Glamm:
-    """Draws weights, and makes the tags as likely as all words together, so that tags are written, in any order."""
+    """Draws weights with which text depends on all there is to see, and tags are written in any order."""
     draw_weights(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # adapters that change nothing would prove nothing
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        head = model.language_model.lm_head.weight
-        head[[words.seg_id, words.phrase_start_id, words.phrase_end_id]] *= 12
-        head[: words.seg_id] *= 4
+        model.language_model.lm_head.weight[[words.seg_id, words.phrase_start_id, words.phrase_end_id]] *= (
+            2.5  # so that tags are written
+        )
+        model.language_model.model.embed_tokens.weight *= 12  # so that each word depends on the one before,
+        model.projector[2].weight *= 4  # on the image,
+        model.region_encoder.project.weight *= 4  # and on the boxes
     return model
 
 
@@ -78,9 +84,7 @@ def write_checkpoint(directory: Path, model: Glamm, words: Vocabulary, *, step: 
 
 def tiny_blueprint(words: Vocabulary, *, lora: bool = False) -> Blueprint:
     """Draws the smallest model, with adapters if asked."""
-    import dataclasses
-
-    config = dataclasses.replace(TINY, lora=LoraConfig(rank=2, alpha=4) if lora else None)
+    config = replace(TINY, lora=LoraConfig(rank=2, alpha=4) if lora else None)
     return draw_blueprint(config, words.size)
 
 
@@ -97,6 +101,26 @@ def picture(number: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
     return Image.fromarray(pixels_HWC.numpy())
 
 
-def same_parameters(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
-    """Tells whether both hold the same numbers under the same names."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+def half(image: Image.Image, *, left: bool) -> np.ndarray:
+    """Masks the left or the right half of a picture."""
+    mask_HW = np.zeros((image.height, image.width), dtype=np.bool_)
+    columns = slice(0, image.width // 2) if left else slice(image.width // 2, None)
+    mask_HW[:, columns] = True
+    return mask_HW
+
+
+def taught(words: Vocabulary, examples: Sequence[Example], *, steps: int) -> Glamm:
+    """Trains a tiny model until it knows these examples by heart."""
+    blueprint = tiny_blueprint(words)
+    task = GlammTask(blueprint, words, {}, start=Start(), weights=Weights(), max_regions=4)
+    model = task.build_model()
+    assert isinstance(model, Glamm)
+    draw_weights(model, seed=1)
+    batch = Collator(blueprint, words).batch(examples)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    for _ in range(steps):
+        loss = task.loss(model, batch).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
