@@ -84,11 +84,12 @@ class Glamm(nn.Module):
         """Decodes the masks of a batch: logits B x M x H x W at the decoder's resolution."""
         rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)[:, None]
         prompts_BMC = self.prompt_projection(hidden_BLD[rows, batch.seg_place_BM])
+        pixels_BCHW = batch.sam_pixels_BCHW.to(hidden_BLD.dtype)  # SAM, unlike CLIP, does not see to it itself
         if batch.has_mask_BM.any():
-            images = self.sam.vision_encoder(batch.sam_pixels_BCHW).last_hidden_state
+            images = self.sam.vision_encoder(pixels_BCHW).last_hidden_state
             return decode_masks(self.sam, images, prompts_BMC)
         # nothing to point at: one image and one prompt keep every weight in use, with weight zero in the loss
-        images = self.sam.vision_encoder(batch.sam_pixels_BCHW[:1]).last_hidden_state
+        images = self.sam.vision_encoder(pixels_BCHW[:1]).last_hidden_state
         return decode_masks(self.sam, images, prompts_BMC[:1, :1])
 
 
