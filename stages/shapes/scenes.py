@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.records import record
 from stages.vision import Mask
 
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("circle", "bar", "triangle", "cross")  # told apart at a few pixels: a square is too much like a circle
 COLOURS = {
     "red": (214, 40, 40),
     "green": (46, 160, 60),
@@ -25,7 +25,7 @@ COLOURS = {
     "white": (246, 246, 246),
 }
 GROUNDS = {"grey": (128, 128, 128), "brown": (118, 84, 58), "sandy": (204, 184, 146), "dark": (44, 46, 52)}
-RADII = {"small": (0.117, 0.141), "large": (0.203, 0.234)}  # of a circle of the same area
+RADII = {"small": (0.141, 0.160), "large": (0.211, 0.242)}  # of a circle of the same area
 TEXTURES = {"plain": 0.7, "striped": 0.15, "dotted": 0.15}
 
 LEAST_VISIBLE = 0.8  # of every object's pixels
@@ -34,7 +34,7 @@ _MARGIN = 0.015
 _TILT = math.radians(15)
 _REACH = 1.8  # the farthest corner of any shape, in radii
 _CORNERS = {  # upright, in radii, those of the right half
-    "square": ((0.886, -0.886), (0.886, 0.886)),
+    "bar": ((1.314, -0.597), (1.314, 0.597)),
     "triangle": ((0.0, -1.167), (1.347, 1.167)),
     "cross": ((1.19, -0.397), (1.19, 0.397), (0.397, -1.19), (0.397, 1.19)),
 }
@@ -192,8 +192,8 @@ def _distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDA
     """Returns how far outside (above 0) or inside (below 0) of a shape a point lies; all shapes have one area."""
     if shape == "circle":
         return np.sqrt(u * u + v * v) - np.float32(1)
-    if shape == "square":
-        return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.886)
+    if shape == "bar":
+        return np.maximum(np.abs(u) - np.float32(1.314), np.abs(v) - np.float32(0.597))
     if shape == "triangle":  # equilateral, upright, its box in the middle: three half planes at the inner radius
         slope, v = np.float32(math.sqrt(3) / 2), v - np.float32(0.389)
         return np.maximum(v, slope * np.abs(u) - np.float32(0.5) * v) - np.float32(0.778)

@@ -17,7 +17,7 @@ class Said:
 
 
 def thing_phrase(thing: Thing) -> str:
-    """Says everything about how a thing looks: "a small striped blue square"."""
+    """Says everything about how a thing looks: "a small striped blue bar"."""
     texture = () if thing.texture == "plain" else (thing.texture,)
     return " ".join(("a", thing.size, *texture, thing.colour, thing.shape))
 
@@ -33,7 +33,7 @@ def ground_phrase(scene: Scene) -> str:
 
 
 def short_caption(scene: Scene) -> str:
-    """Names the things from left to right: "A red circle and a blue square."."""
+    """Names the things from left to right: "A red circle and a blue bar."."""
     return _sentence(_listed([short_phrase(thing) for thing in scene.things]))
 
 
@@ -50,7 +50,7 @@ def grounded_caption(scene: Scene) -> Said:
 
 
 def relation_phrase(left: Thing, right: Thing) -> str:
-    """Says how two neighbours stand to each other: "a red circle left of a blue square"."""
+    """Says how two neighbours stand to each other: "a red circle left of a blue bar"."""
     return f"{short_phrase(left)} left of {short_phrase(right)}"
 
 

@@ -10,7 +10,7 @@ from stages.shapes.words import dialogue, grounded_caption, relation_phrase, seg
 CIRCLE = Thing(
     shape="circle", colour="orange", size="large", texture="plain", x=0.2, y=0.5, radius=0.2, angle=0.0, rgb=(0, 0, 0)
 )
-SQUARE = replace(CIRCLE, shape="square", colour="blue", size="small", texture="striped")
+BAR = replace(CIRCLE, shape="bar", colour="blue", size="small", texture="striped")
 CROSS = replace(CIRCLE, shape="cross", colour="green", texture="dotted")
 
 
@@ -21,40 +21,40 @@ def scene(*things: Thing) -> Scene:
 
 def test_short_captions_name_colour_and_shape() -> None:
     assert short_caption(scene(CIRCLE)) == "An orange circle."
-    assert short_caption(scene(CIRCLE, SQUARE)) == "An orange circle and a blue square."
-    assert short_caption(scene(SQUARE, CIRCLE, CROSS)) == "A blue square, an orange circle and a green cross."
+    assert short_caption(scene(CIRCLE, BAR)) == "An orange circle and a blue bar."
+    assert short_caption(scene(BAR, CIRCLE, CROSS)) == "A blue bar, an orange circle and a green cross."
 
 
 def test_phrases_of_a_grounded_caption_are_its_own_characters() -> None:
-    said = grounded_caption(scene(CIRCLE, SQUARE, CROSS))
+    said = grounded_caption(scene(CIRCLE, BAR, CROSS))
 
     assert said.text == (
-        "A large orange circle, a small striped blue square and a large dotted green cross on a sandy ground."
+        "A large orange circle, a small striped blue bar and a large dotted green cross on a sandy ground."
     )
     assert [said.text[start:end] for start, end in said.spans] == [
-        "A large orange circle", "a small striped blue square", "a large dotted green cross", "a sandy ground",
+        "A large orange circle", "a small striped blue bar", "a large dotted green cross", "a sandy ground",
     ]  # fmt: skip
 
 
 def test_descriptions_say_where_a_segment_is() -> None:
-    three = scene(CIRCLE, SQUARE, CROSS)
+    three = scene(CIRCLE, BAR, CROSS)
 
-    assert segment_description(three, 0) == "A large orange circle on the left of a blue square."
-    assert segment_description(three, 2) == "A large dotted green cross on the right of a blue square."
+    assert segment_description(three, 0) == "A large orange circle on the left of a blue bar."
+    assert segment_description(three, 2) == "A large dotted green cross on the right of a blue bar."
     assert segment_description(three, -1) == "A sandy ground behind three shapes."
     assert segment_description(scene(CIRCLE), 0) == "A large orange circle alone on a sandy ground."
     assert segment_description(scene(CIRCLE), -1) == "A sandy ground behind one shape."
 
 
 def test_relations_name_both() -> None:
-    assert relation_phrase(SQUARE, CIRCLE) == "a blue square left of an orange circle"
+    assert relation_phrase(BAR, CIRCLE) == "a blue bar left of an orange circle"
 
 
 def test_dialogues_count_and_ask_only_what_has_one_answer() -> None:
-    turns = dict(dialogue(scene(CIRCLE, SQUARE, replace(CIRCLE, colour="red"))))
+    turns = dict(dialogue(scene(CIRCLE, BAR, replace(CIRCLE, colour="red"))))
 
     assert turns["How many shapes are there?"] == "Three."
-    assert turns["What colour is the square?"] == "Blue."
+    assert turns["What colour is the bar?"] == "Blue."
     assert "What colour is the circle?" not in turns  # there are two
-    assert turns["Where is the orange circle?"] == "On the left of the blue square."
-    assert turns["Where is the red circle?"] == "On the right of the blue square."
+    assert turns["Where is the orange circle?"] == "On the left of the blue bar."
+    assert turns["Where is the red circle?"] == "On the right of the blue bar."
