@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from orchestrator.training import elastic
 from orchestrator.training.optim import whole_shape
 
-EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.5  # what a word says must not drown in what attention adds to it
+CLASS_STD = 0.02
+HEAD_STD = 0.3  # 0.02, as large models begin, takes a tiny one thousands of samples to grow out of
+BOX_STD = 2.0  # of the layer that reads four numbers between 0 and 1
+ATTENTION_GAIN = 1.5  # of queries and keys: attention that begins sharp finds the one token that matters sooner
 POSITION_STD = 0.3
 # what a block adds to its residual stream: scaled down, so that the stream does not grow with depth
 RESIDUAL_ENDS = ("o_proj", "down_proj", "out_proj", "fc2", "attn.proj", "lin2")
@@ -51,15 +55,19 @@ def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
             elif "lora_B" in path:
                 yield name, parameter, 0.0  # an adapter begins by changing nothing
             elif path.endswith("lm_head"):
-                yield name, parameter, EMBEDDING_STD
+                yield name, parameter, HEAD_STD
+            elif path == "region_encoder.position.0":
+                yield name, parameter, BOX_STD
             else:
+                attends = path.startswith("language_model.") and path.endswith(("q_proj", "k_proj"))
+                gain = ATTENTION_GAIN if attends else 1.0
                 depth = 2 * blocks.get(path.split(".")[0], 1) if path.endswith(RESIDUAL_ENDS) else 1
-                yield name, parameter, 1 / math.sqrt(_fan_in(module, whole_shape(parameter)) * depth)
+                yield name, parameter, gain / math.sqrt(_fan_in(module, whole_shape(parameter)) * depth)
 
 
 def _std_of_special(name: str) -> float | None:
     if name.endswith("class_embedding"):
-        return EMBEDDING_STD
+        return CLASS_STD
     if name.endswith("pos_embed"):
         return POSITION_STD
     if name.endswith("positional_embedding"):

@@ -14,10 +14,10 @@ from stages.shapes.scenes import SHAPES, Scene
 from stages.shapes.words import (
     dialogue,
     grounded_caption,
+    region_phrase,
     relation_phrase,
     segment_description,
     short_caption,
-    thing_phrase,
 )
 from stages.vision import Box, box_of_mask, panoptic_png, rle_from_mask
 
@@ -256,10 +256,10 @@ def _owners(scene: Scene) -> list[int]:
 
 
 def _described(scene: Scene) -> list[tuple[str, list[int]]]:
-    """Lists phrases with boxes: every thing, and how the first two stand to each other."""
+    """Lists phrases with boxes: every thing, more or less exactly, and how two stand to each other."""
     things = scene.things
-    described = [(thing_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(things)]
-    if len(things) > 1:
+    described = [(region_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(things)]
+    if len(things) == 2:
         both = scene.mask(0) | scene.mask(1)
         described.append((relation_phrase(things[0], things[1]), _xywh(box_of_mask(both))))
     return described

@@ -9,7 +9,7 @@ from orchestrator.artifacts import Raw
 from stages.samples import Region
 from stages.shapes.scenes import Scene, draw_scene
 from stages.shapes.stage import MakeShapes
-from stages.shapes.words import grounded_caption, segment_description, short_caption, thing_phrase
+from stages.shapes.words import grounded_caption, region_phrase, segment_description, short_caption
 from stages.vision import box_of_mask, decode_image, mask_from_rle
 from tests.stages.conversion import convert, make_shapes
 
@@ -97,9 +97,9 @@ def test_regions_are_the_truth(made: Raw, tmp_path: Path, split: str, stream: in
     samples = convert(tmp_path, None, raw=made, source="visual_genome", split=split).samples()
 
     for sample, scene in zip(samples, truth(stream), strict=True):
-        things = [(thing_phrase(thing), box_of_mask(scene.mask(at))) for at, thing in enumerate(scene.things)]
+        things = [(region_phrase(thing), box_of_mask(scene.mask(at))) for at, thing in enumerate(scene.things)]
         assert [(region.phrase, region.box_xyxy_px) for region in sample.regions][: len(things)] == things
-        assert len(sample.regions) == len(things) + (len(things) > 1)  # and one relation
+        assert len(sample.regions) == len(things) + (len(things) == 2)  # and how two stand to each other
 
 
 def test_pairs_are_the_truth_and_pictures_are_close_to_what_was_drawn(made: Raw, tmp_path: Path) -> None:

@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from stages.shapes.scenes import Scene, Thing
-from stages.shapes.words import dialogue, grounded_caption, relation_phrase, segment_description, short_caption
+from stages.shapes.words import (
+    dialogue,
+    grounded_caption,
+    region_phrase,
+    relation_phrase,
+    segment_description,
+    short_caption,
+)
 
 CIRCLE = Thing(
     shape="circle", colour="orange", size="large", texture="plain", x=0.2, y=0.5, radius=0.2, angle=0.0, rgb=(0, 0, 0)
@@ -58,3 +65,9 @@ def test_dialogues_count_and_ask_only_what_has_one_answer() -> None:
     assert "What colour is the circle?" not in turns  # there are two
     assert turns["Where is the orange circle?"] == "On the left of the blue bar."
     assert turns["Where is the red circle?"] == "On the right of the blue bar."
+
+
+def test_boxes_are_described_more_or_less_exactly() -> None:
+    phrases = {region_phrase(replace(BAR, x=0.5 + (at + 0.5) / 1e6)) for at in range(1, 6)}
+
+    assert phrases == {"a bar", "a blue bar", "a small striped blue bar"}
