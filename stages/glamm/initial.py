@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from orchestrator.training import elastic
 from orchestrator.training.optim import whole_shape
 
-EMBEDDING_STD = 0.5  # what a word says must not drown in what attention adds to it
-CLASS_STD = 0.02
+EMBEDDING_STD = 0.02
 HEAD_STD = 0.3  # 0.02, as large models begin, takes a tiny one thousands of samples to grow out of
 BOX_STD = 2.0  # of the layer that reads four numbers between 0 and 1
 ATTENTION_GAIN = 1.5  # of queries and keys: attention that begins sharp finds the one token that matters sooner
@@ -67,7 +66,7 @@ def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
 
 def _std_of_special(name: str) -> float | None:
     if name.endswith("class_embedding"):
-        return CLASS_STD
+        return EMBEDDING_STD
     if name.endswith("pos_embed"):
         return POSITION_STD
     if name.endswith("positional_embedding"):

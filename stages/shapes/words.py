@@ -46,8 +46,8 @@ def short_caption(scene: Scene) -> str:
 
 
 def grounded_caption(scene: Scene) -> Said:
-    """Describes things and ground; the phrases are the things from left to right, then the ground."""
-    phrases = [*map(thing_phrase, scene.things), ground_phrase(scene)]
+    """Names things and ground; the phrases are the things from left to right, then the ground."""
+    phrases = [*map(short_phrase, scene.things), ground_phrase(scene)]
     text = _sentence(f"{_listed(phrases[:-1])} on {phrases[-1]}")
     spans, at = [], 0
     for phrase in phrases:
