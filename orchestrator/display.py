@@ -63,7 +63,11 @@ def resources_in_words(stage: PlannedStage) -> str:
     asked = stage.resources
     tasks = asked.tasks_per_node or max(1, asked.gpus_per_node)
     words = [f"{asked.nodes} nodes"] if asked.nodes > 1 else []
-    words.append(f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{tasks} process" + "es" * (tasks > 1))
+    words.append(
+        f"{asked.gpus_per_node} GPU" + "s" * (asked.gpus_per_node > 1)
+        if asked.gpus_per_node
+        else f"{tasks} process" + "es" * (tasks > 1)
+    )
     return ", each ".join(words)
 
 

@@ -108,9 +108,8 @@ def _event(stage: Mapping[str, Any]) -> str:
 
 def _progress(stage: Mapping[str, Any]) -> str:
     eta = f"ETA {duration(stage['eta_s'])}" if stage["eta_s"] is not None else ""
-    return f"{stage['name']}: " + "  ".join(
-        filter(None, [_progress_only(stage), rate_in_words(stage["progress"]), eta])
-    )
+    words = [_progress_only(stage), rate_in_words(stage["progress"]), eta]
+    return f"{stage['name']}: " + ("  ".join(filter(None, words)) or "starting")
 
 
 def _progress_only(stage: Mapping[str, Any]) -> str:
