@@ -15,7 +15,6 @@ from stages.shapes.words import (
     dialogue,
     grounded_caption,
     region_phrase,
-    relation_phrase,
     segment_description,
     short_caption,
 )
@@ -256,13 +255,8 @@ def _owners(scene: Scene) -> list[int]:
 
 
 def _described(scene: Scene) -> list[tuple[str, list[int]]]:
-    """Lists phrases with boxes: every thing, more or less exactly, and how two stand to each other."""
-    things = scene.things
-    described = [(region_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(things)]
-    if len(things) == 2:
-        both = scene.mask(0) | scene.mask(1)
-        described.append((relation_phrase(things[0], things[1]), _xywh(box_of_mask(both))))
-    return described
+    """Lists phrases with boxes: every thing, more or less exactly."""
+    return [(region_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(scene.things)]
 
 
 def _category(scene: Scene, owner: int) -> int:

@@ -57,11 +57,6 @@ def grounded_caption(scene: Scene) -> Said:
     return Said(text=text, spans=tuple(spans))
 
 
-def relation_phrase(left: Thing, right: Thing) -> str:
-    """Says how two neighbours stand to each other: "a red circle left of a blue bar"."""
-    return f"{short_phrase(left)} left of {short_phrase(right)}"
-
-
 def segment_description(scene: Scene, number: int) -> str:
     """Describes things[number] and its place; -1 is the ground."""
     if number < 0:

@@ -9,7 +9,6 @@ from stages.shapes.words import (
     dialogue,
     grounded_caption,
     region_phrase,
-    relation_phrase,
     segment_description,
     short_caption,
 )
@@ -35,9 +34,7 @@ def test_short_captions_name_colour_and_shape() -> None:
 def test_phrases_of_a_grounded_caption_are_its_own_characters() -> None:
     said = grounded_caption(scene(CIRCLE, BAR, CROSS))
 
-    assert said.text == (
-        "An orange circle, a blue bar and a green cross on a sandy ground."
-    )
+    assert said.text == ("An orange circle, a blue bar and a green cross on a sandy ground.")
     assert [said.text[start:end] for start, end in said.spans] == [
         "An orange circle", "a blue bar", "a green cross", "a sandy ground",
     ]  # fmt: skip
@@ -51,10 +48,6 @@ def test_descriptions_say_where_a_segment_is() -> None:
     assert segment_description(three, -1) == "A sandy ground behind three shapes."
     assert segment_description(scene(CIRCLE), 0) == "A large orange circle alone on a sandy ground."
     assert segment_description(scene(CIRCLE), -1) == "A sandy ground behind one shape."
-
-
-def test_relations_name_both() -> None:
-    assert relation_phrase(BAR, CIRCLE) == "a blue bar left of an orange circle"
 
 
 def test_dialogues_count_and_ask_only_what_has_one_answer() -> None:
