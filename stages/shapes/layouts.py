@@ -14,9 +14,9 @@ from stages.shapes.scenes import SHAPES, Scene
 from stages.shapes.words import (
     dialogue,
     grounded_caption,
-    region_phrase,
     segment_description,
     short_caption,
+    thing_phrase,
 )
 from stages.vision import Box, box_of_mask, panoptic_png, rle_from_mask
 
@@ -255,8 +255,8 @@ def _owners(scene: Scene) -> list[int]:
 
 
 def _described(scene: Scene) -> list[tuple[str, list[int]]]:
-    """Lists phrases with boxes: every thing, more or less exactly."""
-    return [(region_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(scene.things)]
+    """Lists phrases with boxes: every thing, and all that is to be said about its looks."""
+    return [(thing_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(scene.things)]
 
 
 def _category(scene: Scene, owner: int) -> int:

@@ -27,14 +27,6 @@ def short_phrase(thing: Thing) -> str:
     return f"{_article(thing.colour)} {thing.colour} {thing.shape}"
 
 
-def region_phrase(thing: Thing) -> str:
-    """Says more or less, as people do who describe a box: "a circle", "an orange circle", or everything."""
-    detail = int(thing.x * 1e6) % 5
-    if detail < 2:
-        return f"a {thing.shape}"
-    return short_phrase(thing) if detail == 2 else thing_phrase(thing)
-
-
 def ground_phrase(scene: Scene) -> str:
     """Says what everything lies on: "a sandy ground"."""
     return f"a {scene.ground} ground"

@@ -9,7 +9,7 @@ from orchestrator.artifacts import Raw
 from stages.samples import Region
 from stages.shapes.scenes import Scene, draw_scene
 from stages.shapes.stage import MakeShapes
-from stages.shapes.words import grounded_caption, region_phrase, segment_description, short_caption
+from stages.shapes.words import grounded_caption, segment_description, short_caption, thing_phrase
 from stages.vision import box_of_mask, decode_image, mask_from_rle
 from tests.stages.conversion import convert, make_shapes
 
@@ -97,7 +97,7 @@ def test_regions_are_the_truth(made: Raw, tmp_path: Path, split: str, stream: in
     samples = convert(tmp_path, None, raw=made, source="visual_genome", split=split).samples()
 
     for sample, scene in zip(samples, truth(stream), strict=True):
-        things = [(region_phrase(thing), box_of_mask(scene.mask(at))) for at, thing in enumerate(scene.things)]
+        things = [(thing_phrase(thing), box_of_mask(scene.mask(at))) for at, thing in enumerate(scene.things)]
         assert [(region.phrase, region.box_xyxy_px) for region in sample.regions] == things
 
 

@@ -8,7 +8,6 @@ from stages.shapes.scenes import Scene, Thing
 from stages.shapes.words import (
     dialogue,
     grounded_caption,
-    region_phrase,
     segment_description,
     short_caption,
 )
@@ -58,9 +57,3 @@ def test_dialogues_count_and_ask_only_what_has_one_answer() -> None:
     assert "What colour is the circle?" not in turns  # there are two
     assert turns["Where is the orange circle?"] == "On the left of the blue bar."
     assert turns["Where is the red circle?"] == "On the right of the blue bar."
-
-
-def test_boxes_are_described_more_or_less_exactly() -> None:
-    phrases = {region_phrase(replace(BAR, x=0.5 + (at + 0.5) / 1e6)) for at in range(1, 6)}
-
-    assert phrases == {"a bar", "a blue bar", "a small striped blue bar"}
