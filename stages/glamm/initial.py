@@ -44,9 +44,13 @@ def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
             ("sam", "sam.vision_encoder.", "lin2"),
         )
     }
+    # by its first name only: SAM's positions have two, and a weight that is kept under one must not be drawn by the other
+    names = {name for name, _ in model.named_parameters()}
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}" if path else leaf
+            if name not in names:
+                continue
             if leaf != "weight" or len(whole_shape(parameter)) < 2:
                 yield name, parameter, _std_of_special(name)
             elif isinstance(module, nn.Embedding):

@@ -1,0 +1,126 @@
+"""The stages of GLaMM, as a recipe sees them: faults before anything runs, what learns, the tokenizer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.journal import Journal
+from orchestrator.progress import Progress
+from orchestrator.stage import StageContext
+from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.world import World
+from stages.glamm.config import GlammConfig, LanguageConfig, LoraConfig, VisionConfig
+from stages.glamm.stages import FeatureAlignment, GcgTuning, GlammStage, GlammTokenizer, Pix2CapSft, RegionPretraining
+from stages.glamm.tokenizer import Vocabulary
+from tests.stages.glamm_models import tiny_checkpoint
+from tests.stages.scenes import scene, write_shards
+
+TRAIN = TrainConfig(steps=1, global_batch=1, optim=OptimConfig(lr=1e-3))
+MODEL = Path("model")
+
+
+def tuning(model: Path = MODEL, *, tasks: dict[str, str] | None = None, lora: LoraConfig | None = None) -> GcgTuning:
+    config = GcgTuning.Config(train=TRAIN, tasks=tasks or {}, lora=lora)
+    shards = {"grounded": Shards(Path("a")), "regions": Shards(Path("b"))}
+    inputs = GcgTuning.Inputs(model=Checkpoint(model), shards=shards)
+    return GcgTuning(config, inputs, GcgTuning.Outputs(model=Checkpoint(Path("out"))))
+
+
+def alignment(model: GlammConfig, tokenizer: Tokenizer | None) -> FeatureAlignment:
+    inputs = FeatureAlignment.Inputs(shards={"captions": Shards(Path("a"))}, tokenizer=tokenizer)
+    outputs = FeatureAlignment.Outputs(model=Checkpoint(Path("out")))
+    return FeatureAlignment(FeatureAlignment.Config(train=TRAIN, model=model), inputs, outputs)
+
+
+def test_planning_imports_no_torch() -> None:
+    code = (
+        "import sys, stages.glamm.stages; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_source_is_what_its_stage_is_for_unless_told_otherwise() -> None:
+    stage = tuning(tasks={"regions": "region"})
+
+    assert stage.kinds == {"grounded": "gcg", "regions": "region"}
+    assert [one.kind for one in (FeatureAlignment, RegionPretraining, Pix2CapSft)] == [
+        "caption",
+        "region",
+        "region_mask",
+    ]
+
+
+def test_an_unknown_task_and_a_task_of_no_input_are_faults_with_what_is_allowed() -> None:
+    found = tuning(tasks={"regions": "boxes", "regoins": "region"}).faults()
+
+    assert "'boxes'" in found["config.tasks.regions"]
+    assert "region_mask" in found["config.tasks.regions"]
+    assert "grounded, regions" in found["config.tasks.regoins"]
+    assert tuning().faults() == {}
+
+
+def test_every_missing_model_folder_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    model = GlammConfig(language=LanguageConfig(path=tmp_path / "llm"), vision=VisionConfig(path=tmp_path / "clip"))
+
+    found = alignment(model, None).faults()
+
+    assert set(found) == {"config.model.language.path", "config.model.vision.path"}
+    assert str(tmp_path / "clip") in found["config.model.vision.path"]
+
+
+def test_a_model_without_any_tokenizer_is_a_fault() -> None:
+    assert set(alignment(GlammConfig(), None).faults()) == {"inputs.tokenizer"}
+    assert alignment(GlammConfig(), Tokenizer(Path("t"))).faults() == {}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_patterns_of_adapters_count_where_there_are_adapters(tmp_path: Path, *, lora: bool) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "model", lora=lora)
+
+    patterns = tuning(checkpoint.path).learning()
+
+    assert ("language_model.*lora_*" in patterns) == lora
+    assert "sam.mask_decoder" in patterns
+    assert "language_model.*lora_*" in tuning(checkpoint.path, lora=LoraConfig()).learning()
+
+
+def test_what_the_recipe_says_about_learning_is_taken_as_it_is(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "model")
+    train = TrainConfig(steps=1, global_batch=1, optim=OptimConfig(lr=1e-3), trainable=("language_model.*lora_*",))
+    inputs = GcgTuning.Inputs(model=checkpoint, shards={"grounded": Shards(Path("a"))})
+    stage = GcgTuning(GcgTuning.Config(train=train), inputs, GcgTuning.Outputs(model=Checkpoint(Path("out"))))
+
+    assert stage.learning() == ("language_model.*lora_*",)
+
+
+@pytest.mark.parametrize("stage", [FeatureAlignment, RegionPretraining, GcgTuning, Pix2CapSft])
+def test_image_encoders_are_frozen_unless_a_recipe_says_otherwise(stage: type[GlammStage]) -> None:
+    assert not any(pattern.startswith(("vision_tower", "sam.vision_encoder", "*")) for pattern in stage.trainable)
+
+
+def test_a_tokenizer_is_learnt_from_shards_and_knows_their_words(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", [scene(number) for number in range(8)])
+    config = GlammTokenizer.Config(vocabulary_size=500)
+    outputs = GlammTokenizer.Outputs(tokenizer=Tokenizer(tmp_path / "tokenizer"))
+    stage = GlammTokenizer(config, GlammTokenizer.Inputs(shards={"scenes": shards}), outputs)
+    context = StageContext(
+        directory=tmp_path, name="tokenizer", fingerprint="f" * 64, seed=1, world=World.alone(),
+        journal=Journal(None), progress=Progress(None), stop=lambda: False,
+    )  # fmt: skip
+
+    facts = stage.run(context)["tokenizer"]
+
+    words = Vocabulary.read(tmp_path / "tokenizer")
+    assert facts == {"tokens": words.size, "inputs": ["scenes"]}
+    assert len(words.encode(" stands left")[0]) == 2
+    assert words.decode(words.encode(scene(0).caption)[0]) == scene(0).caption
+
+
+@pytest.mark.parametrize("wrong", [{"vocabulary_size": 299}, {"samples": 0}])
+def test_a_tokenizer_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GlammTokenizer.Config(**wrong)

@@ -1,0 +1,180 @@
+"""A step of GLaMM: sources to batches, the loss and its parts, weights that every batch touches."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from orchestrator.data.stream import Drawn
+from orchestrator.errors import InputError
+from stages.glamm.batches import IGNORED, GlammBatch
+from stages.glamm.decoder import batch_at_image_size, mask_losses
+from stages.glamm.initial import draw_weights
+from stages.glamm.model import Glamm, merge_patches
+from stages.glamm.task import GlammTask, Start, Weights
+from stages.samples import Sample, Turn
+from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
+from tests.stages.scenes import scene
+
+WORDS = vocabulary()
+BLUEPRINT = tiny_blueprint(WORDS)
+KINDS = {"captions": "caption", "boxes": "region", "grounded": "gcg", "segments": "region_mask"}
+
+
+def task_of(start: Start | None = None, weights: Weights | None = None) -> GlammTask:
+    return GlammTask(BLUEPRINT, WORDS, KINDS, start=start or Start(), weights=weights or Weights(), max_regions=4)
+
+
+def drawn(source: str, number: int, seed: int = 1) -> Drawn:
+    sample = scene(number)
+    return Drawn(source=source, key=sample.key, members=sample.to_members(), seed=seed)
+
+
+def batch_of(source: str, *numbers: int) -> GlammBatch:
+    return task_of().collate([drawn(source, number) for number in numbers])
+
+
+def fresh(seed: int = 1) -> Glamm:
+    model = Glamm(BLUEPRINT)
+    draw_weights(model, seed)
+    return model
+
+
+def tensors_of(batch: GlammBatch) -> Mapping[str, Tensor]:
+    return {name: getattr(batch, name) for name in batch.__slots__ if name != "masks"}
+
+
+def touched(source: str) -> dict[str, bool]:
+    """Says of every weight that got a gradient whether it is more than zeros."""
+    model = fresh()
+    task_of().loss(model, batch_of(source, 0, 1)).total.backward()
+    return {name: bool(p.grad.any()) for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("source", "boxes", "masks"), [("captions", 0, 0), ("boxes", 4, 0), ("grounded", 0, 4)])
+def test_each_kind_brings_what_it_speaks_of(source: str, boxes: int, masks: int) -> None:
+    batch = batch_of(source, 0, 1)
+
+    assert len(batch.boxes_R4) == int(batch.is_box_BL.sum()) == boxes
+    assert sum(len(mask) for mask in batch.masks) == int(batch.has_mask_BM.sum()) == masks
+
+
+def test_a_segment_is_asked_for_by_its_box_and_answered_with_its_own_mask() -> None:
+    batch = batch_of("segments", 0)
+
+    for box, mask in zip(batch.boxes_R4, batch.masks[0], strict=True):
+        rows, columns = mask.nonzero(as_tuple=True)
+        height, width = mask.shape
+        found = [columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height]
+        assert box.tolist() == pytest.approx([float(edge) for edge in found])
+
+
+@pytest.mark.parametrize("source", KINDS)
+def test_a_batch_is_a_function_of_the_seeds_of_its_samples(source: str) -> None:
+    first, again = batch_of(source, 0, 1, 2), batch_of(source, 0, 1, 2)
+
+    for name, tensor in tensors_of(first).items():
+        assert torch.equal(tensor, tensors_of(again)[name]), name
+
+
+def test_another_seed_chooses_other_words() -> None:
+    texts = {task_of().example(drawn("grounded", 0, seed)).conversation.text for seed in range(20)}
+
+    assert len(texts) > 1
+
+
+def test_the_turns_of_a_sample_are_learnt_as_they_are() -> None:
+    plain = scene(0)
+    sample = Sample(
+        key="k", image=plain.image, width_px=plain.width_px, height_px=plain.height_px,
+        turns=(Turn(question="How many?", answer="Two."), Turn(question="Sure?", answer="Yes.")),
+    )  # fmt: skip
+
+    text = task_of().example(Drawn(source="captions", key="k", members=sample.to_members(), seed=1)).conversation.text
+
+    assert "How many? ASSISTANT: Two.</s>" in text
+    assert "USER: Sure? ASSISTANT: Yes.</s>" in text
+
+
+def test_the_loss_is_text_plus_twice_cross_entropy_plus_half_dice() -> None:
+    model, batch = fresh(), batch_of("grounded", 0, 1)
+
+    losses = task_of().loss(model, batch)
+
+    hidden = model.read(batch)
+    logits = model.language_model.lm_head(hidden)[:, :-1].flatten(0, 1)
+    text = functional.cross_entropy(logits, batch.labels_BL[:, 1:].flatten(), ignore_index=IGNORED)
+    low = model.point(hidden, batch)
+    side = batch.masks[0].shape[-1]
+    wide = batch_at_image_size(low, canvas=32, inside=(32, 32), image=(side, side))
+    bce, dice = mask_losses(wide.flatten(0, 1), torch.cat(batch.masks))
+    torch.testing.assert_close(losses.total, text + 2 * bce.mean() + 0.5 * dice.mean())
+    assert losses.terms["text"].item() == pytest.approx(text.item(), rel=1e-5)
+    assert losses.terms["bce"].item() == pytest.approx(bce.mean().item(), rel=1e-5)
+    assert losses.terms["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-5)
+
+
+def test_every_kind_of_batch_touches_the_same_weights_and_names_the_same_losses() -> None:
+    weights = {source: touched(source) for source in KINDS}
+    terms = {source: set(task_of().loss(fresh(), batch_of(source, 0)).terms) for source in KINDS}
+
+    assert len({frozenset(names) for names in weights.values()}) == 1
+    assert all(names == {"text", "bce", "dice"} for names in terms.values())
+
+
+def test_what_a_batch_does_not_need_gets_a_gradient_of_nothing_but_zeros() -> None:
+    caption, grounded, region = touched("captions"), touched("grounded"), touched("boxes")
+
+    masks = [name for name in caption if name.startswith(("sam.mask_decoder", "sam.vision_encoder", "prompt_proj"))]
+    boxes = [name for name in caption if name.startswith("region_encoder")]
+    assert not any(caption[name] for name in masks + boxes)
+    assert not any(region[name] for name in masks)
+    assert not any(grounded[name] for name in boxes)
+    assert any(grounded[name] for name in masks)
+    assert all(region[name] for name in boxes if name.endswith("weight"))
+
+
+def test_tokens_hear_nothing_of_padding() -> None:
+    model, alone, together = fresh().eval(), batch_of("boxes", 0), batch_of("boxes", 0)
+    together.ids_BL = functional.pad(together.ids_BL, (0, 7), value=WORDS.end_id)
+    together.labels_BL = functional.pad(together.labels_BL, (0, 7), value=IGNORED)
+    for name in ("attention_BL", "is_image_BL", "is_box_BL"):
+        setattr(together, name, functional.pad(getattr(together, name), (0, 7), value=False))
+
+    first, second = task_of().loss(model, alone).total, task_of().loss(model, together).total
+
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+
+
+def test_merged_patches_are_neighbours_side_by_side() -> None:
+    patches = torch.arange(16.0).reshape(1, 16, 1)
+
+    merged = merge_patches(patches, 2)
+
+    assert merged[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert merge_patches(patches, 1) is patches
+
+
+def test_a_task_goes_on_from_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "model")
+    task = task_of(Start(checkpoint=checkpoint.path))
+    first, second = task.build_model(), task.build_model()
+
+    torch.manual_seed(1)
+    task.load_weights(first)
+    torch.manual_seed(2)
+    task.load_weights(second)
+
+    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_tokenizer_of_another_size_is_refused_with_both_sizes() -> None:
+    blueprint = tiny_blueprint(WORDS)
+    plain = {**blueprint.to_plain(), "vocabulary_size": WORDS.size + 1}
+
+    with pytest.raises(InputError, match=rf"{WORDS.size} tokens.*{WORDS.size + 1}"):
+        GlammTask(type(blueprint).from_plain(plain), WORDS, KINDS, start=Start(), weights=Weights(), max_regions=4)
