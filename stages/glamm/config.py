@@ -114,7 +114,7 @@ class GlammConfig:
 
 @record
 class Blueprint:
-    """A GLaMM resolved to plain settings; travels with the checkpoint, so that no other file is needed to rebuild it."""
+    """A GLaMM resolved to plain settings; travels with the checkpoint: nothing else is needed to rebuild the model."""
 
     language: dict[str, Any]  # LlamaConfig
     vision: dict[str, Any]  # CLIPVisionConfig

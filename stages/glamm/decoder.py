@@ -29,7 +29,7 @@ class PromptProjection(nn.Module):
 def decode_masks(sam: SamModel, images_BCHW: Tensor, prompts_BMC: Tensor) -> Tensor:
     """Decodes one mask per prompt: logits B x M x H x W at the decoder's own (low) resolution."""
     batch, _, height, width = images_BCHW.shape
-    position = sam.get_image_wide_positional_embeddings().to(images_BCHW.dtype)
+    position = sam.get_image_wide_positional_embeddings().to(images_BCHW.dtype)  # type: ignore[no-untyped-call]
     # calls the embedding instead of reading its weight: under ZeRO-3 only a module's own call gathers its weights
     nothing = sam.prompt_encoder.no_mask_embed(torch.zeros(1, dtype=torch.long, device=images_BCHW.device))
     dense = nothing[:, :, None, None].expand(batch, -1, height, width)

@@ -44,7 +44,7 @@ def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
             ("sam", "sam.vision_encoder.", "lin2"),
         )
     }
-    # by its first name only: SAM's positions have two, and a weight that is kept under one must not be drawn by the other
+    # by its first name only: SAM's positions have two, and what is kept under one must not be drawn by the other
     names = {name for name, _ in model.named_parameters()}
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):

@@ -23,7 +23,8 @@ class Glamm(nn.Module):
         language = LlamaConfig(**blueprint.language)
         vision = CLIPVisionConfig(**blueprint.vision)
         grounding = SamConfig(**blueprint.grounding)
-        width, prompt = language.hidden_size, grounding.mask_decoder_config.hidden_size
+        width: int = language.hidden_size
+        prompt: int = grounding.to_dict()["mask_decoder_config"]["hidden_size"]
         self.language_model = LlamaForCausalLM(language)
         self.vision_tower = CLIPVisionModel(vision)
         seen = vision.hidden_size * blueprint.merge**2
@@ -33,7 +34,7 @@ class Glamm(nn.Module):
         self.sam = SamModel(grounding)
         if blueprint.lora is not None:
             inject_lora(self.language_model, blueprint.lora)
-        side = vision.image_size
+        side: int = vision.to_dict()["image_size"]
         self.roi_scale = (blueprint.roi_side_px or side) / side
         self.canvas = blueprint.canvas_px
 
@@ -70,8 +71,11 @@ class Glamm(nn.Module):
         embeds_BLD = self.language_model.get_input_embeddings()(batch.ids_BL)
         embeds_BLD = embeds_BLD.masked_scatter(batch.is_image_BL[..., None], image_BND.to(embeds_BLD.dtype))
         if len(batch.boxes_R4):
-            return embeds_BLD.masked_scatter(batch.is_box_BL[..., None], regions_RD.to(embeds_BLD.dtype))
-        return embeds_BLD + regions_RD.sum() * 0
+            embeds_BLD = embeds_BLD.masked_scatter(batch.is_box_BL[..., None], regions_RD.to(embeds_BLD.dtype))
+        else:
+            embeds_BLD = embeds_BLD + regions_RD.sum() * 0
+        together: Tensor = embeds_BLD
+        return together
 
     def see(self, clip_pixels_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encodes the image: its language tokens B x N x D, and the levels that the region encoder reads."""
@@ -98,7 +102,7 @@ def merge_patches(patches_BPC: Tensor, merge: int) -> Tensor:
     if merge == 1:
         return patches_BPC
     side = round(patches_BPC.shape[1] ** 0.5)
-    cells = patches_BPC.unflatten(1, (side // merge, merge, side // merge, merge))
+    cells = patches_BPC.reshape(patches_BPC.shape[0], side // merge, merge, side // merge, merge, -1)
     return cells.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 

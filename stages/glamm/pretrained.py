@@ -68,11 +68,10 @@ def _fill_part(wanted: Mapping[str, Tensor], prefix: str, folder: Path) -> tuple
             strays.append(stored)
             continue
         shape = whole_shape(wanted[name])
-        if name in GROWING and tensor.shape[0] < shape[0]:
-            tensor = _grown(tensor, shape[0])
-        if tensor.shape != shape:
+        full = _grown(tensor, shape[0]) if name in GROWING and tensor.shape[0] < shape[0] else tensor
+        if full.shape != shape:
             raise InputError(f"{folder}: {stored} has the shape {tuple(tensor.shape)}, the model needs {tuple(shape)}")
-        fill(wanted[name], tensor)
+        fill(wanted[name], full)
         found.add(name)
     return found, strays
 
@@ -102,5 +101,5 @@ def _files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     raise InputError(
-        f"{folder} holds no model.safetensors; .bin files are pickles, which are not opened: convert them to safetensors"
+        f"{folder} holds no model.safetensors; .bin files are pickles and not opened: convert them to safetensors"
     )

@@ -23,8 +23,8 @@ def roi_align(features_BCHW: Tensor, boxes_R4: Tensor, box_image_R: Tensor, *, s
     x0, y0, x1, y1 = boxes_R4.float().unbind(-1)
     xs_RS = x0[:, None] + (x1 - x0)[:, None] * offsets
     ys_RS = y0[:, None] + (y1 - y0)[:, None] * offsets
-    grid_y, grid_x = torch.broadcast_tensors(ys_RS[:, :, None], xs_RS[:, None, :])
-    grid = torch.stack([grid_x, grid_y], dim=-1) * 2 - 1
+    shape = (len(boxes_R4), steps, steps)
+    grid = torch.stack([xs_RS[:, None, :].expand(shape), ys_RS[:, :, None].expand(shape)], dim=-1) * 2 - 1
     samples = functional.grid_sample(
         features_BCHW[box_image_R], grid.to(features_BCHW.dtype), align_corners=False, padding_mode="border"
     )
@@ -76,7 +76,7 @@ class RegionEncoder(nn.Module):
 
 def _as_map(level_BND: Tensor, factor: int) -> Tensor:
     side = round(level_BND.shape[1] ** 0.5)
-    level_BCHW = level_BND.transpose(1, 2).unflatten(2, (side, side))
+    level_BCHW = level_BND.transpose(1, 2).reshape(level_BND.shape[0], -1, side, side)
     if factor == 1:
         return level_BCHW
     # in float32: bilinear weights lose too much in bfloat16

@@ -30,23 +30,23 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Checks the special tokens: present, last, in their order."""
         self.tokenizer = tokenizer
-        ids = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS]
+        ids = [tokenizer.backend_tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
         size = len(tokenizer)
         wanted = list(range(size - len(SPECIAL_TOKENS), size))
         if ids != wanted:
             raise InputError(
-                f"special tokens {', '.join(SPECIAL_TOKENS)} must have the ids {wanted}, but this tokenizer gives {ids}: "
+                f"special tokens {', '.join(SPECIAL_TOKENS)} must have the ids {wanted}, this tokenizer gives {ids}: "
                 "it was saved by other code or another order of adding"
             )
         if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token, so no answer could ever end")
-        by_name = dict(zip(SPECIAL_TOKENS, ids, strict=True))
+        by_name = dict(zip(SPECIAL_TOKENS, wanted, strict=True))
         self.size = size
         self.end: str = str(tokenizer.eos_token)
         self.end_id: int = int(tokenizer.eos_token_id)
         self.image_id, self.box_id, self.seg_id = by_name[IM_START], by_name[BBOX], by_name[SEG]
         self.phrase_start_id, self.phrase_end_id = by_name[PHRASE_START], by_name[PHRASE_END]
-        self.special_ids = frozenset(ids) | {self.end_id}
+        self.special_ids = frozenset(wanted) | {self.end_id}
 
     @classmethod
     def read(cls, folder: Path) -> "Vocabulary":
@@ -70,7 +70,7 @@ class Vocabulary:
             name: _content(settings[name]) for name in ("eos_token", "bos_token", "unk_token") if settings.get(name)
         }
         _add_specials(inner)
-        return cls(PreTrainedTokenizerFast(tokenizer_object=inner, **named))
+        return cls(_fast(inner, named))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files that `read` needs: name -> content."""
@@ -99,7 +99,7 @@ class Vocabulary:
         start, seg = None, 0
 
         def flush(*, phrase: bool = False, which: int | None = None) -> None:
-            text = self.tokenizer.decode(words, skip_special_tokens=True).strip()
+            text = str(self.tokenizer.decode(words, skip_special_tokens=True)).strip()
             if text:
                 found.append(Piece(text=text, phrase=phrase, seg=which))
             words.clear()
@@ -135,9 +135,12 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
     )
     inner.train_from_iterator(texts, trainer)
     _add_specials(inner)
-    return Vocabulary(
-        PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
-    )
+    named = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+    return Vocabulary(_fast(inner, named))
+
+
+def _fast(inner: Tokenizer, named: dict[str, str]) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **named)  # type: ignore[no-untyped-call]  # transformers'
 
 
 def _add_specials(inner: Tokenizer) -> None:
