@@ -11,6 +11,8 @@ from orchestrator.training import elastic
 from orchestrator.training.optim import whole_shape
 
 EMBEDDING_STD = 0.02
+# of a vector that all words share: LLaMA has no biases, and what every query has in common is learned once for all words
+COMMON_STD = 0.1
 HEAD_STD = 0.3  # 0.02, as large models begin, takes a tiny one thousands of samples to grow out of
 BOX_STD = 2.0  # of the layer that reads four numbers between 0 and 1
 ATTENTION_GAIN = 1.5  # of queries and keys: attention that begins sharp finds the one token that matters sooner
@@ -75,6 +77,8 @@ def _std_of_special(name: str) -> float | None:
         return POSITION_STD
     if name.endswith("positional_embedding"):
         return 1.0  # SAM's random frequencies
+    if name == "region_encoder.position.0.bias":
+        return BOX_STD
     return 0.0 if "rel_pos" in name else None
 
 
@@ -89,4 +93,7 @@ def _drawn(name: str, shape: torch.Size, std: float | None, seed: int) -> Tensor
         return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) % 2**63)
-    return torch.randn(shape, generator=generator) * std
+    drawn = torch.randn(shape, generator=generator) * std
+    if name.endswith("embed_tokens.weight"):
+        drawn += torch.randn(shape[-1], generator=generator) * COMMON_STD
+    return drawn
