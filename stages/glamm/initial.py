@@ -11,7 +11,7 @@ from orchestrator.training import elastic
 from orchestrator.training.optim import whole_shape
 
 EMBEDDING_STD = 0.02
-# of a vector that all words share: LLaMA has no biases, and what every query has in common is learned once for all words
+# of a vector that all words share: LLaMA has no biases, so what queries have in common is learned once for all words
 COMMON_STD = 0.1
 HEAD_STD = 0.3  # 0.02, as large models begin, takes a tiny one thousands of samples to grow out of
 BOX_STD = 2.0  # of the layer that reads four numbers between 0 and 1
