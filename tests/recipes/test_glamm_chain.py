@@ -73,7 +73,7 @@ def test_a_changed_key_of_gcg_reruns_gcg_and_what_follows(chain: RecipeRun) -> N
     again = {name for name, stage in plan.items() if stage["action"] != "reuse"}
     assert again == {"gcg", "sft", "score", "export"}
     change = plan["gcg"]["changes"][0]
-    assert (change["key"], change["was"], change["is"]) == ("config.bce_weight", 2.0, 3.0)
+    assert (change["key"], change["was"], change["is"]) == ("config.bce_weight", "2.0", "3.0")
 
 
 def test_killed_workers_lose_nothing_and_resume_with_the_same_losses(chain: RecipeRun) -> None:

@@ -62,7 +62,9 @@ def talkative(model: Glamm, words: Vocabulary, seed: int) -> Glamm:
         model.language_model.lm_head.weight[[words.seg_id, words.phrase_start_id, words.phrase_end_id]] *= (
             2.5  # so that tags are written
         )
-        model.language_model.model.embed_tokens.weight *= 12  # so that each word depends on the one before,
+        words_VD = model.language_model.model.embed_tokens.weight
+        words_VD -= words_VD.mean(0)  # what all words share would make them follow each other in circles
+        words_VD *= 12  # so that each word depends on the one before,
         model.projector[2].weight *= 4  # on the image,
         model.region_encoder.project.weight *= 4  # and on the boxes
     return model
