@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestrator.artifacts import Artifact, write_json
 from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of
@@ -80,8 +80,8 @@ class StopRequest:
             raise Preempted(f"asked to stop by {signal.Signals(number).name} before there was anything to save")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs one process of a stage and returns its exit code: `python -m orchestrator.worker RUN STAGE`."""
+def main(arguments: list[str]) -> NoReturn:
+    """Runs one process of a stage and ends it with its exit code: `python -m orchestrator.worker RUN STAGE`."""
     die_with_parent()
     run_dir, stage_name = Path(arguments[0]), arguments[1]
     place = Place.from_environment()
@@ -98,8 +98,7 @@ def main(arguments: list[str]) -> int:
         _record_failure(place.folder(run_dir / stage_name), place, error, code)
     else:
         code = 0
-    _leave_without_waiting_for_peers(code)
-    return code
+    _leave_at_once(code)
 
 
 def run_stage(run_dir: Path, stage_name: str) -> None:
@@ -133,7 +132,6 @@ def run_stage(run_dir: Path, stage_name: str) -> None:
         log.info("done in %.1f s", time.monotonic() - started)
     journal.close()
     world.barrier()
-    world.leave()
 
 
 def die_with_parent() -> None:
@@ -227,14 +225,17 @@ def _log_to_stderr(place: Place) -> None:
     )
 
 
-def _leave_without_waiting_for_peers(code: int) -> None:
-    """Ends a failed process at once: destructors of a broken process group may wait for peers that wait for us."""
-    if code != 0:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _leave_at_once(code: int) -> NoReturn:
+    """Ends the process without destructors, as everything is written.
+
+    Those of a process group may wait for peers that wait for us, or abort: seen as "terminate called without an active
+    exception" after a finished stage.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
