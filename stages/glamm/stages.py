@@ -165,6 +165,13 @@ class FeatureAlignment(GlammStage):
             found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
         return found
 
+    def outside(self) -> Mapping[str, str]:
+        """Watches the files of the model folders: size and time of change. Their content would take minutes to read."""
+        model = self.config.model
+        folders = [part.path for part in (model.language, model.vision, model.grounding) if part.path is not None]
+        files = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
+        return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files}
+
     def has_adapters(self) -> bool:
         """Tells whether the model begins with low-rank adapters."""
         return self.config.model.lora is not None

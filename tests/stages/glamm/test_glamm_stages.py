@@ -124,3 +124,18 @@ def test_a_tokenizer_is_learnt_from_shards_and_knows_their_words(tmp_path: Path)
 def test_a_tokenizer_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         GlammTokenizer.Config(**wrong)
+
+
+def test_other_weights_under_the_same_path_are_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "vicuna"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"first")
+    stage = alignment(GlammConfig(language=LanguageConfig(path=folder)), None)
+    before = stage.outside()
+
+    weights.write_bytes(b"others")
+
+    assert set(before) == {str(folder / "config.json"), str(weights)}
+    assert {path for path, seen in stage.outside().items() if seen != before[path]} == {str(weights)}
