@@ -2,9 +2,12 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from orchestrator.display import ending_lines, make_console, plan_table
 from orchestrator.follow import follow, wait, wait_for_mlflow
@@ -37,11 +40,13 @@ def start(make: Callable[[], Plan], launcher: Launcher, manner: Manner) -> int:
         lines = [json.dumps(status(run), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
         console.out("\n".join(lines), highlight=False)
         return 0
+    _insist_on_interrupts()
     try:
         shown = wait(run) if manner.as_json else follow(run, console)
         tells = shown["tracking_uri"] is not None and any(stage.action != "reuse" for stage in plan.stages)
         told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         make_console(stderr=True).out("\nthe run goes on\n" + "\n".join(_hints(run)), highlight=False)
         return INTERRUPTED_EXIT
     lines = [json.dumps(shown, indent=1)] if manner.as_json else list(ending_lines(shown))
@@ -49,6 +54,18 @@ def start(make: Callable[[], Plan], launcher: Launcher, manner: Manner) -> int:
         lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
     console.out("\n".join(lines), highlight=False)
     return 0 if shown["state"] == "done" else 1
+
+
+def _insist_on_interrupts() -> None:
+    """Makes Ctrl-C heard: an interrupt that comes while Python runs a destructor is forgotten, so it is repeated."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def code_root() -> Path:
