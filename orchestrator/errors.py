@@ -4,6 +4,7 @@ OrchError                    1  anything orch can explain; the message is for th
 |-- RecipeError              2  the recipe is wrong; carries every fault, not just the first
 |-- InputError               2  the command line or a file given to us is wrong
 |   `-- DamagedArtifact      2  an artifact's files do not match its manifest
+|       `-- DamagedSample    2  one sample of a set of shards is lost; names its tar, its key and the reason
 |-- SurroundingsError        3  disk, permissions, another program, the cluster
 |   |-- RunBusy              3  somebody else is launching this run; names the holder
 |   |-- TrackingAway         3  MLflow does not answer, or not now; nothing is lost, `orch sync` tells it later
@@ -55,6 +56,21 @@ class InputError(OrchError):
 
 class DamagedArtifact(InputError):
     """The files of an artifact are not the ones its manifest lists."""
+
+
+class DamagedSample(DamagedArtifact):
+    """One sample of a set of shards is lost; the others of its tar may be whole."""
+
+    def __init__(self, tar: str, key: str, reason: str) -> None:
+        """Keeps where it was lost, which one (empty where even the key is lost), and why."""
+        self.tar = tar
+        self.key = key
+        self.reason = reason
+        super().__init__(f"{tar}: sample {key!r}: {reason}" if key else f"{tar}: a sample is lost: {reason}")
+
+    def __reduce__(self) -> tuple[type["DamagedSample"], tuple[str, str, str]]:
+        """Says how another process makes it again: from its three parts, not from its message."""
+        return type(self), (self.tar, self.key, self.reason)
 
 
 class SurroundingsError(OrchError):
