@@ -26,6 +26,7 @@ class Draw(NamedTuple):
     epoch: int  # how often the source was gone through before
     number: int  # of the sample within its source
     seed: int  # for everything random about this sample in this epoch; not negative, below 2**63
+    place: int  # in the global batch; with packing, the samples of one packed sequence share a place
 
 
 class Order:
@@ -64,9 +65,29 @@ class Order:
         for epoch, within_epoch in epochs.items():
             numbers = Shuffle(size, self._seed, source, epoch)(np.array(within_epoch, np.uint64))
             seeds = seeds_of(numbers, self._seed, source, epoch)
-            pairs = zip(numbers.tolist(), seeds.tolist(), strict=True)
-            draws += [Draw(source, epoch, number, seed) for number, seed in pairs]
+            first = places[len(draws)]
+            pairs = zip(numbers.tolist(), seeds.tolist(), range(first, first + len(within_epoch)), strict=True)
+            draws += [Draw(source, epoch, number, seed, place) for number, seed, place in pairs]
         return draws
+
+    def substitute(self, draw: Draw, attempt: int) -> Draw:
+        """Returns the attempt-th stand-in (1, 2, ...) for a drawn sample that is damaged: another one of its source.
+
+        It is a function of the draw and the seed, not of who asks. Other attempts are other samples, until all have
+        had their turn. The stand-in keeps the epoch, the seed and the place of the original.
+        """
+        others = self._sizes[draw.source] - 1
+        if attempt < 1:
+            raise ValueError(f"attempt must be 1 or more, not {attempt}")
+        if others < 1:
+            raise InputError(f"shards.{draw.source} holds one sample only, and that is damaged: there is no stand-in")
+        ahead = Shuffle(others, self._seed, f"{draw.source}\nstand-in for {draw.number}", draw.epoch)
+        step = int(ahead(np.array([(attempt - 1) % others], np.uint64))[0]) + 1
+        return draw._replace(number=(draw.number + step) % (others + 1))
+
+    def error_bound(self) -> dict[str, float]:
+        """Returns how many turns each source can be away from its exact share, at any step."""
+        return self._schedule.error_bound()
 
 
 def share(rank: int, world_size: int, micro_batch: int, global_batch: int) -> tuple[range, ...]:

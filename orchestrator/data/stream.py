@@ -126,9 +126,9 @@ class _MicroBatches(Generic[Batch]):
 
     def _drawn(self, step: int, part: range) -> list[Drawn]:
         found = []
-        for source, _, number, seed in self._order.samples_of(step, part):
-            key, members = self._sets[source].read(number)
-            found.append(Drawn(source=source, key=key, members=members, seed=seed))
+        for draw in self._order.samples_of(step, part):
+            key, members = self._sets[draw.source].read(draw.number)
+            found.append(Drawn(source=draw.source, key=key, members=members, seed=draw.seed))
         return found
 
     def _collated(self, drawn: list[Drawn]) -> Batch:
