@@ -43,6 +43,7 @@ class Stage(ABC):
     Outputs: ClassVar[type] = Nothing  # fields: Artifact classes
     family: ClassVar[str | None] = None  # the model family whose checkpoint this stage writes
     asks_family: ClassVar[bool] = False  # True: runs the code of its input checkpoint's family (evaluate, export)
+    keeps_parts: ClassVar[bool] = False  # True: `run` itself decides what counts of the outputs a dead attempt left
     joins: ClassVar[bool] = False  # True: needs a process group even as a single process (training under an engine)
 
     def __init__(self, config: Any, inputs: Any, outputs: Any) -> None:
@@ -71,5 +72,6 @@ class Stage(ABC):
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Does the work and returns the facts of each output: output name -> facts for its manifest.
 
+        Under "sha256" it may hand over the digests of files that it knows already: path inside the output -> hex.
         Collective: every rank must call. The caller commits the outputs, on the first rank, after all have returned.
         """

@@ -1,6 +1,5 @@
 """What every process of a stage does: builds the stage from stage.json, joins the others, runs, commits."""
 
-import ctypes
 import importlib.metadata
 import json
 import logging
@@ -20,6 +19,7 @@ from orchestrator.artifacts import Artifact, write_json
 from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of
 from orchestrator.errors import DamagedArtifact, OrchError, Preempted, StageFailed, SurroundingsError
 from orchestrator.journal import Journal
+from orchestrator.lifeline import die_with
 from orchestrator.plan import open_stage
 from orchestrator.progress import Progress
 from orchestrator.records import record
@@ -30,7 +30,6 @@ from orchestrator.world import World
 
 PARENT = "ORCH_PARENT"  # the process id whose death ends this one
 VERSIONED = ("torch", "deepspeed", "transformers", "peft", "numpy", "webdataset", "tokenizers", "safetensors", "PIL")
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def run_stage(run_dir: Path, stage_name: str) -> None:
     if world.is_main:
         _verify(stage)
         run.record_inputs(stage_name)
-        _empty_outputs(document, directory)
+        _empty_outputs(document, directory, keep=stage.keeps_parts)
     world.barrier()
     home = directory if world.is_main else None
     journal = Journal(home)
@@ -137,11 +136,8 @@ def run_stage(run_dir: Path, stage_name: str) -> None:
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when the one that started it dies, however it dies (Linux)."""
     parent = os.environ.get(PARENT)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before we asked
-        os._exit(1)
+    if parent is not None:
+        die_with(int(parent))
 
 
 def artifacts_of(inputs_or_outputs: Any) -> Iterator[tuple[str, Artifact]]:
@@ -164,17 +160,20 @@ def _verify(stage: Stage) -> None:
             raise DamagedArtifact(f"input {name} is damaged: " + "; ".join(damage[:5]))
 
 
-def _empty_outputs(document: Mapping[str, Any], directory: Path) -> None:
-    """Removes what an attempt that died left of the outputs: nothing half-written may be taken for our work."""
+def _empty_outputs(document: Mapping[str, Any], directory: Path, *, keep: bool) -> None:
+    """Removes what an attempt that died left of the outputs: nothing half-written may be taken for our work.
+
+    Unless the stage itself looks at what is there (`keep`).
+    """
     for name, output in document["outputs"].items():
         path = Path(output["path"])
         inside = path.resolve().is_relative_to(directory.resolve()) and path.resolve() != directory.resolve()
         if not inside or path.name == "checkpoints":
             raise SurroundingsError(f"output {name} would be written to {path}, which is not a folder of {directory}")
-        if path.exists():
+        if path.exists() and not keep:
             log.info("removing what an earlier attempt left in %s", path)
             shutil.rmtree(path)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _commit(run: Run, document: Mapping[str, Any], stage: Stage, facts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -187,8 +186,9 @@ def _commit(run: Run, document: Mapping[str, Any], stage: Stage, facts: Mapping[
             raise StageFailed(
                 f"{document['stage']} ended without its output {name}: it wrote nothing to {artifact.path}"
             )
-        known = facts[name].get("sha256")
-        artifact.commit(document["fingerprint"], {**facts[name], **lineage}, known if isinstance(known, dict) else None)
+        told = dict(facts[name])
+        known = told.pop("sha256", {})  # not facts of their own: the manifest lists every file with its digest
+        artifact.commit(document["fingerprint"], told | lineage, known)
 
 
 def _versions() -> dict[str, str]:
