@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
+from stages.plain import NUMBER, checked, numbers
 
 SCHEMA = 1  # of the JSON member; a reader refuses a version it does not know
 
@@ -29,6 +30,7 @@ class Region:
     box_xyxy_px: tuple[float, float, float, float]
     mask: Rle | None  # same height and width as the image
     phrase: str  # a few words
+    more_phrases: tuple[str, ...] = ()  # other words for the same region
     caption: str = ""  # a sentence or more; may be empty
     spans: tuple[tuple[int, int], ...] = ()  # [start, end) code points of Sample.caption that mean this region
     score: float = 1.0  # 1.0 = a person wrote it
@@ -37,10 +39,35 @@ class Region:
 
 
 @record
+class Grounding:
+    """Words of a caption and the regions they mean."""
+
+    span: tuple[int, int]  # [start, end) code points of the caption
+    regions: tuple[int, ...]  # places in Sample.regions
+
+
+@record
+class Caption:
+    """Another text about the whole image, beside Sample.caption."""
+
+    text: str
+    groundings: tuple[Grounding, ...] = ()
+
+
+@record
+class Utterance:
+    """Words of a spoken caption and when they were said."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@record
 class TimedPoint:
     """Where a speaker pointed while saying a word."""
 
-    word: str
+    word: str  # the utterance; empty between two of them
     x_unit: float  # 0..1 of the width; may leave it a little
     y_unit: float
     time_s: float
@@ -66,16 +93,29 @@ class Sample:
     regions: tuple[Region, ...] = ()
     points: tuple[TimedPoint, ...] = ()
     turns: tuple[Turn, ...] = ()
+    more_captions: tuple[Caption, ...] = ()
+    utterances: tuple[Utterance, ...] = ()  # of a spoken caption: when what was said; points belong to them by time
 
     extensions: ClassVar[tuple[str, ...]] = ("jpg", "png")
 
     def __post_init__(self) -> None:
-        """Refuses what does not fit the image or the caption."""
+        """Refuses what does not fit the image or a caption, and what no file can hold."""
         if min(self.width_px, self.height_px) < 1:
             raise InputError(f"sample {self.key!r}: width_px and height_px must be above 0")
         for number, region in enumerate(self.regions):
             if problem := _region_problem(region, self):
                 raise InputError(f"sample {self.key!r}: regions[{number}].{problem}")
+        for number, caption in enumerate(self.more_captions):
+            if problem := _caption_problem(caption, len(self.regions)):
+                raise InputError(f"sample {self.key!r}: more_captions[{number}].{problem}")
+        times = [time_s for said in self.utterances for time_s in (said.start_s, said.end_s)]
+        places = [number for point in self.points for number in (point.x_unit, point.y_unit, point.time_s)]
+        if not all(math.isfinite(number) for number in times + places):
+            raise InputError(f"sample {self.key!r}: a point or a time of it is not a number")
+        try:
+            "".join(_texts(self)).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"sample {self.key!r}: half a character in a text ({error.reason})") from None
 
     def to_members(self) -> dict[str, bytes]:
         """Encodes the sample as WebDataset members: extension -> bytes ("jpg" or "png", and "json").
@@ -115,6 +155,27 @@ def _region_problem(region: Region, sample: Sample) -> str | None:
     return None if math.isfinite(region.score) else f"score: {region.score} is not a number"
 
 
+def _caption_problem(caption: Caption, num_regions: int) -> str | None:
+    for grounding in caption.groundings:
+        start, end = grounding.span
+        if not 0 <= start < end <= len(caption.text):
+            return f"groundings: [{start}, {end}) is not inside its text of {len(caption.text)} characters"
+        if not grounding.regions or not all(0 <= number < num_regions for number in grounding.regions):
+            return f"groundings: regions {list(grounding.regions)}, but the image has {num_regions}"
+    return None
+
+
+def _texts(sample: Sample) -> Iterator[str]:
+    yield sample.caption
+    yield from (caption.text for caption in sample.more_captions)
+    yield from (said.text for said in sample.utterances)
+    yield from (point.word for point in sample.points)
+    for region in sample.regions:
+        yield from (region.phrase, *region.more_phrases, region.caption, region.source)
+    for turn in sample.turns:
+        yield from (turn.question, turn.answer)
+
+
 def _extension(key: str, image: bytes) -> str:
     if image.startswith(_JPEG):
         return "jpg"
@@ -124,7 +185,7 @@ def _extension(key: str, image: bytes) -> str:
 
 
 def _plain(sample: Sample) -> dict[str, Any]:
-    return {
+    plain: dict[str, Any] = {
         "schema": SCHEMA,
         "width_px": sample.width_px,
         "height_px": sample.height_px,
@@ -136,12 +197,26 @@ def _plain(sample: Sample) -> dict[str, Any]:
         ],
         "turns": [{"question": turn.question, "answer": turn.answer} for turn in sample.turns],
     }
+    # written only where there are any: most data sets have none
+    if sample.more_captions:
+        plain["more_captions"] = [_plain_caption(caption) for caption in sample.more_captions]
+    if sample.utterances:
+        plain["utterances"] = [
+            {"text": said.text, "start_s": float(said.start_s), "end_s": float(said.end_s)}
+            for said in sample.utterances
+        ]
+    return plain
+
+
+def _plain_caption(caption: Caption) -> dict[str, Any]:
+    groundings = [{"span": list(one.span), "regions": list(one.regions)} for one in caption.groundings]
+    return {"text": caption.text, "groundings": groundings}
 
 
 def _plain_region(region: Region) -> dict[str, Any]:
     mask = region.mask
     size = None if mask is None else {"height_px": mask.height_px, "width_px": mask.width_px, "counts": mask.counts}
-    return {
+    plain: dict[str, Any] = {
         "box_xyxy_px": [float(edge) for edge in region.box_xyxy_px],
         "mask": size,
         "phrase": region.phrase,
@@ -151,6 +226,7 @@ def _plain_region(region: Region) -> dict[str, Any]:
         "source": region.source,
         "crowd": region.crowd,
     }
+    return plain | ({"more_phrases": list(region.more_phrases)} if region.more_phrases else {})
 
 
 def _sample(key: str, image: bytes, plain: Any) -> Sample:
@@ -159,59 +235,60 @@ def _sample(key: str, image: bytes, plain: Any) -> Sample:
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         given = plain.get("schema") if isinstance(plain, dict) else type(plain).__name__
         raise InputError(f"{where}: schema {given!r} is not known; this version reads schema {SCHEMA}")
-    values = _checked({name: value for name, value in plain.items() if name != "schema"}, fields, where)
+    optional = {"more_captions": list, "utterances": list}
+    values = checked({name: value for name, value in plain.items() if name != "schema"}, fields, where, optional)
     regions = [_region(region, f"{where}: regions[{number}]") for number, region in enumerate(values["regions"])]
     points = [_point(point, f"{where}: points[{number}]") for number, point in enumerate(values["points"])]
     turns = [
-        Turn(**_checked(turn, {"question": str, "answer": str}, f"{where}: turns[{number}]"))
+        Turn(**checked(turn, {"question": str, "answer": str}, f"{where}: turns[{number}]"))
         for number, turn in enumerate(values["turns"])
+    ]
+    captions = [
+        _caption(caption, f"{where}: more_captions[{number}]")
+        for number, caption in enumerate(values.get("more_captions", ()))
+    ]
+    utterances = [
+        Utterance(**checked(said, {"text": str, "start_s": NUMBER, "end_s": NUMBER}, f"{where}: utterances[{number}]"))
+        for number, said in enumerate(values.get("utterances", ()))
     ]
     return Sample(
         key=key, image=image, width_px=values["width_px"], height_px=values["height_px"], caption=values["caption"],
-        regions=tuple(regions), points=tuple(points), turns=tuple(turns),
+        regions=tuple(regions), points=tuple(points), turns=tuple(turns), more_captions=tuple(captions),
+        utterances=tuple(utterances),
     )  # fmt: skip
 
 
 def _region(plain: Any, where: str) -> Region:
     fields = {
         "box_xyxy_px": list, "mask": (dict, type(None)), "phrase": str, "caption": str, "spans": list,
-        "score": (int, float), "source": str, "crowd": bool,
+        "score": NUMBER, "source": str, "crowd": bool,
     }  # fmt: skip
-    values = _checked(plain, fields, where)
-    x0, y0, x1, y1 = _numbers(values["box_xyxy_px"], 4, f"{where}.box_xyxy_px")
-    spans = [_numbers(span, 2, f"{where}.spans") for span in values["spans"]]
-    mask = values["mask"]
+    values = checked(plain, fields, where, {"more_phrases": list})
+    x0, y0, x1, y1 = numbers(values["box_xyxy_px"], 4, f"{where}.box_xyxy_px")
+    spans = [numbers(span, 2, f"{where}.spans") for span in values["spans"]]
+    mask, phrases = values["mask"], values.get("more_phrases", [])
+    if not all(isinstance(phrase, str) for phrase in phrases):
+        raise InputError(f"{where}.more_phrases: {phrases!r:.60} given, texts are needed")
     if mask is not None:
-        mask = Rle(**_checked(mask, {"height_px": int, "width_px": int, "counts": str}, f"{where}.mask"))
+        mask = Rle(**checked(mask, {"height_px": int, "width_px": int, "counts": str}, f"{where}.mask"))
     return Region(
         box_xyxy_px=(x0, y0, x1, y1), mask=mask, phrase=values["phrase"], caption=values["caption"],
         spans=tuple((int(start), int(end)) for start, end in spans), score=values["score"], source=values["source"],
-        crowd=values["crowd"],
+        crowd=values["crowd"], more_phrases=tuple(phrases),
     )  # fmt: skip
 
 
 def _point(plain: Any, where: str) -> TimedPoint:
-    number = (int, float)
-    return TimedPoint(**_checked(plain, {"word": str, "x_unit": number, "y_unit": number, "time_s": number}, where))
+    fields = {"word": str, "x_unit": NUMBER, "y_unit": NUMBER, "time_s": NUMBER}
+    return TimedPoint(**checked(plain, fields, where))
 
 
-def _checked(plain: Any, fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the mapping if it has exactly these fields, of these types."""
-    if not isinstance(plain, dict):
-        raise InputError(f"{where}: {type(plain).__name__} given, a mapping of {', '.join(fields)} is needed")
-    if unknown := sorted(set(plain) - set(fields)):
-        raise InputError(f"{where}: unknown key {', '.join(unknown)}; allowed: {', '.join(fields)}")
-    if missing := [name for name in fields if name not in plain]:
-        raise InputError(f"{where}: {', '.join(missing)} missing")
-    for name, kind in fields.items():
-        value = plain[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"{where}.{name}: {value!r:.60} is of the wrong type")
-    return plain
-
-
-def _numbers(values: Any, count: int, where: str) -> list[float]:
-    right = isinstance(values, list) and len(values) == count
-    if not right or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-        raise InputError(f"{where}: {values!r:.60} given, {count} numbers are needed")
-    return list(values)
+def _caption(plain: Any, where: str) -> Caption:
+    values = checked(plain, {"text": str, "groundings": list}, where)
+    groundings = []
+    for one in values["groundings"]:
+        grounding = checked(one, {"span": list, "regions": list}, f"{where}.groundings")
+        start, end = numbers(grounding["span"], 2, f"{where}.groundings.span")
+        regions = numbers(grounding["regions"], len(grounding["regions"]), f"{where}.groundings.regions")
+        groundings.append(Grounding(span=(int(start), int(end)), regions=tuple(int(number) for number in regions)))
+    return Caption(text=values["text"], groundings=tuple(groundings))
