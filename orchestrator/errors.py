@@ -10,6 +10,7 @@ OrchError                    1  anything orch can explain; the message is for th
 |   |-- TrackingAway         3  MLflow does not answer, or not now; nothing is lost, `orch sync` tells it later
 |   `-- TrackingRefused      3  MLflow answers, and will never take this
 |-- StageFailed              1  a stage ended without its outputs
+|-- WorkersLost              1  a micro-batch kills every data worker that computes it
 |-- Preempted                -  asked to stop; everything was saved, the job wants to be queued again
 `-- Diverged                 1  the loss or the gradients are not finite
 """
@@ -93,6 +94,10 @@ class TrackingRefused(SurroundingsError):
 
 class StageFailed(OrchError):
     """A stage ended without its outputs."""
+
+
+class WorkersLost(OrchError):
+    """Data workers die or hang over the same samples, one after another; the message names them."""
 
 
 class Preempted(OrchError):

@@ -91,6 +91,10 @@ class ShardSet:
         tar = bisect_right(self._ends, number)
         return tar, number - (self._ends[tar] - self._counts[tar])
 
+    def tar(self, number: int) -> Path:
+        """Names the tar a sample lies in."""
+        return self._tars[self.locate(number)[0]]
+
     def close(self) -> None:
         """Closes every open tar."""
         while self._readers:

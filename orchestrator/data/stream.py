@@ -1,24 +1,22 @@
-"""Order, index and worker processes together: the batches of a step, resumable from one integer."""
+"""Order, index and worker processes together: the batches of a step, resumable from one integer.
 
-import pickle
-import signal
-import traceback
+A sample that cannot be used (its tar is damaged there, or `collate` refuses it) is replaced by a stand-in that the
+order names, so that the ranks stay even and any number of them sees the same samples. Each one is told as a `Loss`.
+"""
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from orchestrator.data.order import Order, share
+from orchestrator.data.order import Draw, Order, share
+from orchestrator.data.pool import Workers, computed
 from orchestrator.data.reader import ShardSet
-from orchestrator.errors import InputError, OrchError
+from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
 from orchestrator.records import record
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 Batch = TypeVar("Batch")
 
-_NOT_FOR_WORKERS = (signal.SIGUSR2, signal.SIGINT)  # preemption and Ctrl-C are the trainer's to answer
+_MOST_STAND_INS = 32  # for one draw; at the usual 1 % of damage the second one fails once in a million draws
 
 
 @record
@@ -29,12 +27,25 @@ class Drawn:
     key: str
     members: Mapping[str, bytes]  # extension -> content
     seed: int  # for augmentation and choice of wording: a function of (seed, source, epoch, index), never of the rank
+    place: int  # in the global batch; with packing, the samples of one packed sequence share a place
+
+
+@record
+class Loss:
+    """A sample that could not be used at its turn."""
+
+    source: str
+    number: int  # within its source
+    tar: str
+    key: str  # empty where even the key is lost
+    reason: str
+    stands_in: bool  # it was to replace another lost one
 
 
 class SampleStream:
     """One rank's batches of a mixture of shards. The step is the only state: nothing is saved, nothing replayed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything by name
         self,
         shards: Mapping[str, Path],
         *,
@@ -45,14 +56,24 @@ class SampleStream:
         world_rank: int,
         world_size: int,
         workers: int = 0,
+        prefetch: int = 2,
+        worker_timeout_s: float = 120.0,
     ) -> None:
-        """Opens the sources. `weights` are shares of the steps, empty = equal; `workers` are processes of this rank."""
+        """Opens the sources. `weights` are shares of the steps, empty = equal; `workers` are processes of this rank.
+
+        Each worker computes up to `prefetch` micro-batches ahead, and is replaced when it is silent for too long.
+        """
         if workers < 0:
             raise InputError(f"workers must be 0 or more, not {workers}")
+        if prefetch < 1 or worker_timeout_s <= 0:
+            raise InputError(
+                f"prefetch must be 1 or more and worker_timeout_s above 0, not {prefetch} and {worker_timeout_s}"
+            )
         self._sets = {name: ShardSet(path) for name, path in shards.items()}
         self._order = Order(seed, self.samples, weights, global_batch)
         self._parts = share(world_rank, world_size, micro_batch, global_batch)
-        self._workers = workers
+        self._workers = Workers(number=workers, prefetch=prefetch, timeout_s=worker_timeout_s)
+        self._losses: list[Loss] = []
 
     @property
     def samples(self) -> dict[str, int]:
@@ -75,28 +96,40 @@ class SampleStream:
         """
         if start_step < 0 or steps < 0:
             raise InputError(f"start_step and steps must be 0 or more, not {start_step} and {steps}")
-        batches = _MicroBatches(self._sets, self._order, self._parts, collate, start_step, steps)
-        loader = _loader(batches, self._workers)
-        with _held_back(_NOT_FOR_WORKERS):  # until each worker has said that it ignores them
-            iterator = iter(loader)
-        try:
-            for batch in iterator:
-                if isinstance(batch, _Failed):
-                    raise batch.error
-                yield batch
-        finally:
-            del iterator  # ends the workers now, and not when the last traceback that knows of them is forgotten
+        batches = _MicroBatches(self._sets, self._order, self._parts, collate, start_step)
+        count = steps * self.accumulation
+        for made in computed(batches.make, count, self._workers, name_of=batches.name):
+            self._losses += made.losses
+            yield made.batch
+
+    def take_losses(self) -> list[Loss]:
+        """Returns what was lost from the batches since it was last asked."""
+        taken, self._losses = self._losses, []
+        return taken
+
+    def drawn_before(self, step: int) -> int:
+        """Counts the samples that all ranks together draw before a step."""
+        return sum(self._order.drawn_before(step).values())
+
+
+class _Refused(DamagedSample):
+    """A sample that collate does not take."""
+
+    def __init__(self, tar: str, key: str, error: InputError) -> None:
+        self.error = error
+        super().__init__(tar, key, str(error))
 
 
 @record
-class _Failed:
-    """An error on its way to the trainer: torch would bury its message under a worker's traceback."""
+class _Made(Generic[Batch]):
+    """A micro-batch, and what was lost on the way to it."""
 
-    error: Exception
+    batch: Batch
+    losses: tuple[Loss, ...]
 
 
 class _MicroBatches(Generic[Batch]):
-    """The micro-batches of one rank, by number: what torch calls a map-style data set."""
+    """The micro-batches of one rank: each a pure function of its number."""
 
     def __init__(
         self,
@@ -105,31 +138,67 @@ class _MicroBatches(Generic[Batch]):
         parts: Sequence[range],
         collate: Callable[[Sequence[Drawn]], Batch],
         start_step: int,
-        steps: int,
     ) -> None:
         self._sets = sets
         self._order = order
         self._parts = parts
         self._collate = collate
         self._start_step = start_step
-        self._steps = steps
 
-    def __len__(self) -> int:
-        return self._steps * len(self._parts)
-
-    def __getitem__(self, number: int) -> Batch | _Failed:
-        step, micro = divmod(number, len(self._parts))
+    def make(self, number: int) -> _Made[Batch]:
+        """Reads and collates a micro-batch, with stand-ins for what is lost."""
+        draws = self._draws(number)
+        losses: list[Loss] = []
+        drawn = [self._usable(draw, losses, tried=False) for draw in draws]
         try:
-            return self._collated(self._drawn(self._start_step + step, self._parts[micro]))
-        except Exception as error:  # noqa: BLE001  # raised again in the trainer
-            return _Failed(error=_portable(error) if _in_worker() else error)
+            batch = self._collated(drawn)
+        except InputError:  # at least one of them is no sample for it: which ones, it says when asked one by one
+            losses.clear()
+            drawn = [self._usable(draw, losses, tried=True) for draw in draws]
+            batch = self._collated(drawn)
+        return _Made(batch=batch, losses=tuple(losses))
 
-    def _drawn(self, step: int, part: range) -> list[Drawn]:
-        found = []
-        for draw in self._order.samples_of(step, part):
-            key, members = self._sets[draw.source].read(draw.number)
-            found.append(Drawn(source=draw.source, key=key, members=members, seed=draw.seed))
-        return found
+    def name(self, number: int) -> str:
+        """Names the samples of a micro-batch, without reading them."""
+        draws = self._draws(number)
+        samples = ", ".join(f"{draw.number} (in {self._sets[draw.source].tar(draw.number).name})" for draw in draws)
+        return f"{draws[0].source} of step {self._start_step + number // len(self._parts)}, samples {samples}"
+
+    def _draws(self, number: int) -> list[Draw]:
+        step, micro = divmod(number, len(self._parts))
+        return self._order.samples_of(self._start_step + step, self._parts[micro])
+
+    def _usable(self, draw: Draw, losses: list[Loss], *, tried: bool) -> Drawn:
+        """Reads a sample, or else the first stand-in that is whole; `tried` asks collate about each one alone."""
+        first: DamagedSample | None = None
+        for attempt in range(1 + min(_MOST_STAND_INS, len(self._sets[draw.source]) - 1)):
+            candidate = self._order.substitute(draw, attempt) if attempt else draw
+            try:
+                sample = self._read(candidate)
+                if tried:
+                    self._try(sample, candidate)
+            except DamagedSample as error:
+                first = first or error
+                losses.append(_loss(candidate, error, stands_in=attempt > 0))
+            else:
+                return sample
+        assert first is not None  # noqa: S101  the loop runs at least once
+        if isinstance(first, _Refused):  # collate refuses whatever it gets: no damage, but a wrong set-up
+            raise first.error
+        raise DamagedArtifact(
+            f"{draw.source}: a sample and {attempt} stand-ins for it are all lost; the first: {first}"
+        )
+
+    def _read(self, draw: Draw) -> Drawn:
+        key, members = self._sets[draw.source].read(draw.number)
+        return Drawn(source=draw.source, key=key, members=members, seed=draw.seed, place=draw.place)
+
+    def _try(self, sample: Drawn, draw: Draw) -> None:
+        try:
+            self._collated([sample])
+        except InputError as error:
+            tar = self._sets[draw.source].tar(draw.number)
+            raise _Refused(str(tar), sample.key, error) from error
 
     def _collated(self, drawn: list[Drawn]) -> Batch:
         try:
@@ -139,49 +208,7 @@ class _MicroBatches(Generic[Batch]):
             raise
 
 
-def _in_worker() -> bool:
-    from torch.utils.data import get_worker_info
-
-    return get_worker_info() is not None
-
-
-def _portable(error: Exception) -> Exception:
-    """Prepares an error for the way to another process, where its traceback does not go."""
-    if not isinstance(error, OrchError):
-        error.add_note("".join(traceback.format_exception(error)))
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own, made in this line
-    except Exception:  # noqa: BLE001  # whatever an exception's own class does to stay here
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
-
-
-def _loader(batches: _MicroBatches[Any], workers: int) -> "DataLoader[Any]":
-    import torch
-    from torch.utils.data import DataLoader
-
-    return DataLoader(
-        batches,  # type: ignore[arg-type]  # torch asks for a subclass of its Dataset, but uses these two methods only
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=_begin_worker,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: an iterator draws from it at its start, which must not be the trainer's
+def _loss(draw: Draw, error: DamagedSample, *, stands_in: bool) -> Loss:
+    return Loss(
+        source=draw.source, number=draw.number, tar=error.tar, key=error.key, reason=error.reason, stands_in=stands_in
     )
-
-
-def _begin_worker(_: int) -> None:
-    """Makes a worker deaf to the signals that are the trainer's to answer."""
-    for number in _NOT_FOR_WORKERS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)
-
-
-@contextmanager
-def _held_back(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Keeps signals waiting, here and in every process that is started meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
