@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from stages.convert.raw import BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.samples import Region, Sample
 from stages.vision import (
     Box,
@@ -23,7 +23,7 @@ _SOURCE = "grand_f"
 Span = tuple[int, int]
 
 
-def read_groundings(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_groundings(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Reads GranDf_HA and OpenPsg: phrase -> its place in the caption and the parts of its mask."""
 
     def found(number: int, plain: Any) -> Found:
@@ -39,7 +39,7 @@ def read_groundings(raw: RawPart, notes: Notes) -> Iterator[Found]:
         yield from notes.attempt(raw.record(number, plain, "file_name"), partial(found, number, plain))
 
 
-def read_refs(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_refs(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Reads RefCOCOg: expressions with polygons; where they stand in the caption has to be found."""
 
     def found(number: int, plain: Any) -> Found:
@@ -60,7 +60,7 @@ def read_refs(raw: RawPart, notes: Notes) -> Iterator[Found]:
         yield from notes.attempt(name, partial(found, number, plain))
 
 
-def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Reads the merged Flickr30k file: an image entry a sentence, an annotation a box, some for the same words."""
     coco = raw.object(0, "images", "annotations")
     raw.about = len(coco["images"])
@@ -82,7 +82,7 @@ def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Found]:
         yield from notes.attempt(raw.record(number, image, "id", "file_name"), partial(found, number, image))
 
 
-def read_pair(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_pair(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Reads the benchmark's pair of files: captions with labels, and masks in the order of the labels."""
     captions, masks = raw.object(0, "annotations"), raw.object(1, "images", "annotations")
     raw.about = len(captions["annotations"])

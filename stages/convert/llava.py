@@ -4,21 +4,21 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from stages.convert.raw import BrokenRecord, Found, Notes, RawPart
+from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, RawPart
 from stages.samples import Sample, Turn
 
 _PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
 
 
-def read_alignment(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_alignment(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Yields one sample a pair: the answer is also the caption."""
     for number, plain in enumerate(raw.list(0)):
         name = raw.record(number, plain, "id")
         yield from notes.attempt(name, partial(_found, raw, number, plain, answer_is_caption=True))
 
 
-def read_instruct(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_instruct(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Yields one sample a dialogue."""
     for number, plain in enumerate(raw.list(0)):
         name = raw.record(number, plain, "id")

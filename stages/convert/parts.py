@@ -10,7 +10,12 @@ from orchestrator.records import record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stages.convert.raw import Found, Notes, RawPart
+    from stages.convert.raw import Attempt, Notes, RawPart
+
+
+# Which texts of a region count as its expressions: its phrases (regions that share a place in the caption share one),
+# its caption, only its further phrases, only the places in captions that mean it, or none (category names).
+ExpressionText = Literal["phrase", "caption", "more_phrases", "grounding", "none"]
 
 
 @record
@@ -24,7 +29,8 @@ class Part:
     images: tuple[str, ...]  # every one must exist; the first that holds a file gives it
     more_images: tuple[str, ...] = ()  # searched too, where they exist
     masks: tuple[str, ...] = ()  # folders of panoptic PNGs
-    text: Literal["phrase", "caption"] = "phrase"  # which text of a region without spans counts as its expression
+    listed: tuple[str, ...] = ()  # folders whose files are the records: each holds one, or many
+    text: ExpressionText = "phrase"
     default: bool = True  # belongs to the split when no subset is named
 
 
@@ -42,7 +48,10 @@ class Entry:
 
 
 class Source(Protocol):
-    """Reads one part of a data set, in the order of its file; broken records go to the notes, never into a sample."""
+    """Reads one part of a data set, in the order of its file."""
 
-    def __call__(self, raw: "RawPart", notes: "Notes") -> "Iterator[Found]":
-        """Yields what can be kept."""
+    def __call__(self, raw: "RawPart", notes: "Notes") -> "Iterator[Attempt]":
+        """Yields exactly one `notes.attempt` a record of the file, broken ones as well: their order numbers them.
+
+        It is called in every process that converts. Broken records go to the notes, never into a sample.
+        """

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.convert.raw import BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.samples import Region, Sample
 from stages.vision import panoptic_ids, rle_from_mask, xyxy_from_xywh
 
 _SOURCE = "pix2cap_coco"
 
 
-def read(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Yields one sample an image; crowd segments come along, marked and without a caption."""
     panoptic = raw.object(0, "images", "annotations", "categories")
     raw.about = len(panoptic["annotations"])

@@ -1,20 +1,30 @@
 """Reading raw data nobody has checked: names that stay in their folder, whole images, notes on what is left out."""
 
+import errno
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.records import record
 from stages.convert.parts import Part
 from stages.samples import Sample
 from stages.vision import Box, clip_box, image_size_px
 
 _CHUNK_CHARACTERS = 1 << 20
+# what reading a record of any shape can raise: all of it means that the record is not what its data set promises
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_OF_ONE_FILE = {
+    errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM
+}  # fmt: skip
+_LONGEST_NOTE = 1000  # characters
 _UNSAFE_IN_KEYS = re.compile(r"[^A-Za-z0-9_+-]+")
+
+T = TypeVar("T")
 
 
 class BrokenRecord(Exception):
@@ -45,6 +55,14 @@ class Found:
     picture: str
 
 
+@record
+class Attempt:
+    """One raw record: its name, and what makes a sample of it, or several."""
+
+    name: str
+    build: Callable[[], Found | Sequence[Found]]
+
+
 class Notes:
     """Everything that was left out or repaired: what, why, how often."""
 
@@ -55,26 +73,48 @@ class Notes:
 
     def skip(self, name: str, reason: str, detail: str) -> None:
         """Notes that a record, or one region of it, was left out."""
-        self.skipped.append({"record": name, "reason": reason, "detail": detail})
+        note = {"record": name, "reason": reason, "detail": detail}
+        # the texts come from data: half a character in them must not keep the note from being written
+        shown = {key: text.encode("utf-8", "backslashreplace").decode()[:_LONGEST_NOTE] for key, text in note.items()}
+        self.skipped.append(shown)
 
     def repair(self, reason: str) -> None:
         """Counts a small repair of something that was kept."""
         self.repaired[reason] += 1
 
-    def attempt(self, name: str, build: Callable[[], Found]) -> Iterator[Found]:
-        """Yields what `build` makes, or nothing and a note if the record is broken."""
-        try:
-            yield build()
-        except BrokenRecord as error:
-            self.skip(name, error.reason, error.detail)
-        except InputError as error:
-            self.skip(name, "does not fit its image or caption", str(error))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            self.skip(name, "malformed record", f"{type(error).__name__}: {error}")
+    def attempt(self, name: str, build: Callable[[], Found | Sequence[Found]]) -> Iterator[Attempt]:
+        """Yields one raw record. `build` is called later or never, in a process that does other records or none.
 
-    def counts(self) -> dict[str, int]:
-        """Returns how often each reason to skip occurred."""
-        return dict(sorted(Counter(note["reason"] for note in self.skipped).items()))
+        So whatever costs time belongs into it, and nothing that another record needs.
+        """
+        yield Attempt(name=name, build=build)
+
+    def judged(self, name: str, make: Callable[[], T], *, piece: str = "") -> T | None:
+        """Returns what `make` makes of a record, or of a piece of one; None and a note if that is broken."""
+        repaired = self.repaired.copy()
+        try:
+            return make()
+        except BrokenRecord as error:
+            reason, detail = error.reason, error.detail
+        except InputError as error:
+            reason, detail = "does not fit its image or caption", str(error)
+        except MALFORMED as error:
+            reason, detail = "malformed record", f"{type(error).__name__}: {error}"
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE:  # a disk that goes away must not pass for a data set without images
+                raise SurroundingsError(f"{name}: {error}") from error
+            reason, detail = "file cannot be read", str(error)
+        except Exception as error:
+            error.add_note(f"while converting {name}")
+            raise
+        self.repaired = repaired  # what was repaired is not kept
+        self.skip(name, f"{piece}: {reason}" if piece else reason, detail)
+        return None
+
+    def forget(self) -> None:
+        """Starts again with nothing."""
+        self.skipped.clear()
+        self.repaired.clear()
 
 
 class RawPart:
@@ -90,7 +130,8 @@ class RawPart:
         """Lists the annotation files and folders that do not exist."""
         part = self.part
         files = [path for name in part.annotations if not (path := self.root / name).is_file()]
-        return files + [path for name in part.images + part.masks if not (path := self.root / name).is_dir()]
+        folders = part.images + part.masks + part.listed
+        return files + [path for name in folders if not (path := self.root / name).is_dir()]
 
     def key(self, number: int, name: str) -> str:
         """Names a sample: unique within the data set, in the order of the file, fit for a tar."""
@@ -123,6 +164,30 @@ class RawPart:
             self.about = max(number, number * size_bytes // characters)
             yield value
 
+    def lines(self, index: int) -> Iterator[bytes]:
+        """Yields the lines of an annotation file that holds one JSON value a line, unread; empty lines are none."""
+        for _, line in self.numbered_lines(index):
+            yield line
+
+    def numbered_lines(self, index: int) -> Iterator[tuple[int, bytes]]:
+        """Yields what `lines` yields with the number that an editor shows for it."""
+        path = self.root / self.part.annotations[index]
+        size_bytes, read_bytes, records = path.stat().st_size, 0, 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                read_bytes += len(line)
+                if not line.isspace():
+                    records += 1
+                    self.about = max(records, records * size_bytes // read_bytes)
+                    yield number, line
+
+    def files(self, index: int, suffix: str) -> tuple[Path, ...]:
+        """Lists the files of a folder of records, in the order of their names."""
+        folder = self.root / self.part.listed[index]
+        paths = tuple(sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file()))
+        self.about = len(paths)
+        return paths
+
     def picture(self, name: Any, size_px: tuple[int, int] | None = None) -> Picture:
         """Reads an image of the part; `size_px` (width, height) is what the annotations say it has."""
         path = self._file(name, self.part.images + self.part.more_images, "image")
@@ -151,7 +216,8 @@ class RawPart:
         if relative.is_absolute() or ".." in relative.parts:
             raise BrokenRecord(f"{what} name leaves its folder", repr(name)[:200])
         for folder in folders:
-            if (path := self.root / folder / relative).is_file():
+            path = self.root / folder / relative
+            if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
                 return path
         raise BrokenRecord(f"{what} is missing", f"{name} in none of {', '.join(folders)}")
 

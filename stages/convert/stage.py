@@ -2,30 +2,39 @@
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import json
+import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.artifacts import Raw, Shards
-from orchestrator.errors import InputError, Preempted
-from orchestrator.records import record
+from orchestrator.errors import InputError
+from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
 from stages.convert.parts import Entry, Part, Source
 
 if TYPE_CHECKING:
-    from stages.convert.counts import Counts
-    from stages.convert.raw import Found, Notes, RawPart
+    from stages.convert.chunks import Chunks
+    from stages.convert.raw import Attempt, Notes, RawPart
 
-SKIPPED = "skipped.jsonl"
 _TABLE = "stages.convert.sources"
+_CHUNKS = "chunks"  # receipts of finished chunks, in the folder of the stage
+
+log = logging.getLogger(__name__)
 
 
 class ConvertShards(Stage):
-    """Turns a raw data set, in the layout its authors published, into shards."""
+    """Turns a raw data set, in the layout its authors published, into shards.
+
+    A tar is made of `samples_per_shard` records in a row; that is the unit of work, and of what a next attempt keeps.
+    """
+
+    keeps_parts: ClassVar[bool] = True
 
     @record
     class Config:
@@ -35,8 +44,9 @@ class ConvertShards(Stage):
         root: Path | None = None  # the folder that holds the data sets; null = the input `raw`
         split: str = "train"
         subset: str | None = None  # one annotation file of the split, by its name; null = the usual ones
-        limit: int | None = None  # samples kept; null = all
-        samples_per_shard: int = 1000
+        limit: int | None = None  # records read, in the order of the files; null = all
+        samples_per_shard: int = 1000  # records a tar is made of: it has less samples where some are left out
+        processes: int | None = incidental()  # of a rank; null = one for each core it may use
 
     @record
     class Inputs:
@@ -55,8 +65,8 @@ class ConvertShards(Stage):
         config = self.config
         found = {
             f"config.{name}": f"must be 1 or more, not {value}"
-            for name, value in (("limit", config.limit), ("samples_per_shard", config.samples_per_shard))
-            if value is not None and value < 1
+            for name in ("limit", "samples_per_shard", "processes")
+            if (value := getattr(config, name)) is not None and value < 1
         }
         if (config.root is None) == (self.inputs.raw is None):
             given = "neither" if config.root is None else "both"
@@ -80,15 +90,13 @@ class ConvertShards(Stage):
         """
         parts, root = self._parts(), self.config.root
         chosen = {f"part {part.subset}": json.dumps(dataclasses.asdict(part), sort_keys=True) for part in parts}
-        paths = [] if root is None else [root / name for part in parts for name in part.annotations]
+        paths = [] if root is None else [root / name for part in parts for name in part.annotations + part.listed]
         return chosen | {
-            str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()
+            str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.exists()
         }
 
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
-        """Converts on the first rank; the others have nothing to do. Collective: every rank must call."""
-        if not context.world.is_main:
-            return {"shards": {}}
+        """Converts, every rank its chunks; the first one reports. Collective: every rank must call."""
         root = self.config.root if self.inputs.raw is None else self.inputs.raw.path
         parts = self._parts()
         if missing := _missing(root, parts):
@@ -96,45 +104,44 @@ class ConvertShards(Stage):
         return {"shards": self._convert(root, parts, context)}
 
     def _convert(self, root: Path, parts: Sequence[Part], context: StageContext) -> dict[str, Any]:
-        from orchestrator.data.writer import ShardWriter
-        from stages.convert.counts import Counts
-        from stages.convert.raw import Notes
+        from stages.convert.chunks import Chunks
+        from stages.convert.raw import Notes, RawPart
+        from stages.convert.share import Share, cores_of
 
-        notes, counts = Notes(), {part.subset: Counts(text=part.text) for part in parts}
-        directory = self.outputs.shards.path
-        done, of_parts = 0, dict.fromkeys(counts, 0)
-        with ShardWriter(directory, samples_per_shard=self.config.samples_per_shard) as writer:
-            for raw, found in _limited(_found(root, parts, notes), self.config.limit):
-                if context.stop():
-                    raise Preempted(f"asked to stop after {done} samples; a conversion starts again from the first")
-                writer.write(found.sample.key, found.sample.to_members())
-                counts[raw.part.subset].add(found)
-                of_parts[raw.part.subset] = raw.about
-                done += 1
-                about = min(sum(of_parts.values()), self.config.limit or sys.maxsize)
-                context.progress.advance(done, max(about, done + 1), "sample", skipped=len(notes.skipped))
-            written = writer.close()
-        context.progress.advance(done, done, "sample", skipped=len(notes.skipped))
-        _write_lines(directory / SKIPPED, notes.skipped)
-        if not done:
-            raise InputError(f"nothing of {self.config.source} could be kept: {_reasons(notes)}")
-        return written | self._facts(counts, notes)
+        config, world = self.config, context.world
+        chunks = Chunks(self.outputs.shards.path, context.directory / _CHUNKS, self._plan(context.fingerprint))
+        if world.is_main and (finished := chunks.tidy()):
+            log.info("%d chunks of an earlier attempt are finished and stay as they are", finished)
+        cores = cores_of(world)  # also where the recipe says how many: it is collective
+        world.barrier()
+        notes, raws = Notes(), [RawPart(root, part) for part in parts]
+        share = Share(chunks, notes, raws, config.processes or cores, context)
+        records = share.convert(islice(_attempts(raws, notes), config.limit), config.samples_per_shard)
+        return self._facts(chunks, -(-records // config.samples_per_shard), parts, notes) if world.is_main else {}
 
-    def _facts(self, counts: "Mapping[str, Counts]", notes: "Notes") -> dict[str, Any]:
-        from stages.convert.counts import total
+    def _facts(self, chunks: "Chunks", number: int, parts: Sequence[Part], notes: "Notes") -> dict[str, Any]:
+        from stages.convert.report import report
         from stages.samples import SCHEMA
 
-        return {
+        try:
+            facts = report(self.config.source, chunks, number, parts, notes.skipped, self.outputs.shards.path)
+        except InputError:
+            chunks.forget()  # whatever was wrong may be right next time
+            raise
+        return facts | {
             "schema": SCHEMA,
             "source": self.config.source,
             "split": self.config.split,
-            "subsets": list(counts),
+            "subsets": [part.subset for part in parts],
             "licence": _sources()[self.config.source].licence,
-            "counts": total(counts.values()),
-            "counts_per_subset": {subset: count.plain() for subset, count in counts.items()},
-            "skipped": {"total": len(notes.skipped), "reasons": notes.counts()},
-            "repaired": dict(sorted(notes.repaired.items())),
         }
+
+    def _plan(self, fingerprint: str) -> str:
+        """Returns what a finished chunk must have been made of to be kept."""
+        config = dataclasses.replace(self.config, processes=None)
+        raw = None if self.inputs.raw is None else self.inputs.raw.digest()
+        made_of = [fingerprint, repr(config), raw, dict(self.outside())]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def _parts(self) -> tuple[Part, ...]:
         entry = _sources().get(self.config.source)
@@ -163,33 +170,24 @@ def _sources() -> Mapping[str, Entry]:
     return table
 
 
-def _found(root: Path, parts: Sequence[Part], notes: "Notes") -> "Iterator[tuple[RawPart, Found]]":
+def _attempts(raws: "Sequence[RawPart]", notes: "Notes") -> "Iterator[tuple[Part, Attempt]]":
     """Reads the parts one after the other, in the order of their files."""
-    from stages.convert.raw import RawPart
-
-    for part in parts:
+    for raw in raws:
+        part = raw.part
         module, _, function = part.reader.partition(":")
         source: Source = getattr(importlib.import_module(module), function)
-        raw = RawPart(root, part)
         try:
-            for found in source(raw, notes):
-                yield raw, found
+            for attempt in source(raw, notes):
+                yield part, attempt
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # outside of a record: nothing to skip
-            files = ", ".join(str(root / name) for name in part.annotations)
+            files = ", ".join(str(raw.root / name) for name in part.annotations)
             raise InputError(f"{files}: not in the layout of {part.subset} ({error!r})") from error
-
-
-def _limited(found: "Iterator[tuple[RawPart, Found]]", limit: int | None) -> "Iterator[tuple[RawPart, Found]]":
-    for number, one in enumerate(found, start=1):
-        yield one
-        if number == limit:
-            return
 
 
 def _missing(root: Path, parts: Sequence[Part]) -> list[str]:
     """Lists, without a repeat, the full paths of what the parts need and the disk does not have."""
     files = [root / name for part in parts for name in part.annotations]
-    folders = [root / name for part in parts for name in part.images + part.masks]
+    folders = [root / name for part in parts for name in part.images + part.masks + part.listed]
     paths = [path for path in files if not path.is_file()] + [path for path in folders if not path.is_dir()]
     return list(dict.fromkeys(os.path.abspath(path) for path in paths))  # noqa: PTH100 - resolve() would hide links
 
@@ -198,15 +196,3 @@ def _unknown(what: str, given: str, allowed: Sequence[str]) -> str:
     close = difflib.get_close_matches(given, allowed, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"there is no {what} named {given!r}.{hint} Allowed: {', '.join(allowed)}"
-
-
-def _reasons(notes: "Notes") -> str:
-    counted = [f"{reason} ({count} times)" for reason, count in notes.counts().items()]
-    example = f", e.g. {notes.skipped[0]['record']}: {notes.skipped[0]['detail']}" if notes.skipped else ""
-    return ("; ".join(counted) + example) or "its annotation files hold no records"
-
-
-def _write_lines(path: Path, notes: Sequence[Mapping[str, str]]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text("".join(json.dumps(note, ensure_ascii=False) + "\n" for note in notes), encoding="utf-8")
-    draft.replace(path)

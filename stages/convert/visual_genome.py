@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from stages.convert.raw import BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.samples import Region, Sample
 from stages.vision import xyxy_from_xywh
 
@@ -14,7 +14,7 @@ _SOURCE = "visual_genome"
 Described = tuple[Any, Any, Any, Any, Any, Any]
 
 
-def read_regions(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_regions(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Yields one sample an image of region_descriptions.json, sizes from image_data.json, file <image id>.jpg."""
     sizes = {plain["image_id"]: (plain["width"], plain["height"]) for plain in raw.list(1)}
 
@@ -33,7 +33,7 @@ def read_regions(raw: RawPart, notes: Notes) -> Iterator[Found]:
         yield from notes.attempt(name, partial(found, number, plain, name))
 
 
-def read_coco(raw: RawPart, notes: Notes) -> Iterator[Found]:
+def read_coco(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Yields one sample a picture of train.json or test_caption.json; image entries that share a file are joined."""
     coco = raw.object(0, "images", "annotations")
     entries: dict[str, list[Any]] = {}
