@@ -32,7 +32,7 @@ NEUTRAL = frozenset({
     "orchestrator.imports",
     # they place work: which process, which machine, which attempt
     "orchestrator.run", "orchestrator.lock", "orchestrator.snapshot", "orchestrator.launcher", "orchestrator.local",
-    "orchestrator.supervisor", "orchestrator.worker", "orchestrator.ranks",
+    "orchestrator.supervisor", "orchestrator.worker", "orchestrator.ranks", "orchestrator.lifeline",
     # they watch it and tell people
     "orchestrator.state", "orchestrator.status", "orchestrator.display", "orchestrator.journal",
     "orchestrator.progress", "orchestrator.tracking", "orchestrator.tracking.*", "orchestrator.report",

@@ -60,14 +60,7 @@ class World:
 
     def any(self, *, flag: bool) -> bool:
         """Tells whether the flag is up on any rank. Collective: every rank must call."""
-        if not self.joined:
-            return flag
-        import torch
-        import torch.distributed as dist
-
-        votes = torch.tensor([int(flag)])
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return bool(votes.item())
+        return self.highest(float(flag)) > 0
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Averages each value over the ranks, which must agree on the names. Collective: every rank must call."""
@@ -80,6 +73,17 @@ class World:
         sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
         dist.all_reduce(sums)
         return {name: float(total) / self.size for name, total in zip(names, sums, strict=True)}
+
+    def highest(self, value: float) -> float:
+        """Returns the highest of the ranks' values. Collective: every rank must call."""
+        if not self.joined:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        highest = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return float(highest.item())
 
     def gather(self, value: T) -> list[T]:
         """Returns every rank's value, in rank order, on every rank. Collective: every rank must call."""

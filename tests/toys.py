@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.data.stream import Drawn
+from orchestrator.data.stream import Drawn, Loss
 from orchestrator.errors import OrchError
 from orchestrator.journal import Journal
 from orchestrator.progress import Progress
@@ -99,6 +99,13 @@ class ToyStream:
         self.micro_batch = train.micro_batch_on(world.size)
         self.accumulation = train.accumulation_on(world.size)
         self.world = world
+        self.global_batch = train.global_batch
+
+    def take_losses(self) -> list[Loss]:
+        return []
+
+    def drawn_before(self, step: int) -> int:
+        return step * self.global_batch
 
     def batches(self, collate: Callable[[Sequence[Drawn]], Any], *, start_step: int, steps: int) -> Iterator[Any]:
         for step in range(start_step, start_step + steps):
@@ -111,7 +118,7 @@ def toy_sample(step: int, place: int) -> Drawn:
     """Makes the sample at a place of a step's batch."""
     start, climb = (7 * step + 3 * place) % LETTERS, 1 + (step + place) % 3
     letters = bytes((start + climb * position) % LETTERS for position in range(LENGTH))
-    return Drawn(source="letters", key=f"{step}-{place}", members={"letters": letters}, seed=step)
+    return Drawn(source="letters", key=f"{step}-{place}", members={"letters": letters}, seed=step, place=place)
 
 
 def toy_engine(name: str = "torch", **changes: Any) -> EngineConfig:

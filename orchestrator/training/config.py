@@ -84,6 +84,9 @@ class TrainConfig:
     log_every: int = incidental(default=10)  # steps
     save: SaveConfig = incidental(default_factory=SaveConfig)
     workers: int = incidental(default=2)  # data processes a rank; 0 = read in the training process
+    prefetch: int = incidental(default=2)  # micro-batches that each of them computes ahead
+    worker_timeout_s: float = incidental(default=120.0)  # for one micro-batch; then the process is replaced
+    max_bad_fraction: float = incidental(default=0.01)  # of the samples drawn; training stops if more are damaged
 
     def __post_init__(self) -> None:
         """Refuses what cannot be trained."""
@@ -93,6 +96,9 @@ class TrainConfig:
         _require(self.trainable is None or len(self.trainable) > 0, "trainable must name a pattern, or be null")
         _require(self.log_every > 0, "log_every must be above 0")
         _require(self.workers >= 0, "workers must be 0 or more")
+        _require(self.prefetch > 0, "prefetch must be above 0")
+        _require(self.worker_timeout_s > 0, "worker_timeout_s must be above 0")
+        _require(0 <= self.max_bad_fraction <= 1, "max_bad_fraction must lie in [0, 1]")
 
     def micro_batch_on(self, world_size: int) -> int:
         """Returns how many samples each of `world_size` ranks computes at once."""

@@ -11,12 +11,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from orchestrator.data.stream import Drawn
+from orchestrator.data.stream import Drawn, Loss
 from orchestrator.errors import Diverged, Preempted
 from orchestrator.records import record
 from orchestrator.stage import StageContext
 from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.damage import Damage
 from orchestrator.training.engine import Engine
 from orchestrator.training.task import TrainTask
 
@@ -31,6 +32,12 @@ class Batches(Protocol):
     def batches(self, collate: Callable[[Sequence[Drawn]], Batch], *, start_step: int, steps: int) -> Iterator[Batch]:
         """Yields this rank's micro-batches of the `steps` steps from `start_step` on, in order."""
 
+    def take_losses(self) -> Sequence[Loss]:
+        """Returns what was lost from the micro-batches since it was last asked."""
+
+    def drawn_before(self, step: int) -> int:
+        """Counts the samples that all ranks together draw before a step."""
+
 
 def fit(
     task: TrainTask[Batch], engine: Engine, stream: Batches, *, train: TrainConfig, checkpoints: Checkpoints,
@@ -41,15 +48,18 @@ def fit(
     Collective: every rank must call, with the same arguments, and leaves at the same step.
     """
     start = checkpoints.resume(engine)
+    damage = Damage(context, limit=train.max_bad_fraction, step=start)
     window = _Window()
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
     for step in range(start + 1, train.steps + 1):
         seed_step(context.seed, step, context.world.rank)
-        seen = _agree(_learn(task, engine, batches, window), step, context)
+        seen = _agree(_learn(task, engine, batches, window), stream.take_losses(), step, context)
+        damage.take(step, seen.lost, drawn=stream.drawn_before(step))
         engine.step()
         _refuse_not_finite(engine.scalars(), step)
         window.add(seen.losses, train.global_batch)
-        _tell(step, seen, window, engine, train, context)
+        bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
+        _tell(step, seen, window, {**engine.scalars(), **bad}, train, context)
         stopping = seen.stop and step < train.steps
         if stopping or checkpoints.saves_at(step):
             checkpoints.save(engine, step)
@@ -72,12 +82,14 @@ class _Seen:
     """What all ranks together saw in a step."""
 
     losses: Mapping[str, float]  # means over ranks and micro-batches; "loss" is what was minimised
+    lost: Sequence[Loss]
     stop: bool
 
 
 def _learn(task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window") -> dict[str, float]:
     """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
     sums: dict[str, torch.Tensor] = {}
+    window.begin_step()
     for _ in range(engine.accumulation):
         with window.waiting():
             batch = next(batches)
@@ -88,18 +100,23 @@ def _learn(task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], win
     return {name: value.item() / engine.accumulation for name, value in sums.items()}
 
 
-def _agree(losses: Mapping[str, float], step: int, context: StageContext) -> _Seen:
-    """Averages the losses and agrees whether to stop, in one collective. Collective: every rank must call."""
-    flags = {"?finite": float(not math.isfinite(losses["loss"])), "?stop": float(context.stop())}
+def _agree(losses: Mapping[str, float], lost: Sequence[Loss], step: int, context: StageContext) -> _Seen:
+    """Averages the losses, agrees whether to stop and tells what was lost. Collective: every rank must call.
+
+    One collective, and a second one for a step that lost samples.
+    """
+    flags = {"?finite": float(not math.isfinite(losses["loss"])), "?stop": float(context.stop()), "?lost": len(lost)}
     means = context.world.mean({**losses, **flags})
-    broken, stop = means.pop("?finite"), means.pop("?stop")
+    broken, stop, anything = means.pop("?finite"), means.pop("?stop"), means.pop("?lost")
+    if anything > 0:
+        lost = [loss for of_rank in context.world.gather(list(lost)) for loss in of_rank]
     if broken > 0:
         ranks = [rank for rank, value in enumerate(context.world.gather(losses["loss"])) if not math.isfinite(value)]
         raise Diverged(
             f"the loss of step {step} is not finite on rank {', '.join(map(str, ranks))}; no weight was updated. "
             "A lower train.optim.lr, a longer warmup_steps or a lower clip_norm usually helps"
         )
-    return _Seen(losses=means, stop=stop > 0)
+    return _Seen(losses=means, lost=lost, stop=stop > 0)
 
 
 def _refuse_not_finite(scalars: Mapping[str, float], step: int) -> None:
@@ -109,18 +126,20 @@ def _refuse_not_finite(scalars: Mapping[str, float], step: int) -> None:
         )
 
 
-def _tell(step: int, seen: _Seen, window: "_Window", engine: Engine, train: TrainConfig, context: StageContext) -> None:
+def _tell(
+    step: int, seen: _Seen, window: "_Window", scalars: Mapping[str, float], train: TrainConfig, context: StageContext
+) -> None:
+    """Tells journal and progress about a step. Collective: every rank must call."""
     # every step, in full precision: two curves can be compared bit for bit
-    context.journal.append("loss", step=step, value=seen.losses["loss"])
-    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], samples_per_s=window.samples_per_s())
+    context.journal.append("loss", step=step, value=seen.losses["loss"], data_wait_s=window.step_wait_s())
+    shown = {"samples_per_s": window.samples_per_s(), "data_wait_share": window.wait_share()}
+    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **shown)
     if step % train.log_every and step != train.steps:
         return
-    values = {
-        **window.means(),
-        **engine.scalars(),
-        "samples_per_s": window.samples_per_s(),
-        "data_wait_share": window.wait_share(),
-    }
+    # of the rank that waited longest, as the others wait for it
+    wait_s = context.world.highest(window.wait_s())
+    shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / window.step_s()}
+    values = {**window.means(), **scalars, **shown}
     context.journal.metrics(step, values)
     if context.world.is_main:
         log.info(
@@ -139,6 +158,9 @@ class _Window:
         self._since, self._wait_s, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
         self._sums: dict[str, float] = {}
 
+    def begin_step(self) -> None:
+        self._waited_before_s = self._wait_s
+
     def add(self, losses: Mapping[str, float], samples: int) -> None:
         self._samples, self._steps = self._samples + samples, self._steps + 1
         for name, value in losses.items():
@@ -156,8 +178,20 @@ class _Window:
     def samples_per_s(self) -> float:
         return self._samples / max(time.perf_counter() - self._since, 1e-9)
 
+    def step_wait_s(self) -> float:
+        """Returns how long the last step waited for its data."""
+        return self._wait_s - self._waited_before_s
+
+    def wait_s(self) -> float:
+        """Returns how long a step waited for its data."""
+        return self._wait_s / self._steps
+
+    def step_s(self) -> float:
+        """Returns how long a step took."""
+        return max(time.perf_counter() - self._since, 1e-9) / self._steps
+
     def wait_share(self) -> float:
-        return self._wait_s / max(time.perf_counter() - self._since, 1e-9)
+        return self.wait_s() / self.step_s()
 
 
 class _Waiting:

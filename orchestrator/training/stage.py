@@ -76,6 +76,8 @@ class TrainingStage(Stage):
             world_rank=world.rank,
             world_size=world.size,
             workers=train.workers,
+            prefetch=train.prefetch,
+            worker_timeout_s=train.worker_timeout_s,
         )
         task = self.build_task()
         checkpoints = Checkpoints(

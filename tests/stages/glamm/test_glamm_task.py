@@ -30,7 +30,7 @@ def task_of(start: Start | None = None, weights: Weights | None = None) -> Glamm
 
 def drawn(source: str, number: int, seed: int = 1) -> Drawn:
     sample = scene(number)
-    return Drawn(source=source, key=sample.key, members=sample.to_members(), seed=seed)
+    return Drawn(source=source, key=sample.key, members=sample.to_members(), seed=seed, place=number)
 
 
 def batch_of(source: str, *numbers: int) -> GlammBatch:
@@ -93,7 +93,8 @@ def test_the_turns_of_a_sample_are_learnt_as_they_are() -> None:
         turns=(Turn(question="How many?", answer="Two."), Turn(question="Sure?", answer="Yes.")),
     )  # fmt: skip
 
-    text = task_of().example(Drawn(source="captions", key="k", members=sample.to_members(), seed=1)).conversation.text
+    said = Drawn(source="captions", key="k", members=sample.to_members(), seed=1, place=0)
+    text = task_of().example(said).conversation.text
 
     assert "How many? ASSISTANT: Two.</s>" in text
     assert "USER: Sure? ASSISTANT: Yes.</s>" in text
