@@ -1,46 +1,37 @@
-"""Where each sample lies in its tar: the `.idx` beside it, built by walking the headers, and what is damaged.
+"""Where each sample lies in its tar: the `.idx` beside it, built by walking through the tar, and what is damaged.
 
-The file is little-endian. A header of 64 bytes: magic `ORCH-IDX`, version (u32), crc32 of the body (u32), then as u64:
-bytes of the tar, samples S, members M, bytes of the keys, of the extensions, of the damage. The body, without gaps:
+The file is little-endian. A header of 72 bytes: magic `ORCH-IDX`, version (u32), zero (u32), then as u64: bytes of the
+tar, samples S, members M, bytes of the keys, of the extensions, of the damage; last the xxh3_64 of all other bytes of
+the file. The body, without gaps:
 
-    S + 1 rows of (u64, u64)          the number of each sample's first member; where its key begins in the keys
-    M rows of (u64, u64, u32, u32)    where a member's content begins in the tar; its bytes; its crc32; its extension
+    S + 1 rows of (u64, u64)            the number of each sample's first member; where its key begins in the keys
+    M rows of (u64, u64, u64, u64)      where a member's content begins in the tar; its bytes; xxh3_64; extension
     keys (UTF-8), extensions (JSON list, numbered by the rows above), damage (JSON list of [key, reason])
 
-A sample is a run of files with one key, as webdataset groups them. A sample that may be half of one, or two merged,
-is not in the index but in its damage: next to a broken header or the cut end of a tar, a sample counts as whole only
-if it has the same extensions as every sample that is beyond doubt.
+The checksums find what has changed since the index was made, by accident; they are no defence against an attacker.
 """
 
 import json
-import mmap
 import os
-import re
 import struct
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from orchestrator.data.headers import Entry, Gap, walk
-from orchestrator.errors import DamagedArtifact
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from orchestrator.data.grouping import Damage, Samples, group
+from orchestrator.data.places import LocalFile, Place
+from orchestrator.data.scan import scan
+from orchestrator.errors import DamagedArtifact, InputError
 
 SUFFIX = ".idx"
-_MAGIC, _VERSION = b"ORCH-IDX", 1
-_HEADER = struct.Struct("<8sIIQQQQQQ")
+_MAGIC, _VERSION = b"ORCH-IDX", 2
+_HEADER = struct.Struct("<8sIIQQQQQQQ")
+_CHECK = struct.Struct("<Q")
 _SAMPLE, _TWO_SAMPLES = struct.Struct("<QQ"), struct.Struct("<QQQQ")
-_MEMBER = struct.Struct("<QQII")
-_KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # as webdataset splits names
-_META = re.compile(r"__[^/]*__($|/)")  # as webdataset skips them
-
-
-class Damage(NamedTuple):
-    """A loss: what is missing from a tar, and why."""
-
-    key: str  # empty where even the key is lost
-    reason: str
+_MEMBER = struct.Struct("<QQQQ")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
@@ -49,36 +40,37 @@ class Member(NamedTuple):
     extension: str
     offset: int
     size: int
-    check: int  # crc32
+    check: int  # xxh3_64
 
 
 class TarIndex:
     """The samples of one tar."""
 
-    def __init__(self, body: bytes | mmap.mmap, origin: Path) -> None:
+    def __init__(self, body: bytes, origin: str) -> None:
         """Reads an index in the form of the module's docstring; `origin` is named when it is damaged."""
-        self.tar_bytes, samples, members, *texts = _checked(body, origin)
-        self._body = body
+        _, _, _, self.tar_bytes, samples, members, *texts, _ = _checked(body, origin)
+        self.body = body
         self._samples: int = samples
         self._members_start = _HEADER.size + _SAMPLE.size * (samples + 1)
         self._keys_start = self._members_start + _MEMBER.size * members
         text = self._keys_start + texts[0]
-        self._extensions: list[str] = json.loads(body[text : text + texts[1]])
+        self.extensions: list[str] = json.loads(body[text : text + texts[1]])
         self.damage = tuple(Damage(*found) for found in json.loads(body[text + texts[1] :]))
+        rows = np.frombuffer(body, "<u8", members * 4, self._members_start)
+        firsts = np.frombuffer(body, "<u8", (samples + 1) * 2, _HEADER.size)[::2]
+        if (rows[3::4] >= len(self.extensions)).any() or (firsts[1:] <= firsts[:-1]).any() or firsts[-1] != members:
+            raise DamagedArtifact(f"{origin} is damaged: its rows contradict each other")
 
     @classmethod
     def load(cls, path: Path) -> "TarIndex":
-        """Maps an index file into memory."""
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < _HEADER.size:
-                raise DamagedArtifact(f"{path} is no index of a tar: it is too short")
-            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path)
+        """Reads an index file."""
+        return cls(path.read_bytes(), str(path))
 
     def save(self, path: Path) -> None:
         """Writes the index by rename."""
         draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         try:
-            draft.write_bytes(self._body)
+            draft.write_bytes(self.body)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -90,22 +82,27 @@ class TarIndex:
     def key(self, number: int) -> str:
         """Returns the key of a sample."""
         _, begin, _, end = self._bounds(number)
-        return self._body[self._keys_start + begin : self._keys_start + end].decode("utf-8", "surrogateescape")
+        return self.body[self._keys_start + begin : self._keys_start + end].decode("utf-8", "surrogateescape")
+
+    def keys(self) -> list[str]:
+        """Lists the keys of all samples."""
+        return [self.key(number) for number in range(self._samples)]
+
+    def rows(self, number: int) -> list[tuple[int, int, int, int]]:
+        """Lists the members of a sample in the order of the tar: offset, size, checksum, number of the extension."""
+        begin, _, end, _ = self._bounds(number)
+        start = self._members_start
+        return list(_MEMBER.iter_unpack(self.body[start + begin * _MEMBER.size : start + end * _MEMBER.size]))
 
     def members(self, number: int) -> list[Member]:
         """Lists where the members of a sample lie, in the order of the tar."""
-        begin, _, end, _ = self._bounds(number)
-        rows = self._body[self._members_start + begin * _MEMBER.size : self._members_start + end * _MEMBER.size]
-        extensions = self._extensions
-        return [
-            Member(extensions[kind], offset, size, check) for offset, size, check, kind in _MEMBER.iter_unpack(rows)
-        ]
+        return [Member(self.extensions[kind], *where) for *where, kind in self.rows(number)]
 
     def _bounds(self, number: int) -> tuple[int, int, int, int]:
         """Returns the row of a sample and of the one after it: first member, key start, and both again."""
         if not 0 <= number < self._samples:
             raise IndexError(f"sample {number} of {self._samples}")
-        bounds: tuple[int, int, int, int] = _TWO_SAMPLES.unpack_from(self._body, _HEADER.size + number * _SAMPLE.size)
+        bounds: tuple[int, int, int, int] = _TWO_SAMPLES.unpack_from(self.body, _HEADER.size + number * _SAMPLE.size)
         return bounds
 
 
@@ -118,113 +115,70 @@ def count_samples(path: Path) -> int:
     """Reads only the number of samples from an index file."""
     with path.open("rb") as file:
         head = file.read(_HEADER.size)
-    return _head(head, path)[1]
+    return int(_head(head, str(path))[4])
 
 
-def build_index(tar: Path) -> TarIndex:
-    """Walks a tar once and returns the index of its whole samples and the list of what is damaged."""
-    with tar.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return TarIndex(_encode(memoryview(b""), [], [Damage("", "the tar is empty: zero bytes")]), tar)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-            samples, damage = _whole(list(_group(content)))
-            return TarIndex(_encode(content, samples, damage), tar)
+def build_index(tar: Path, *, alike: bool = True) -> TarIndex:
+    """Reads a tar of this machine once; otherwise as `index_of`."""
+    with LocalFile(tar) as place:
+        return index_of(place, str(tar), alike=alike)
 
 
-class _Group:
-    """A run of files with one key."""
+def index_of(place: Place, name: str, *, alike: bool = True) -> TarIndex:
+    """Reads a tar once and returns the index of its whole samples and the list of what is damaged.
 
-    __slots__ = ("doubt", "entries", "key")
-
-    def __init__(self, key: str, *, doubt: str) -> None:
-        self.key = key
-        self.doubt = doubt  # why it may not be whole; empty if it is
-        self.entries: dict[str, Entry] = {}
-
-
-def _group(content: memoryview) -> Iterator[_Group | Damage]:
-    """Joins neighbouring files of one key, never across a gap."""
-    group: _Group | None = None
-    doubt = ""
-    for found in walk(content):
-        if isinstance(found, Gap):
-            doubt = f"{found.reason} (byte {found.offset})"
-            yield Damage("", doubt)
-            if group is not None:
-                group.doubt = doubt
-                yield group
-            group = None
-            continue
-        match = None if _META.match(found.name) else _KEY_AND_EXTENSION.fullmatch(found.name)
-        if match is None:
-            continue
-        key, extension = match[1], match[2].lower()
-        if group is None or group.key != key:
-            if group is not None:
-                yield group
-            group, doubt = _Group(key, doubt=doubt), ""
-        if extension in group.entries:
-            group.doubt = f"member {extension!r} is there twice"
-        group.entries[extension] = found
-    if group is not None:
-        yield group
+    If its samples are `alike`, one that lacks a member which nearly all others have is damaged.
+    """
+    size = place.size()
+    start = place.read(0, 8)
+    for magic, program in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise InputError(f"{name} is compressed with {program}: no sample can be found in it; unpack it first")
+    samples = group(scan(place), alike=alike)
+    if size == 0:
+        samples = samples._replace(damage=[Damage("", "the tar is empty: zero bytes")])
+    return TarIndex(_encode(size, samples), name)
 
 
-def _whole(found: Sequence[_Group | Damage]) -> tuple[list[_Group], list[Damage]]:
-    """Keeps the groups that are whole samples beyond doubt, and names the rest."""
-    damage = [item for item in found if isinstance(item, Damage)]
-    groups = [item for item in found if isinstance(item, _Group)]
-    times = Counter(group.key for group in groups)
-    sure = {frozenset(group.entries) for group in groups if not group.doubt and times[group.key] == 1}
-    kept = []
-    for group in groups:
-        if times[group.key] > 1:
-            damage.append(Damage(group.key, f"the key appears {times[group.key]} times: members may be mixed up"))
-        elif group.doubt and ("twice" in group.doubt or sure != {frozenset(group.entries)}):
-            damage.append(Damage(group.key, f"may be half a sample ({', '.join(group.entries)}): {group.doubt}"))
-        else:
-            kept.append(group)
-    return kept, damage
-
-
-def _encode(content: memoryview, samples: Sequence[_Group], damage: Sequence[Damage]) -> bytes:
-    entries = [(extension, entry) for group in samples for extension, entry in group.entries.items()]
-    extensions = sorted({extension for extension, _ in entries})
-    number = {extension: i for i, extension in enumerate(extensions)}
-    keys = [group.key.encode("utf-8", "surrogateescape") for group in samples]
-    firsts = accumulate((len(group.entries) for group in samples), initial=0)
-    key_starts = accumulate((len(key) for key in keys), initial=0)
+def _encode(tar_bytes: int, samples: Samples) -> bytes:
+    starts = np.cumsum([0, *map(len, samples.keys)], dtype="<u8")
     parts = [
-        b"".join(_SAMPLE.pack(*row) for row in zip(firsts, key_starts, strict=True)),
-        b"".join(
-            _MEMBER.pack(at, size, zlib.crc32(content[at : at + size]), number[extension])
-            for extension, (_, _, at, size) in entries
-        ),
-        b"".join(keys),
-        json.dumps(extensions).encode(),
-        json.dumps(damage).encode(),
+        np.stack([samples.firsts.astype("<u8"), starts], axis=1).tobytes(),
+        samples.members.astype("<u8").tobytes(),
+        b"".join(samples.keys),
+        json.dumps(samples.extensions).encode(),
+        json.dumps(samples.damage).encode(),
     ]
     texts = [len(part) for part in parts[-3:]]
-    body = b"".join(parts)
-    head = (_MAGIC, _VERSION, zlib.crc32(body), len(content), len(samples), len(entries), *texts)
-    return _HEADER.pack(*head) + body
+    head = _HEADER.pack(_MAGIC, _VERSION, 0, tar_bytes, len(samples.keys), len(samples.members), *texts, 0)
+    body = b"".join([head, *parts])
+    return _with_check(body)
 
 
-def _head(head: bytes, origin: Path) -> tuple[int, ...]:
-    """Reads a header: crc32 of the body, then the counts."""
+def _with_check(body: bytes) -> bytes:
+    at = _HEADER.size - _CHECK.size
+    return body[:at] + _CHECK.pack(_check_of(body)) + body[_HEADER.size :]
+
+
+def _check_of(body: bytes) -> int:
+    view = memoryview(body)
+    head = xxh3_64_intdigest(view[: _HEADER.size - _CHECK.size])
+    return xxh3_64_intdigest(view[_HEADER.size :], seed=head)
+
+
+def _head(head: bytes, origin: str) -> tuple[int, ...]:
     if len(head) < _HEADER.size or head[: len(_MAGIC)] != _MAGIC:
         raise DamagedArtifact(f"{origin} is no index of a tar")
-    _, version, *numbers = _HEADER.unpack(head)
-    if version != _VERSION:
-        raise DamagedArtifact(f"{origin} is an index of version {version}; this orch reads version {_VERSION}")
-    check, tar_bytes, *counts = numbers
-    return (tar_bytes, *counts, check)
+    fields: tuple[int, ...] = _HEADER.unpack(head[: _HEADER.size])
+    if fields[1] != _VERSION:
+        raise DamagedArtifact(f"{origin} is an index of version {fields[1]}; this orch reads version {_VERSION}")
+    return fields
 
 
-def _checked(body: bytes | mmap.mmap, origin: Path) -> tuple[Any, ...]:
-    tar_bytes, samples, members, keys, extensions, damage, check = _head(body[: _HEADER.size], origin)
+def _checked(body: bytes, origin: str) -> tuple[int, ...]:
+    fields = _head(body, origin)
+    _, _, _, _, samples, members, keys, extensions, damage, check = fields
     wanted = _HEADER.size + _SAMPLE.size * (samples + 1) + _MEMBER.size * members + keys + extensions + damage
-    with memoryview(body) as view, view[_HEADER.size :] as rest:
-        if len(body) != wanted or zlib.crc32(rest) != check:
-            raise DamagedArtifact(f"{origin} is damaged: its content does not match its own checksum")
-    return tar_bytes, samples, members, keys, extensions, damage
+    if len(body) != wanted or _check_of(body) != check:
+        raise DamagedArtifact(f"{origin} is damaged: its content does not match its own checksum")
+    return fields

@@ -1,153 +1,209 @@
 """Reads samples by number, one read of the disk each, and never hands out a wrong one."""
 
+import errno
 import logging
-import os
-import zlib
+import resource
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Shards
-from orchestrator.data.index import TarIndex, build_index, count_samples, index_path
-from orchestrator.errors import DamagedArtifact, InputError, SurroundingsError
+from xxhash import xxh3_64_intdigest
+
+from orchestrator.data.fitting import fit, load_index, of_another_tar, shown
+from orchestrator.data.index import TarIndex, index_of, index_path
+from orchestrator.data.listing import Promise, TarList
+from orchestrator.data.places import Place
+from orchestrator.data.remote import Remote, open_place
+from orchestrator.errors import DamagedArtifact, DamagedSample, InputError, SurroundingsError
 
 log = logging.getLogger(__name__)
 
-_OPEN_TARS = 64
+_MOST_TARS, _SHARE_OF_HANDLES = 256, 16  # a process may have many sets, and other things to open
+_INDEX_BYTES = 64 * 2**20  # of all open indexes together
+_OURS_TO_SOLVE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+Sample = tuple[str, dict[str, bytes]]
 
 
 class ShardReader:
-    """An open tar and its index."""
+    """An open tar and its index. Not for two threads at once."""
 
-    def __init__(self, tar: Path) -> None:
-        """Opens a tar; where it has no index beside it, one is built in memory."""
-        self.tar = tar
-        self.index = _index_of(tar)
-        self._file = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(
+        self, tar: Path | str, index: Path | None = None, promise: Promise | None = None, remote: Remote | None = None
+    ) -> None:
+        """Opens a tar, a path or a URL; where its index is missing or wrong, one is made in memory."""
+        self.tar = str(tar)
+        self._promise = promise or Promise()
+        self._doubted = False
+        loaded = load_index(index or index_path(Path(tar)))
+        self._place = open_place(self.tar, remote or Remote())
+        try:
+            self.index, self._moved = fit(self._place, self.tar, loaded, self._promise)
+        except BaseException:
+            self._place.close()
+            raise
+        self.memory_bytes = len(self.index.body)
 
-    def read(self, number: int) -> tuple[str, dict[str, bytes]]:
-        """Reads a sample: its key, and its members by extension."""
-        members = self.index.members(number)
-        begin, last = members[0].offset, members[-1]
-        block = os.pread(self._file, last.offset + last.size - begin, begin)
+    def read(self, number: int) -> Sample:
+        """Reads a sample: its key, and its members by extension; raises DamagedSample if it is not whole."""
+        index = self.index
+        if number >= len(index) and number < (self._promise.samples or 0):
+            reason = f"sample {number} of {self._promise.samples} is not in the tar{shown(index.damage)}"
+            raise DamagedSample(self.tar, "", reason)
+        rows = self._moved.get(number) if self._moved else None
+        rows = index.rows(number) if rows is None else rows
+        begin, last = rows[0][0], rows[-1]
+        try:
+            block = self._place.read(begin, last[0] + last[1] - begin)
+        except (OSError, OverflowError, MemoryError) as error:
+            raise DamagedSample(self.tar, index.key(number), f"it cannot be read: {_told(error)}") from error
         found: dict[str, bytes] = {}
-        for extension, offset, size, check in members:
+        extensions = index.extensions
+        for offset, size, check, kind in rows:
             content = block[offset - begin : offset - begin + size]
-            if len(content) != size:
-                raise self._damaged(number, extension, f"{size} bytes at {offset}: the tar is too short for them")
-            if zlib.crc32(content) != check:
-                raise self._damaged(number, extension, f"{size} bytes at {offset}: their checksum does not hold")
-            found[extension] = content
-        return self.index.key(number), found
+            if xxh3_64_intdigest(content) != check:
+                return self._again(number, extensions[kind], offset, size, short=len(content) < size)
+            found[extensions[kind]] = content
+        return index.key(number), found
 
     def close(self) -> None:
         """Closes the tar."""
-        os.close(self._file)
+        self._place.close()
 
-    def _damaged(self, number: int, extension: str, reason: str) -> DamagedArtifact:
-        return DamagedArtifact(f"{self.tar}: sample {self.index.key(number)!r}: member {extension!r}: {reason}")
+    def _again(self, number: int, extension: str, offset: int, size: int, *, short: bool) -> Sample:
+        """Looks for the fault before giving a sample up: in a copy, in the index, or else in the tar."""
+        key, rows = self.index.key(number), self.index.rows(number)
+        begin, end = rows[0][0], rows[-1][0] + rows[-1][1]
+        try:
+            if self._place.forget(begin, end - begin):
+                return self.read(number)
+            member = next(at for at, row in enumerate(rows) if row[0] == offset) if not self._moved else 0
+            if not self._doubted and not self._moved and of_another_tar(self._place, self.index, number, member):
+                self._doubted = True
+                log.warning("%s: its index is of another tar: reading through the tar", self.tar)
+                found = index_of(self._place, self.tar, alike=self._promise.alike)
+                if self._promise.samples in (None, len(found)):
+                    self.index = found
+                    return self.read(number)
+        except OSError as error:
+            raise DamagedSample(self.tar, key, f"it cannot be read: {_told(error)}") from error
+        why = "the tar is too short for them" if short else "their checksum does not hold"
+        raise DamagedSample(self.tar, key, f"member {extension!r}: {size} bytes at {offset}: {why}")
+
+
+class _LostTar:
+    """A tar that cannot be opened, in the place of its reader."""
+
+    def __init__(self, tar: str, index: TarIndex | None, reason: str) -> None:
+        self._tar = tar
+        self._index = index
+        self._reason = reason
+        self.memory_bytes = len(index.body) if index else 0
+
+    def read(self, number: int) -> Sample:
+        if self._index is None:
+            raise DamagedSample(self._tar, "", f"sample {number}: {self._reason}")
+        raise DamagedSample(self._tar, self._index.key(number), self._reason)
+
+    def close(self) -> None:
+        """Has nothing open."""
 
 
 class ShardSet:
-    """The samples of a Shards artifact, by number."""
+    """The samples of a Shards artifact, by number. Not for two threads at once."""
 
-    def __init__(self, path: Path, *, open_tars: int = _OPEN_TARS) -> None:
+    def __init__(self, path: Path, *, open_tars: int | None = None, remote: Remote | None = None) -> None:
         """Opens a finished set; reads the manifest only, or if that has no counts the head of each index.
 
-        At most `open_tars` tars are open at a time, at two file descriptors each: the tar's and the index's.
+        At most `open_tars` tars are open at a time, by default a share of what the system allows this process.
         """
-        if open_tars < 1:
+        if open_tars is not None and open_tars < 1:
             raise InputError(f"open_tars must be 1 or more, not {open_tars}")
         self.path = path
-        shards = Shards(path)
-        facts = shards.facts()
-        manifest = shards.manifest() or {}
-        if manifest["kind"] != Shards.kind:
-            raise InputError(f"{path} holds {manifest['kind']}, not shards")
-        self._tars = tuple(
-            _inside(path, entry["path"]) for entry in manifest["files"] if entry["path"].endswith(".tar")
-        )
-        self._counts = _counts(self._tars, facts)
-        self._ends = list(accumulate(self._counts))
-        self._open_tars = open_tars
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._tars = TarList(path)
+        self._ends = self._tars.ends
+        self._open_tars = open_tars or _handles()
+        self._remote = remote or Remote()
+        self._readers: OrderedDict[int, ShardReader | _LostTar] = OrderedDict()
+        self._index_bytes = 0
 
     def __len__(self) -> int:
         """Counts the samples."""
         return self._ends[-1] if self._ends else 0
 
-    def read(self, number: int) -> tuple[str, dict[str, bytes]]:
-        """Reads a sample: its key, and its members by extension."""
+    def read(self, number: int) -> Sample:
+        """Reads a sample: its key, and its members by extension; raises DamagedSample if it is lost."""
         tar, local = self.locate(number)
-        return self._reader(tar).read(local)
+        reader = self._readers.get(tar)
+        if reader is None:
+            reader = self._opened(tar)
+        else:
+            self._readers.move_to_end(tar)
+        return reader.read(local)
 
     def locate(self, number: int) -> tuple[int, int]:
         """Returns in which tar a sample lies, and its number there."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.path}")
         tar = bisect_right(self._ends, number)
-        return tar, number - (self._ends[tar] - self._counts[tar])
+        return tar, number - self._tars.begin(tar)
 
-    def tar(self, number: int) -> Path:
-        """Names the tar a sample lies in."""
-        return self._tars[self.locate(number)[0]]
+    def tar(self, number: int) -> str:
+        """Returns where the tar of a sample lies: a path or a URL."""
+        return self._tars.tar(self.locate(number)[0])
 
     def close(self) -> None:
         """Closes every open tar."""
         while self._readers:
-            self._readers.popitem()[1].close()
+            self._close_oldest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves open files behind: another process opens its own."""
-        return self.__dict__ | {"_readers": OrderedDict()}
+        return self.__dict__ | {"_readers": OrderedDict(), "_index_bytes": 0}
 
-    def _reader(self, tar: int) -> ShardReader:
-        reader = self._readers.get(tar)
-        if reader is not None:
-            self._readers.move_to_end(tar)
-            return reader
-        try:
-            reader = ShardReader(self._tars[tar])
-        except FileNotFoundError as error:
-            raise DamagedArtifact(f"{self._tars[tar]} is in the manifest of {self.path}, but it is missing") from error
-        except OSError as error:
-            raise SurroundingsError(f"cannot read {self._tars[tar]}: {error.strerror or error}") from error
-        if len(reader.index) != self._counts[tar]:
-            reader.close()
-            found = f"{len(reader.index)} whole samples, its manifest says {self._counts[tar]}"
-            raise DamagedArtifact(f"{reader.tar} has {found}{_named(reader.index)}")
+    def _opened(self, tar: int) -> ShardReader | _LostTar:
+        reader = self._open(tar)
         self._readers[tar] = reader
-        if len(self._readers) > self._open_tars:
-            self._readers.popitem(last=False)[1].close()
+        self._index_bytes += reader.memory_bytes
+        while len(self._readers) > self._open_tars or (self._index_bytes > _INDEX_BYTES and len(self._readers) > 1):
+            self._close_oldest()
         return reader
 
+    def _close_oldest(self) -> None:
+        _, reader = self._readers.popitem(last=False)
+        self._index_bytes -= reader.memory_bytes
+        reader.close()
 
-def _index_of(tar: Path) -> TarIndex:
-    path = index_path(tar)
-    try:
-        return TarIndex.load(path)
-    except FileNotFoundError:
-        log.warning("%s has no index beside it: walking through it", tar)
-        return build_index(tar)
+    def _open(self, tar: int) -> ShardReader | _LostTar:
+        name, index = self._tars.tar(tar), self._tars.index(tar)
+        try:
+            return ShardReader(name, index, self._tars.promise(tar), self._remote)
+        except FileNotFoundError:
+            reason = f"its tar is in the manifest of {self.path}, but it is missing"
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._readers:
+                self.close()  # somebody else has opened much: begin anew with one
+                return self._open(tar)
+            if error.errno in _OURS_TO_SOLVE:
+                raise SurroundingsError(f"cannot read {name}: {_told(error)}") from error
+            reason = f"its tar cannot be read: {_told(error)}"
+        except DamagedArtifact as error:
+            reason = str(error)
+        log.warning("%s is lost: %s", name, reason)
+        return _LostTar(name, self._promised(index, self._tars.promise(tar)), reason)
+
+    @staticmethod
+    def _promised(path: Path, promise: Promise) -> TarIndex | None:
+        """Loads the index of a lost tar, to name its samples by; None if it is of another tar."""
+        index = load_index(path)
+        return index if index and (len(index), index.tar_bytes) == (promise.samples, promise.tar_bytes) else None
 
 
-def _inside(folder: Path, relative: str) -> Path:
-    parts = PurePosixPath(relative)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise DamagedArtifact(f"the manifest of {folder} names a file outside of it: {relative}")
-    return folder / parts
+def _handles() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(_MOST_TARS, soft // _SHARE_OF_HANDLES)) if soft > 0 else _MOST_TARS
 
 
-def _counts(tars: Sequence[Path], facts: dict[str, Any]) -> list[int]:
-    """Takes the samples per tar from the manifest, or else from the indexes."""
-    counts = facts.get("samples_per_tar")
-    if isinstance(counts, list) and len(counts) == len(tars) and all(type(count) is int for count in counts):
-        return counts
-    return [count_samples(index_path(tar)) if index_path(tar).is_file() else len(build_index(tar)) for tar in tars]
-
-
-def _named(index: TarIndex) -> str:
-    return "".join(f"; {key or 'unknown key'}: {reason}" for key, reason in index.damage[:3])
+def _told(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__

@@ -161,7 +161,7 @@ class _MicroBatches(Generic[Batch]):
     def name(self, number: int) -> str:
         """Names the samples of a micro-batch, without reading them."""
         draws = self._draws(number)
-        samples = ", ".join(f"{draw.number} (in {self._sets[draw.source].tar(draw.number).name})" for draw in draws)
+        samples = ", ".join(f"{draw.number} (in {self._sets[draw.source].tar(draw.number).rpartition('/')[2]})" for draw in draws)
         return f"{draws[0].source} of step {self._start_step + number // len(self._parts)}, samples {samples}"
 
     def _draws(self, number: int) -> list[Draw]:
@@ -198,7 +198,7 @@ class _MicroBatches(Generic[Batch]):
             self._collated([sample])
         except InputError as error:
             tar = self._sets[draw.source].tar(draw.number)
-            raise _Refused(str(tar), sample.key, error) from error
+            raise _Refused(tar, sample.key, error) from error
 
     def _collated(self, drawn: list[Drawn]) -> Batch:
         try:

@@ -41,7 +41,6 @@ class ShardWriter:
         self._directory = directory
         self._samples_per_shard = samples_per_shard
         self._max_bytes = max_bytes
-        self._keys: set[str] = set()
         self._samples_per_tar: list[int] = []
         self._bytes = 0
         self._tar: TarDraft | None = None
@@ -58,10 +57,11 @@ class ShardWriter:
         return dict(self._sha256)
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Adds a sample: a key that is new to the set, and its members by extension ("jpg", "json")."""
-        if key in self._keys:
-            raise InputError(f"key {key!r} is there already: keys must be unique within a set of shards")
-        self._keys.add(key)
+        """Adds a sample: a key that is new to the set, and its members by extension ("jpg", "json").
+
+        A key that is in the same tar already is refused. Over all tars `orch data verify` looks for repeated keys:
+        to remember those of a large set would fill the memory, and samples are read by their number.
+        """
         size = sum(len(content) for content in members.values())
         if self._tar is not None and self._tar.full(size, self._samples_per_shard, self._max_bytes):
             self._finish()
@@ -111,6 +111,7 @@ class TarDraft:
         self.path = path
         self.samples = 0
         self._content_bytes = 0
+        self._keys: set[str] = set()
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         with _named(self._draft):
             self._file = _Hashed(self._draft.open("wb"))
@@ -124,6 +125,9 @@ class TarDraft:
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         """Adds a sample whose key the tar does not have yet."""
         _check(key, members)
+        if key in self._keys:
+            raise InputError(f"key {key!r} is there already: keys must be unique within a set of shards")
+        self._keys.add(key)
         with _named(self._draft):
             for extension, content in sorted(members.items()):
                 header = tarfile.TarInfo(f"{key}.{extension}")
@@ -156,7 +160,7 @@ class TarDraft:
         self._draft.unlink(missing_ok=True)
 
     def _read_back(self) -> TarIndex:
-        index = build_index(self._draft)
+        index = build_index(self._draft, alike=False)  # who writes knows which members a sample needs
         if len(index) != self.samples or index.damage:
             raise DamagedArtifact(f"{self.path}: what was written reads back otherwise: {index.damage}")
         return index

@@ -1,0 +1,118 @@
+"""What the manifest of a set of shards says of its tars, in little memory: a set may have a hundred thousand."""
+
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orchestrator.artifacts import MANIFEST, Shards
+from orchestrator.data.index import build_index, count_samples, index_path
+from orchestrator.data.places import check_url, is_url
+from orchestrator.errors import DamagedArtifact, InputError
+
+_ENTRY = ["path", "size_bytes", "sha256"]
+
+
+class Promise(NamedTuple):
+    """What a manifest says of a tar; None where it says nothing."""
+
+    samples: int | None = None
+    tar_bytes: int | None = None
+    alike: bool = True  # a sample that lacks what nearly all others have is half; not so in tars that we wrote
+
+
+class TarList:
+    """The tars of a finished set, in the order of their samples."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the manifest only, or if that has no counts the head of each index."""
+        self._folder = folder
+        manifest = _read(folder)
+        if manifest.get("kind") != Shards.kind:
+            raise InputError(f"{folder} holds {manifest.get('kind')}, not shards")
+        facts = manifest["facts"]
+        self._adopted = "tars" in facts
+        if self._adopted:
+            self._tars, self._indexes, sizes = facts["tars"], facts["indexes"], facts["tar_bytes"]
+            if not len(self._tars) == len(self._indexes) == len(sizes):
+                raise DamagedArtifact(
+                    f"the manifest of {folder} contradicts itself: tars, indexes and tar_bytes differ"
+                )
+        else:
+            tars = [entry for entry in manifest["files"] if entry is not None]
+            self._tars, self._indexes, sizes = [tar for tar, _ in tars], None, [size for _, size in tars]
+        self._check_names(folder)
+        self._bytes = np.array(sizes, np.int64)
+        self.ends = list(accumulate(self._counts(facts.get("samples_per_tar"))))
+
+    def __len__(self) -> int:
+        """Counts the tars."""
+        return len(self._tars)
+
+    def tar(self, number: int) -> str:
+        """Returns where a tar lies: a path or a URL."""
+        name: str = self._tars[number]
+        return name if is_url(name) else str(self._folder / name)
+
+    def index(self, number: int) -> Path:
+        """Returns where the index of a tar lies."""
+        return index_path(self._folder / self._tars[number]) if self._indexes is None else self._beside(number)
+
+    def begin(self, number: int) -> int:
+        """Returns the number of a tar's first sample within the set."""
+        return self.ends[number - 1] if number else 0
+
+    def promise(self, number: int) -> Promise:
+        """Returns what the manifest says of a tar."""
+        samples = self.ends[number] - self.begin(number)
+        return Promise(samples, int(self._bytes[number]), self._adopted)
+
+    def _beside(self, number: int) -> Path:
+        assert self._indexes is not None  # noqa: S101  # asked by index() only
+        return self._folder / str(self._indexes[number])
+
+    def _check_names(self, folder: Path) -> None:
+        """Refuses names that lead out of the folder; only who adopts tars may say where else they lie."""
+        for name in self._tars:
+            if is_url(name):
+                check_url(name)
+            elif not self._adopted or not name.startswith("/"):
+                _check_inside(folder, name)
+        for name in self._indexes or ():
+            _check_inside(folder, name)
+
+    def _counts(self, counts: Any) -> list[int]:
+        """Takes the samples per tar from the manifest, or else from the indexes."""
+        if isinstance(counts, list) and len(counts) == len(self) and all(type(count) is int for count in counts):
+            return counts
+        indexes = [(self.index(number), self.tar(number)) for number in range(len(self))]
+        return [count_samples(index) if index.is_file() else len(build_index(Path(tar))) for index, tar in indexes]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Reads a manifest, of the files only the tars: as (path, size) where they would be a mapping each."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedArtifact(f"{folder} holds no complete shards: there is no {MANIFEST} in it") from None
+    try:
+        manifest: Any = json.loads(text, object_pairs_hook=_compact)
+    except ValueError as error:
+        raise DamagedArtifact(f"{folder / MANIFEST} is no manifest: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("facts"), dict):
+        raise DamagedArtifact(f"{folder / MANIFEST} is no manifest: it has no facts")
+    return dict(manifest)
+
+
+def _compact(pairs: list[tuple[str, Any]]) -> Any:
+    if [name for name, _ in pairs] != _ENTRY:
+        return dict(pairs)
+    path, size = pairs[0][1], pairs[1][1]
+    return (path, size) if path.endswith(".tar") else None
+
+
+def _check_inside(folder: Path, relative: str) -> None:
+    if relative.startswith("/") or ".." in relative.split("/"):
+        raise DamagedArtifact(f"the manifest of {folder} names a file outside of it: {relative}")
