@@ -160,9 +160,8 @@ class _MicroBatches(Generic[Batch]):
 
     def name(self, number: int) -> str:
         """Names the samples of a micro-batch, without reading them."""
-        draws = self._draws(number)
-        samples = ", ".join(f"{draw.number} (in {self._sets[draw.source].tar(draw.number).rpartition('/')[2]})" for draw in draws)
-        return f"{draws[0].source} of step {self._start_step + number // len(self._parts)}, samples {samples}"
+        samples = (f"{draw.source} {draw.number} in {self._tar(draw)}" for draw in self._draws(number))
+        return f"step {self._start_step + number // len(self._parts)}: {', '.join(samples)}"
 
     def _draws(self, number: int) -> list[Draw]:
         step, micro = divmod(number, len(self._parts))
@@ -204,7 +203,8 @@ class _MicroBatches(Generic[Batch]):
         try:
             return self._collate(drawn)
         except Exception as error:
-            error.add_note(f"while collating {drawn[0].source}: {', '.join(sample.key for sample in drawn)}")
+            sources = " and ".join(sorted({sample.source for sample in drawn}))
+            error.add_note(f"while collating {sources}: {', '.join(sample.key for sample in drawn)}")
             raise
 
 
