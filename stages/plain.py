@@ -1,6 +1,7 @@
 """Checks plain data out of JSON: which keys, of which types, and the place named where they are not."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,9 @@ def checked(
     if not isinstance(plain, dict):
         raise InputError(f"{where}: {type(plain).__name__} given, a mapping of {', '.join(fields)} is needed")
     if unknown := sorted(set(plain) - set(known)):
-        raise InputError(f"{where}: unknown key {', '.join(unknown)}; allowed: {', '.join(known)}")
+        close = get_close_matches(unknown[0], known, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ";"
+        raise InputError(f"{where}: unknown key {', '.join(map(repr, unknown))}{meant} allowed: {', '.join(known)}")
     if missing := [name for name in fields if name not in plain]:
         raise InputError(f"{where}: {', '.join(missing)} missing")
     for name, value in plain.items():

@@ -3,6 +3,8 @@
 Paths are relative to the root, the folder that holds all data sets side by side (llava/, visual_genome/, coco/, ...).
 """
 
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from orchestrator.records import record
@@ -40,11 +42,22 @@ class Entry:
 
     parts: tuple[Part, ...]
     licence: str
+    own: bool = False  # one's own data: a recipe names the file and the images of the one part, and any split
 
     def chosen(self, split: str, subset: str | None) -> tuple[Part, ...]:
         """Returns the parts that a recipe's split and subset mean, in table order; empty if there are none."""
         of_split = [part for part in self.parts if part.split == split]
         return tuple(part for part in of_split if part.subset == subset or (subset is None and part.default))
+
+    def named(self, split: str, file: str, images: str | None) -> tuple[Part, ...]:
+        """Returns the part of one's own data: `file` and the folder `images`, by default that of the file."""
+        beside = PurePosixPath(file).parent.as_posix()
+        folder = beside if images is None else images
+        name = PurePosixPath(file).stem
+        return tuple(
+            replace(part, split=split, subset=name, annotations=(file,), images=(folder,), masks=(folder,))
+            for part in self.parts
+        )
 
 
 class Source(Protocol):

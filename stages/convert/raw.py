@@ -136,7 +136,8 @@ class RawPart:
     def key(self, number: int, name: str) -> str:
         """Names a sample: unique within the data set, in the order of the file, fit for a tar."""
         stem = _UNSAFE_IN_KEYS.sub("_", PurePosixPath(name).stem)[:80]
-        return f"{self.part.subset}-{number:08d}-{stem}"
+        subset = _UNSAFE_IN_KEYS.sub("_", self.part.subset).lstrip("_")  # webdataset skips names that begin with "__"
+        return f"{subset}-{number:08d}-{stem}"
 
     def record(self, number: int, plain: Any, *id_keys: str) -> str:
         """Names a record for the notes: its place in the file, and its id where it has one."""

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.artifacts import Raw, Shards
@@ -44,6 +44,8 @@ class ConvertShards(Stage):
         root: Path | None = None  # the folder that holds the data sets; null = the input `raw`
         split: str = "train"
         subset: str | None = None  # one annotation file of the split, by its name; null = the usual ones
+        file: str | None = None  # of source jsonl: one record a line, see OWN_DATA.md; its name below the root
+        images: str | None = None  # of source jsonl: the folder of images and masks; null = that of the file
         limit: int | None = None  # records read, in the order of the files; null = all
         samples_per_shard: int = 1000  # records a tar is made of: it has less samples where some are left out
         processes: int | None = incidental()  # of a rank; null = one for each core it may use
@@ -73,7 +75,7 @@ class ConvertShards(Stage):
             found["config.root"] = f"exactly one of config.root and inputs.raw is needed, {given} given"
         if config.source not in _sources():
             return found | {"config.source": _unknown("source", config.source, list(_sources()))}
-        found |= self._unknown_part()
+        found |= self._unnamed_file() if _sources()[config.source].own else self._unknown_part()
         # a made data set is not there yet when its recipe is planned; `run` looks again
         if config.root is not None and (missing := _missing(config.root, self._parts())):
             found["config.root"] = f"missing: {', '.join(missing)}"
@@ -144,12 +146,32 @@ class ConvertShards(Stage):
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def _parts(self) -> tuple[Part, ...]:
-        entry = _sources().get(self.config.source)
-        return () if entry is None else entry.chosen(self.config.split, self.config.subset)
+        config, entry = self.config, _sources().get(self.config.source)
+        if entry is None:
+            return ()
+        if entry.own:
+            return () if self._unnamed_file() else entry.named(config.split, config.file, config.images)
+        return entry.chosen(config.split, config.subset)
+
+    def _unnamed_file(self) -> dict[str, str]:
+        """Explains what is wrong with the names of one's own files."""
+        config, found = self.config, {}
+        if config.file is None:
+            found["config.file"] = f"source {config.source} needs the name of its file below the root"
+        if config.subset is not None:
+            found["config.subset"] = f"source {config.source} has no subsets, its file says what is read"
+        for name, path in (("file", config.file), ("images", config.images)):
+            if path is not None and not _inside(path):
+                found[f"config.{name}"] = f"must be a name below the root, without '..', not {path!r}"
+        return found
 
     def _unknown_part(self) -> dict[str, str]:
         """Explains a split or subset that the source does not have."""
         config, parts = self.config, _sources()[self.config.source].parts
+        if own := [name for name in ("file", "images") if getattr(config, name) is not None]:
+            return {
+                f"config.{name}": f"source {config.source} has files of its own: use split and subset" for name in own
+            }
         splits = list(dict.fromkeys(part.split for part in parts))
         if config.split not in splits:
             return {"config.split": _unknown(f"split of {config.source}", config.split, splits)}
@@ -190,6 +212,11 @@ def _missing(root: Path, parts: Sequence[Part]) -> list[str]:
     folders = [root / name for part in parts for name in part.images + part.masks + part.listed]
     paths = [path for path in files if not path.is_file()] + [path for path in folders if not path.is_dir()]
     return list(dict.fromkeys(os.path.abspath(path) for path in paths))  # noqa: PTH100 - resolve() would hide links
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts
 
 
 def _unknown(what: str, given: str, allowed: Sequence[str]) -> str:
