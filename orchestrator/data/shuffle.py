@@ -1,9 +1,19 @@
-"""A permutation of any size that is computed, not stored: place in, sample out."""
+"""Permutations of any size that are computed, not stored: place in, sample out.
+
+A full shuffle sends each read anywhere. A block shuffle keeps `block` neighbouring samples together, so that a store
+that likes long reads is read block by block: the blocks are permuted, `window` blocks in a row of that order form a
+window, and the samples of a window are permuted inside it. The samples that fill no block at the end of a source (at
+most block - 1) join one of the windows, another one in each epoch. So every sample comes exactly once an epoch, and
+to read on from any place takes at most `window` open blocks.
+"""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.data.rules import ShuffleRule
 
 Numbers = NDArray[np.uint64]
 
@@ -12,6 +22,52 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the fin
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbouring numbers end far apart
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _LONGEST = 2**62
+
+
+def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int) -> Callable[[Numbers], Numbers]:
+    """Returns the permutation of 0 .. size-1 that a rule asks for, keyed by (seed, source, epoch)."""
+    if rule.mode == "blocks":
+        return BlockShuffle(size, rule.block, rule.window, seed, source, epoch)
+    return Shuffle(size, seed, source, epoch) if rule.mode == "full" else np.copy
+
+
+class BlockShuffle:
+    """A permutation that goes through blocks of neighbours, `window` of them at a time; see the module's docstring."""
+
+    def __init__(self, size: int, block: int, window: int, seed: int, source: str, epoch: int) -> None:
+        """Prepares the permutation: a few hashes, whatever the size."""
+        self._block, self._blocks, self._tail = block, size // block, size % block
+        self._window = window
+        self._seed, self._source, self._epoch = seed, source, epoch
+        self._of_blocks = Shuffle(max(1, self._blocks), seed, f"{source}\nblocks", epoch)
+        windows = max(1, -(-self._blocks // window))
+        chance = Shuffle(windows, seed, f"{source}\ntail", epoch)
+        self._joined = int(chance(np.zeros(1, np.uint64))[0])  # the window that takes the tail in
+        self._tail_ends = min((self._joined + 1) * window, self._blocks) * block + self._tail
+
+    def __call__(self, places: Numbers) -> Numbers:
+        """Returns the sample at each place."""
+        behind = places >= np.uint64(self._tail_ends)
+        as_if_no_tail = places - np.where(behind, np.uint64(self._tail), np.uint64(0))
+        windows = as_if_no_tail // np.uint64(self._window * self._block)
+        windows[~behind] = np.minimum(windows[~behind], np.uint64(self._joined))
+        found = np.empty_like(places)
+        for window in np.unique(windows).tolist():
+            here = windows == window
+            found[here] = self._in_window(int(window), places[here])
+        return found
+
+    def _in_window(self, window: int, places: Numbers) -> Numbers:
+        first = window * self._window
+        blocks = min(self._window, self._blocks - first)
+        start = first * self._block + (self._tail if window > self._joined else 0)
+        size = blocks * self._block + (self._tail if window == self._joined else 0)
+        mixed = Shuffle(size, self._seed, f"{self._source}\nwindow {window}", self._epoch)(places - np.uint64(start))
+        slots, within = np.divmod(mixed, np.uint64(self._block))
+        of_tail = slots >= blocks
+        slots[of_tail] = 0
+        numbers = self._of_blocks(slots + np.uint64(first)) * np.uint64(self._block) + within
+        return np.where(of_tail, np.uint64(self._blocks * self._block) + within, numbers)
 
 
 class Shuffle:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from orchestrator.data.order import Draw, Order, share
+from orchestrator.data.packing import PackingPlan
 from orchestrator.data.pool import Workers, computed
 from orchestrator.data.reader import ShardSet
+from orchestrator.data.rules import OrderRules
 from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
 from orchestrator.records import record
 
 Batch = TypeVar("Batch")
 
+_PLAIN = OrderRules()
 _MOST_STAND_INS = 32  # for one draw; at the usual 1 % of damage the second one fails once in a million draws
 
 
@@ -50,6 +53,8 @@ class SampleStream:
         shards: Mapping[str, Path],
         *,
         weights: Mapping[str, float],
+        rules: OrderRules = _PLAIN,
+        plans: Mapping[str, PackingPlan] | None = None,
         seed: int,
         global_batch: int,
         micro_batch: int,
@@ -59,7 +64,9 @@ class SampleStream:
         prefetch: int = 2,
         worker_timeout_s: float = 120.0,
     ) -> None:
-        """Opens the sources. `weights` are shares of the steps, empty = equal; `workers` are processes of this rank.
+        """Opens the sources. `weights` are shares of the turns, empty = equal; `workers` are processes of this rank.
+
+        `rules` say how sources and samples take turns; where they pack, each source has its plan.
 
         Each worker computes up to `prefetch` micro-batches ahead, and is replaced when it is silent for too long.
         """
@@ -70,7 +77,7 @@ class SampleStream:
                 f"prefetch must be 1 or more and worker_timeout_s above 0, not {prefetch} and {worker_timeout_s}"
             )
         self._sets = {name: ShardSet(path) for name, path in shards.items()}
-        self._order = Order(seed, self.samples, weights, global_batch)
+        self.order = Order(seed, self.samples, weights, global_batch, rules, plans)
         self._parts = share(world_rank, world_size, micro_batch, global_batch)
         self._workers = Workers(number=workers, prefetch=prefetch, timeout_s=worker_timeout_s)
         self._losses: list[Loss] = []
@@ -87,7 +94,7 @@ class SampleStream:
 
     def source_of(self, step: int) -> str:
         """Tells which source a step draws from, the same on all ranks."""
-        return self._order.source_of(step)
+        return self.order.source_of(step)
 
     def batches(self, collate: Callable[[Sequence[Drawn]], Batch], *, start_step: int, steps: int) -> Iterator[Batch]:
         """Yields this rank's batches of the steps start_step .. start_step+steps-1: `accumulation` each, in order.
@@ -96,7 +103,7 @@ class SampleStream:
         """
         if start_step < 0 or steps < 0:
             raise InputError(f"start_step and steps must be 0 or more, not {start_step} and {steps}")
-        batches = _MicroBatches(self._sets, self._order, self._parts, collate, start_step)
+        batches = _MicroBatches(self._sets, self.order, self._parts, collate, start_step)
         count = steps * self.accumulation
         for made in computed(batches.make, count, self._workers, name_of=batches.name):
             self._losses += made.losses
@@ -109,7 +116,7 @@ class SampleStream:
 
     def drawn_before(self, step: int) -> int:
         """Counts the samples that all ranks together draw before a step."""
-        return sum(self._order.drawn_before(step).values())
+        return sum(self.order.drawn_before(step).values())
 
 
 class _Refused(DamagedSample):

@@ -49,10 +49,10 @@ def test_the_global_batch_of_a_step_is_the_same_for_every_world(
     assert {accumulation} == {len(part) for part in parts}
 
 
-@given(SIZES, st.lists(st.floats(0.01, 100), min_size=5, max_size=5), st.integers(0, 300))
+@given(SIZES, st.lists(st.integers(1, 100), min_size=5, max_size=5), st.integers(0, 300))
 @settings(max_examples=50, deadline=None)
 def test_what_was_drawn_before_a_step_is_known_without_drawing_it(
-    sizes: dict[str, int], weights: list[float], step: int
+    sizes: dict[str, int], weights: list[int], step: int
 ) -> None:
     order = Order(1, sizes, dict(zip(sizes, weights, strict=False)), 3)
 
@@ -66,12 +66,6 @@ def test_all_samples_of_a_step_come_from_one_source() -> None:
 
     for step in range(200):
         assert {order.source_of(step)} == {draw.source for draw in order.samples_of(step)}
-
-
-def test_a_source_of_weight_zero_is_never_drawn_and_may_be_empty() -> None:
-    order = Order(5, {"a": 7, "b": 0}, {"a": 1.0, "b": 0.0}, 2)
-
-    assert {"a"} == {order.source_of(step) for step in range(100)}
 
 
 def test_the_order_of_the_mappings_does_not_matter() -> None:
@@ -115,7 +109,7 @@ def test_a_billion_samples_cost_no_more_than_ten() -> None:
     sizes = {f"source {i}": 10**9 + i for i in range(20)}
     start = time.perf_counter()
 
-    order = Order(1, sizes, {name: 1.0 + i / 7 for i, name in enumerate(sizes)}, 64)
+    order = Order(1, sizes, {name: 1.0 + i for i, name in enumerate(sizes)}, 64)
     for step in range(10**15, 10**15 + 100):
         assert all(0 <= draw.number < sizes[draw.source] for draw in order.samples_of(step))
 
@@ -125,13 +119,13 @@ def test_a_billion_samples_cost_no_more_than_ten() -> None:
 @pytest.mark.parametrize(
     ("sizes", "weights", "named"),
     [
-        ({}, {}, "no source"),
-        ({"a": 0}, {}, "shards.a holds no samples"),
-        ({"a": 1}, {"a": -1.0}, "weights.a"),
-        ({"a": 1}, {"a": float("nan")}, "weights.a"),
-        ({"a": 1}, {"a": 0.0}, "at least one"),
-        ({"a": 1, "b": 1}, {"a": 1.0}, "weights: b"),
-        ({"a": 1}, {"a": 1.0, "c": 1.0}, "weights: c"),
+        ({}, {}, "shards: training needs at least one entry"),
+        ({"a": 0}, {}, "shards.a: holds no samples"),
+        ({"a": 1}, {"a": -1.0}, "mixture.a: a weight must be a finite number above 0"),
+        ({"a": 1}, {"a": float("nan")}, "mixture.a"),
+        ({"a": 1}, {"a": 0.0}, "mixture.a"),
+        ({"a": 1, "b": 1}, {"a": 1.0}, "mixture: must weigh every entry .* missing: b"),
+        ({"a": 1}, {"a": 1.0, "c": 1.0}, "mixture.c: no such entry under inputs.shards; allowed: a"),
     ],
 )
 def test_a_mixture_that_makes_no_sense_is_refused_by_name(
