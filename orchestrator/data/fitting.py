@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.data.grouping import Damage
 from orchestrator.data.headers import BLOCK, parse
-from orchestrator.data.index import TarIndex, index_of
+from orchestrator.data.index import Row, TarIndex, index_of
 from orchestrator.data.listing import Promise
 from orchestrator.data.places import Place
 from orchestrator.errors import DamagedArtifact
@@ -19,7 +19,6 @@ from orchestrator.errors import DamagedArtifact
 log = logging.getLogger(__name__)
 
 _NAME_BYTES = 100  # in a header; longer names are elsewhere
-Row = tuple[int, int, int, int]  # of a member: offset, size, checksum, number of its extension
 Fitted = tuple[TarIndex, Mapping[int, list[Row]]]  # an index, and the samples that lie elsewhere than it says
 
 
@@ -55,11 +54,12 @@ def fit(place: Place, name: str, loaded: TarIndex | None, promise: Promise) -> F
 
 def of_another_tar(place: Place, index: TarIndex, number: int, member: int) -> bool:
     """Tells whether the header before a member is whole and names another file than the index does."""
-    offset, _, _, kind = index.rows(number)[member]
+    name, rows = index.sample(number)
+    offset, _, _, kind = rows[member]
     header = parse(place.read(offset - BLOCK, BLOCK)) if offset >= BLOCK else None
     if header is None or len(header.name) >= _NAME_BYTES:
         return header is None and offset < BLOCK
-    key = index.key(number).encode("utf-8", "surrogateescape")
+    key = name.encode("utf-8", "surrogateescape")
     if not key.isascii() or len(key) + len(index.extensions[kind]) >= _NAME_BYTES:
         return False  # its true name is not in this header
     return header.name.lower() != key.lower() + b"." + index.extensions[kind].encode()
@@ -82,8 +82,8 @@ def _moved(promised: TarIndex, found: TarIndex) -> dict[int, list[Row]]:
     for number, key in enumerate(promised.keys()):
         if key not in numbers:
             continue
-        rows = [(at, size, check, kinds.get(kind, -1)) for at, size, check, kind in found.rows(numbers[key])]
-        wanted = promised.rows(number)
+        rows = [(at, size, check, kinds.get(kind, -1)) for at, size, check, kind in found.sample(numbers[key])[1]]
+        wanted = promised.sample(number)[1]
         if rows != wanted and [row[1:] for row in rows] == [row[1:] for row in wanted]:
             moved[number] = rows
     return moved

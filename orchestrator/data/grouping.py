@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from orchestrator.data.scan import Files, Gap
 
 _KEY_AND_EXTENSION = re.compile(rb"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # as webdataset splits names
 _META = re.compile(rb"__[^/]*__($|/)")  # as webdataset skips them
+_KEY, _DOT = itemgetter(0), itemgetter(1)
 _RARE = 100  # one sample in so many may lack what the others have, before that counts as usual
 
 
@@ -66,26 +68,26 @@ class _Groups:
 
     def add(self, files: Files) -> None:
         """Adds files that follow each other."""
-        _, offsets, sizes, checks = self._columns
-        kinds, extensions, current = self._kinds, self._extensions, self._open
-        for name, offset, size, check in zip(*files, strict=True):
-            slash = name.rfind(b"/")
-            dot = name.find(b".", slash + 1)
-            if dot <= slash + 1 or name.startswith(b"__"):
-                match = None if _META.match(name) else _KEY_AND_EXTENSION.fullmatch(name)
-                if match is None:
-                    continue
-                key, extension = match.groups()
-            else:
-                key, extension = name[:dot], name[dot + 1 :]
+        joined = b"\n".join(files.names)
+        if b"/" in joined or b"\n__" in joined or joined.startswith(b"__"):
+            split = [_split(name) for name in files.names]
+        else:
+            split = [name.partition(b".") for name in files.names]
+        if not all(map(_KEY, split)) or not all(map(_DOT, split)):  # neither key nor sample
+            kept = [at for at, (key, dot, _) in enumerate(split) if key and dot]
+            split = [split[at] for at in kept]
+            files = Files(*([column[at] for at in kept] for column in files))
+        for column, more in zip(self._columns[1:], files[1:], strict=True):
+            column.extend(more)
+        keys, firsts, kinds, extensions, current = self._keys, self._firsts, self._kinds, self._extensions, self._open
+        for key, _, extension in split:
             if key != current:
                 current = key
-                self._begin(key)
-            kind = extensions.get(extension)
-            kinds.append(self._number_of(extension) if kind is None else kind)
-            offsets.append(offset)
-            sizes.append(size)
-            checks.append(check)
+                if self._doubt:
+                    self._doubts[len(keys)], self._doubt = self._doubt, ""
+                keys.append(key)
+                firsts.append(len(kinds))
+            kinds.append(extensions[extension] if extension in extensions else self._number_of(extension))
         self._open = current
 
     def interrupt(self, doubt: str) -> None:
@@ -98,9 +100,11 @@ class _Groups:
     def whole(self, *, alike: bool) -> Samples:
         """Keeps the runs that are whole samples beyond doubt, and names the rest."""
         firsts = [*self._firsts, len(self._kinds)]
-        shapes = [tuple(self._kinds[begin:end]) for begin, end in pairwise(firsts)]
+        kinds = tuple(self._kinds)
+        shapes = [kinds[begin:end] for begin, end in pairwise(firsts)]
         lost = self._mixed_up(shapes)
-        sure = {frozenset(shape) for row, shape in enumerate(shapes) if row not in self._doubts and row not in lost}
+        certain = {shape for row, shape in enumerate(shapes) if row not in self._doubts and row not in lost}
+        sure = {frozenset(shape) for shape in certain}
         for row, doubt in self._doubts.items():
             if row not in lost and sure != {frozenset(shapes[row])}:
                 has = ", ".join(sorted(self._names()[kind] for kind in shapes[row]))
@@ -109,13 +113,6 @@ class _Groups:
             self._lacking(shapes, lost)
         damage = self._damage + [Damage(_text(self._keys[row]), reason) for row, reason in sorted(lost.items())]
         return self._without(lost, firsts, damage)
-
-    def _begin(self, key: bytes) -> None:
-        if self._doubt:
-            self._doubts[len(self._keys)] = self._doubt
-            self._doubt = ""
-        self._keys.append(key)
-        self._firsts.append(len(self._kinds))
 
     def _number_of(self, extension: bytes) -> int:
         number = self._numbers.setdefault(_text(extension).lower(), len(self._numbers))
@@ -162,6 +159,12 @@ class _Groups:
             begins = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts[keep])])
             keys = [key for key, kept in zip(keys, keep, strict=True) if kept]
         return Samples(keys, begins, members, self._names(), damage)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes, bytes]:
+    """Splits a name as bytes.partition does a plain one; without key and dot where it belongs to no sample."""
+    match = None if _META.match(name) else _KEY_AND_EXTENSION.fullmatch(name)
+    return (match[1], b".", match[2]) if match else (b"", b"", b"")
 
 
 def _text(name: bytes) -> str:

@@ -10,7 +10,7 @@ BLOCK = 512
 REGULAR = frozenset(b"\x000" + b"7")  # NUL, '0' and '7': a file by POSIX and by the formats before it
 NAMES_NEXT = frozenset(b"xgLK")  # pax and GNU headers that describe the entry after them
 _PAX_RECORD = re.compile(rb"(\d{1,10}) ([^=]+)=")
-_OCTAL_PLACES = (8 ** np.arange(5, -1, -1)).astype(np.int64)
+_OCTAL_PLACES = (8 ** np.arange(5, -1, -1)).astype(np.uint32)
 
 Blocks = npt.NDArray[np.uint8]  # one row of 512 a header
 
@@ -40,7 +40,7 @@ def parse(block: bytes) -> Header | None:
 def hold(blocks: Blocks) -> npt.NDArray[np.bool_]:
     """Tells which of many headers hold: their checksum, in its usual form or else in any, matches their bytes."""
     field = blocks[:, 148:156]
-    sums = blocks.sum(axis=1, dtype=np.int64) - field.sum(axis=1, dtype=np.int64) + 8 * 0x20
+    sums = blocks.sum(axis=1, dtype=np.uint32) - field.sum(axis=1, dtype=np.uint32) + np.uint32(8 * 0x20)
     digits = field[:, :6] - np.uint8(ord("0"))  # wraps around below '0', so one comparison finds all that is no digit
     usual = (digits < 8).all(axis=1) & ((field[:, 6] == 0) | (field[:, 6] == ord(" ")))
     holds: npt.NDArray[np.bool_] = usual & (digits @ _OCTAL_PLACES == sums)

@@ -34,6 +34,9 @@ _MEMBER = struct.Struct("<QQQQ")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
+Row = tuple[int, int, int, int]  # of a member: offset, size, xxh3_64, number of its extension
+
+
 class Member(NamedTuple):
     """Where one member of a sample lies."""
 
@@ -79,31 +82,26 @@ class TarIndex:
         """Counts the samples."""
         return self._samples
 
+    def sample(self, number: int) -> tuple[str, list[Row]]:
+        """Returns the key of a sample, and where its members lie, in the order of the tar."""
+        if not 0 <= number < self._samples:
+            raise IndexError(f"sample {number} of {self._samples}")
+        begin, key, end, key_end = _TWO_SAMPLES.unpack_from(self.body, _HEADER.size + number * _SAMPLE.size)
+        members, keys = self._members_start, self._keys_start
+        rows: list[Row] = list(_MEMBER.iter_unpack(self.body[members + begin * 32 : members + end * 32]))
+        return self.body[keys + key : keys + key_end].decode("utf-8", "surrogateescape"), rows
+
     def key(self, number: int) -> str:
         """Returns the key of a sample."""
-        _, begin, _, end = self._bounds(number)
-        return self.body[self._keys_start + begin : self._keys_start + end].decode("utf-8", "surrogateescape")
+        return self.sample(number)[0]
 
     def keys(self) -> list[str]:
         """Lists the keys of all samples."""
         return [self.key(number) for number in range(self._samples)]
 
-    def rows(self, number: int) -> list[tuple[int, int, int, int]]:
-        """Lists the members of a sample in the order of the tar: offset, size, checksum, number of the extension."""
-        begin, _, end, _ = self._bounds(number)
-        start = self._members_start
-        return list(_MEMBER.iter_unpack(self.body[start + begin * _MEMBER.size : start + end * _MEMBER.size]))
-
     def members(self, number: int) -> list[Member]:
-        """Lists where the members of a sample lie, in the order of the tar."""
-        return [Member(self.extensions[kind], *where) for *where, kind in self.rows(number)]
-
-    def _bounds(self, number: int) -> tuple[int, int, int, int]:
-        """Returns the row of a sample and of the one after it: first member, key start, and both again."""
-        if not 0 <= number < self._samples:
-            raise IndexError(f"sample {number} of {self._samples}")
-        bounds: tuple[int, int, int, int] = _TWO_SAMPLES.unpack_from(self.body, _HEADER.size + number * _SAMPLE.size)
-        return bounds
+        """Lists where the members of a sample lie, in the order of the tar, with their extensions."""
+        return [Member(self.extensions[kind], *where) for *where, kind in self.sample(number)[1]]
 
 
 def index_path(tar: Path) -> Path:

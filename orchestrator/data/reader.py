@@ -47,33 +47,39 @@ class ShardReader:
 
     def read(self, number: int) -> Sample:
         """Reads a sample: its key, and its members by extension; raises DamagedSample if it is not whole."""
-        index = self.index
-        if number >= len(index) and number < (self._promise.samples or 0):
-            reason = f"sample {number} of {self._promise.samples} is not in the tar{shown(index.damage)}"
-            raise DamagedSample(self.tar, "", reason)
-        rows = self._moved.get(number) if self._moved else None
-        rows = index.rows(number) if rows is None else rows
+        try:
+            key, rows = self.index.sample(number)
+        except IndexError:
+            raise self._not_there(number) from None
+        if self._moved:
+            rows = self._moved.get(number, rows)
         begin, last = rows[0][0], rows[-1]
         try:
             block = self._place.read(begin, last[0] + last[1] - begin)
         except (OSError, OverflowError, MemoryError) as error:
-            raise DamagedSample(self.tar, index.key(number), f"it cannot be read: {_told(error)}") from error
+            raise DamagedSample(self.tar, key, f"it cannot be read: {_told(error)}") from error
         found: dict[str, bytes] = {}
-        extensions = index.extensions
+        extensions = self.index.extensions
         for offset, size, check, kind in rows:
             content = block[offset - begin : offset - begin + size]
             if xxh3_64_intdigest(content) != check:
                 return self._again(number, extensions[kind], offset, size, short=len(content) < size)
             found[extensions[kind]] = content
-        return index.key(number), found
+        return key, found
 
     def close(self) -> None:
         """Closes the tar."""
         self._place.close()
 
+    def _not_there(self, number: int) -> Exception:
+        promised = self._promise.samples
+        if promised is None or not 0 <= number < promised:
+            return IndexError(f"sample {number} of {len(self.index)} in {self.tar}")
+        return DamagedSample(self.tar, "", f"sample {number} of {promised} is not in it{shown(self.index.damage)}")
+
     def _again(self, number: int, extension: str, offset: int, size: int, *, short: bool) -> Sample:
         """Looks for the fault before giving a sample up: in a copy, in the index, or else in the tar."""
-        key, rows = self.index.key(number), self.index.rows(number)
+        key, rows = self.index.sample(number)
         begin, end = rows[0][0], rows[-1][0] + rows[-1][1]
         try:
             if self._place.forget(begin, end - begin):

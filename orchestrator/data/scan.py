@@ -14,7 +14,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from orchestrator.data.headers import BLOCK, NAMES_NEXT, REGULAR, described, hold, names, parse
 from orchestrator.data.places import Place
 
-STRETCH_BYTES = 1 << 20  # at a time: more would not stay in the processor's cache
+STRETCH_BYTES = 1 << 21  # at a time: more would not stay in the processor's cache
 _ZEROS = bytes(BLOCK)
 _FILE, _OLD_FILE, _PAX = b"0\x00x"
 
