@@ -109,6 +109,8 @@ class _Worker:
 
     def end(self) -> None:
         """Kills it if it lives, which costs nothing as it holds only copies, and takes in what it has sent."""
+        if self.line.fileno() < 0:
+            return
         if not self._ended:
             os.kill(self.pid, signal.SIGKILL)
         latest = time.monotonic() + _DYING_S

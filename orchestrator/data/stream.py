@@ -203,8 +203,10 @@ class _MicroBatches(Generic[Batch]):
         try:
             self._collated([sample])
         except InputError as error:
-            tar = self._sets[draw.source].tar(draw.number)
-            raise _Refused(tar, sample.key, error) from error
+            raise _Refused(self._tar(draw), sample.key, error) from error
+
+    def _tar(self, draw: Draw) -> str:
+        return self._sets[draw.source].tar(draw.number)
 
     def _collated(self, drawn: list[Drawn]) -> Batch:
         try:
