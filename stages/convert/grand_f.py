@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from stages.convert.coco import attempts_of_images, attempts_of_lost, by_image, id_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.plain import numbers
 from stages.samples import Region, Sample
 from stages.vision import (
     Box,
@@ -61,41 +63,42 @@ def read_refs(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
 
 
 def read_flickr(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
-    """Reads the merged Flickr30k file: an image entry a sentence, an annotation a box, some for the same words."""
-    coco = raw.object(0, "images", "annotations")
-    raw.about = len(coco["images"])
-    annotations: dict[Any, list[Any]] = {}
-    for annotation in coco["annotations"]:
-        annotations.setdefault(annotation["image_id"], []).append(annotation)
+    """Reads the merged Flickr30k files: an image entry a sentence, an annotation a box, some for the same words.
 
-    def found(number: int, image: Any) -> Found:
+    Those of GranD-f have masks, those of MDETR do not.
+    """
+    coco = raw.object(0, "images", "annotations")
+
+    def found(number: int, _: str, image: Any, annotations: list[Any]) -> Found:
         picture = raw.picture(image["file_name"], (image["width"], image["height"]))
-        regions = []
-        for annotation in annotations.get(image["id"], ()):
-            spans = tuple((int(start), int(end)) for start, end in annotation["tokens_positive"])
-            phrase = " ".join(image["caption"][start:end] for start, end in spans)
-            box = boxed(xyxy_from_xywh(*annotation["bbox"]), picture, notes)
-            regions.append(_region(phrase, spans, mask_from_coco(annotation["sam_mask"]), box))
+        regions = [_flickr_region(annotation, image["caption"], picture, notes) for annotation in annotations]
         return _found(raw.key(number, image["file_name"]), picture, image["caption"], regions)
 
-    for number, image in enumerate(coco["images"]):
-        yield from notes.attempt(raw.record(number, image, "id", "file_name"), partial(found, number, image))
+    yield from attempts_of_images(raw, notes, coco, found)
+
+
+def _flickr_region(plain: Any, caption: str, picture: Picture, notes: Notes) -> Region:
+    spans = tuple((int(start), int(end)) for start, end in plain["tokens_positive"])
+    phrase = " ".join(caption[start:end] for start, end in spans)
+    box = boxed(xyxy_from_xywh(*numbers(plain["bbox"], 4, "bbox")), picture, notes)
+    if "sam_mask" not in plain:
+        return Region(box_xyxy_px=box, mask=None, phrase=phrase, spans=spans, source=_SOURCE)
+    return _region(phrase, spans, mask_from_coco(plain["sam_mask"]), box)
 
 
 def read_pair(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     """Reads the benchmark's pair of files: captions with labels, and masks in the order of the labels."""
     captions, masks = raw.object(0, "annotations"), raw.object(1, "images", "annotations")
     raw.about = len(captions["annotations"])
-    images = {image["id"]: image for image in masks["images"]}
-    parts: dict[Any, list[Any]] = {}
-    for annotation in masks["annotations"]:
-        parts.setdefault(annotation["image_id"], []).append(annotation["segmentation"])
+    images = {id_of(image, "id"): image for image in masks["images"]}
+    of_image, lost = by_image(masks)
 
     def found(number: int, plain: Any) -> Found:
         image_id = plain["image_id"]
         image = images.get(image_id, {})
         picture = raw.picture(image.get("file_name", f"{image_id}.jpg"))
-        labels, segmentations = [str(label) for label in plain["labels"]], parts.get(image_id, [])
+        labels = [str(label) for label in plain["labels"]]
+        segmentations = [annotation["segmentation"] for annotation in of_image.get(image_id, ())]
         if len(labels) != len(segmentations):
             raise BrokenRecord("labels and masks differ in number", f"{len(labels)} and {len(segmentations)}")
         spans = spans_of(plain["caption"], labels)
@@ -108,6 +111,7 @@ def read_pair(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
 
     for number, plain in enumerate(captions["annotations"]):
         yield from notes.attempt(raw.record(number, plain, "image_id"), partial(found, number, plain))
+    yield from attempts_of_lost(raw, notes, lost)
 
 
 def spans_of(caption: str, phrases: Iterable[str]) -> list[tuple[Span, ...]]:

@@ -1,4 +1,4 @@
-"""Pix2Cap-COCO: one caption per panoptic segment, masks from COCO's panoptic PNGs."""
+"""COCO's panoptic layout: segments whose masks lie in PNGs; those of Pix2Cap-COCO have descriptions."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.convert.coco import id_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
+from stages.plain import numbers
 from stages.samples import Region, Sample
 from stages.vision import panoptic_ids, rle_from_mask, xyxy_from_xywh
 
-_SOURCE = "pix2cap_coco"
-
 
 def read(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
-    """Yields one sample an image; crowd segments come along, marked and without a caption."""
+    """Yields one sample an image; crowd segments come along, marked; descriptions are captions."""
     panoptic = raw.object(0, "images", "annotations", "categories")
     raw.about = len(panoptic["annotations"])
-    images = {image["id"]: image for image in panoptic["images"]}
+    images = {id_of(image, "id"): image for image in panoptic["images"]}
     names = {category["id"]: str(category["name"]) for category in panoptic["categories"]}
     for number, annotation in enumerate(panoptic["annotations"]):
         name = raw.record(number, annotation, "image_id")
@@ -35,7 +35,9 @@ def _found(
         shape = f"{ids_HW.shape[1]} x {ids_HW.shape[0]}"
         detail = f"{annotation['file_name']}: {shape}, not {picture.width_px} x {picture.height_px}"
         raise BrokenRecord("mask has another size than its image", detail)
-    regions = tuple(_region(segment, ids_HW, picture, names, notes) for segment in annotation["segments_info"])
+    regions = tuple(
+        _region(segment, ids_HW, picture, names, raw.part.subset, notes) for segment in annotation["segments_info"]
+    )
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
     sample = Sample(
@@ -48,16 +50,18 @@ def _found(
     return Found(sample=sample, picture=picture.name)
 
 
-def _region(segment: Any, ids_HW: NDArray[np.int32], picture: Picture, names: dict[Any, str], notes: Notes) -> Region:
+def _region(
+    segment: Any, ids_HW: NDArray[np.int32], picture: Picture, names: dict[Any, str], subset: str, notes: Notes
+) -> Region:
     mask_HW = ids_HW == segment["id"]
     if not mask_HW.any():
         raise BrokenRecord("segment is not in the mask", f"segment {segment['id']} of {picture.name}")
     return Region(
-        box_xyxy_px=boxed(xyxy_from_xywh(*segment["bbox"]), picture, notes),
+        box_xyxy_px=boxed(xyxy_from_xywh(*numbers(segment["bbox"], 4, "bbox")), picture, notes),
         mask=rle_from_mask(mask_HW),
         phrase=names[segment["category_id"]],
         caption=_description(segment),
-        source=_SOURCE,
+        source=subset,
         crowd=bool(segment["iscrowd"]),
     )
 
