@@ -13,6 +13,7 @@ import typer
 
 from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
+from stages.data_commands import app as data_commands
 
 app = typer.Typer(
     name="orch",
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_commands)
 
 
 def main() -> None:

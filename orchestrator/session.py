@@ -59,3 +59,22 @@ def find_run(name_or_path: str) -> "Run":
 def runs_folder() -> Path:
     """Returns the folder in which runs are found by name."""
     return Path(os.environ.get(RUNS, "runs"))
+
+
+def find_shards(words: str) -> Path:
+    """Returns the folder that is meant by a path, by RUN/STAGE/OUTPUT, or by RUN:STAGE.OUTPUT, reused or not."""
+    from orchestrator.state import read_plain_stage
+
+    if Path(words).exists():
+        return Path(words)
+    name, colon, rest = words.rpartition(":")
+    run, parts = (name, rest.split(".")) if colon else ("", [])
+    if not colon and words.count("/") >= 2:
+        run, *parts = words.rsplit("/", 2)
+    if len(parts) != 2 or not run:
+        raise InputError(f"{words!r} does not exist; allowed: a path, RUN/STAGE/OUTPUT, or RUN:STAGE.OUTPUT")
+    stage, output = parts
+    outputs = read_plain_stage(find_run(run).directory / stage)["outputs"]
+    if output not in outputs:
+        raise InputError(f"the stage {stage} has no output {output!r}; it has {', '.join(outputs)}")
+    return Path(outputs[output]["path"])

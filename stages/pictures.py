@@ -4,21 +4,25 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from orchestrator.records import record
+from stages.lettering import GAP_PX, TEXT_SIZE_PX, Word, fitting, font, set_lines
 
 # Okabe and Ito's palette: told apart with any common kind of colour blindness; the numbers say it once more
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#8C8C8C")
+PALETTE = (
+    "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#8C8C8C",
+    "#7A4FA3", "#8DD17E", "#A0522D", "#E15FD0", "#17BECF", "#B8B000", "#E3A8A0", "#3D5A5A",  # for crowded pictures
+)  # fmt: skip
 PAPER, INK, FAINT = "#FFFFFF", "#1A1A1A", "#6B6B6B"
 PANEL_WIDTH_PX = 384
 MARGIN_PX = 12
-GAP_PX = 4  # between words, and around the text of a chip
-TITLE_SIZE_PX, TEXT_SIZE_PX, NUMBER_SIZE_PX = 17, 16, 13
+TITLE_SIZE_PX, NUMBER_SIZE_PX = 17, 13
+RADIUS_PX = 9  # of the disc behind a number
+SMALL_BOX_PX = 45
 OPACITY, OPACITY_OF_LARGE = 0.22, 0.08  # captions name colours, so the true ones must stay visible below
 LARGE = 0.35  # share of the image from which on a mask is background rather than a thing
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rgb = tuple[int, int, int]
 
 
@@ -39,16 +43,7 @@ class Panel:
     title: str
     caption: str
     marks: tuple[Mark, ...]
-
-
-@record
-class Word:
-    """One word to be set, and the mark it belongs to."""
-
-    text: str
-    mark: int | None
-    tight: bool = False  # no space before it: punctuation after a chip, and the words inside a chip
-    opens_line: bool = False
+    notes: tuple[str, ...] = ()  # what else there is to say, below, a paragraph each
 
 
 def draw_panels(image: Image.Image, panels: Sequence[Panel]) -> Image.Image:
@@ -105,12 +100,12 @@ def _identities(panel: Panel) -> list[tuple[str, int]]:
 def _draw_panel(image: Image.Image, panel: Panel, colours: Colours) -> Image.Image:
     shades = [colours[identity] for identity in _identities(panel)]
     picture = _draw_marks(image, panel.marks, shades)
-    lines = _set_lines(list(_words(panel)), picture.width)
+    lines = set_lines(list(_words(panel)), picture.width)
     line_px = TEXT_SIZE_PX + 3 * GAP_PX
     top_px = TITLE_SIZE_PX + 2 * GAP_PX
     sheet = Image.new("RGB", (picture.width, top_px + picture.height + 2 * GAP_PX + len(lines) * line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((0, 0), panel.title, fill=INK, font=_font(TITLE_SIZE_PX))
+    pen.text((0, 0), fitting(panel.title, font(TITLE_SIZE_PX), picture.width), fill=INK, font=font(TITLE_SIZE_PX))
     sheet.paste(picture, (0, top_px))
     top_px += picture.height + 2 * GAP_PX
     for number, line in enumerate(lines):
@@ -129,15 +124,19 @@ def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]
         pixels_HWC[area_HW] = blend.astype(np.uint8)
         pixels_HWC[_outline(area_HW)] = shade
     picture = Image.fromarray(pixels_HWC)
-    pen = ImageDraw.Draw(picture)
+    pen, taken = ImageDraw.Draw(picture), list[tuple[int, int]]()
     for number, (mark, mask_HW, shade) in enumerate(zip(marks, masks, shades, strict=True), start=1):
         if mark.box_xyxy_px is not None:
             scale = size[0] / image.width
             x0, y0, x1, y1 = (round(value * scale) for value in mark.box_xyxy_px)
             pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=shade, width=3)
-            _draw_number(pen, number, (min(x0, x1) + 9, min(y0, y1) + 9), shade)
+            small = min(abs(x1 - x0), abs(y1 - y0)) < SMALL_BOX_PX  # its number would hide it
+            inward_px = -RADIUS_PX if small else RADIUS_PX
+            taken.append(_free((min(x0, x1) + inward_px, min(y0, y1) + inward_px), taken, size))
+            _draw_number(pen, number, taken[-1], shade)
         elif mask_HW is not None and mask_HW.any():
-            _draw_number(pen, number, _inner_point(mask_HW), shade)
+            taken.append(_free(_inner_point(mask_HW), taken, size))
+            _draw_number(pen, number, taken[-1], shade)
     return picture
 
 
@@ -176,10 +175,22 @@ def _inner_point(mask_HW: NDArray[np.bool_]) -> tuple[int, int]:
     return int(columns[nearest]), int(rows[nearest])
 
 
+def _free(wanted: tuple[int, int], taken: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the place nearest to the wanted one where a number covers no other and is not cut; if there is one."""
+    width_px, height_px = size
+    xs, ys = (np.arange(RADIUS_PX, max(edge - RADIUS_PX, RADIUS_PX + 1)) for edge in (width_px, height_px))
+    apart_HW = np.ones((ys.size, xs.size), dtype=np.bool_)
+    for x, y in taken:
+        apart_HW &= (ys[:, None] - y) ** 2 + (xs - x) ** 2 > (2 * RADIUS_PX) ** 2
+    away_HW = (ys[:, None] - wanted[1]) ** 2 + (xs - wanted[0]) ** 2
+    row, column = divmod(int(np.where(apart_HW, away_HW, away_HW.max() + 1).argmin()), xs.size)
+    return int(xs[column]), int(ys[row])
+
+
 def _draw_number(pen: ImageDraw.ImageDraw, number: int, centre: tuple[int, int], shade: Rgb) -> None:
     x, y = centre
-    pen.ellipse((x - 9, y - 9, x + 9, y + 9), fill=shade, outline=PAPER)
-    pen.text((x, y), str(number), fill=_ink_on(shade), font=_font(NUMBER_SIZE_PX), anchor="mm")
+    pen.ellipse((x - RADIUS_PX, y - RADIUS_PX, x + RADIUS_PX, y + RADIUS_PX), fill=shade, outline=PAPER)
+    pen.text((x, y), str(number), fill=_ink_on(shade), font=font(NUMBER_SIZE_PX), anchor="mm")
 
 
 def _words(panel: Panel) -> Iterator[Word]:
@@ -199,6 +210,9 @@ def _words(panel: Panel) -> Iterator[Word]:
     for index, mark in enumerate(panel.marks):
         if index not in shown:
             yield from _chip(mark.phrase or "(said nothing)", index, opens_line=True)
+    for note in panel.notes:
+        for position, text in enumerate(note.split()):
+            yield Word(text=text, mark=None, opens_line=position == 0, faint=True)
 
 
 def _shown_in_caption(spanned: Sequence[tuple[tuple[int, int], int]]) -> set[int]:
@@ -222,28 +236,6 @@ def _chip(text: str, mark: int, *, opens_line: bool = False) -> Iterator[Word]:
         yield Word(text=shown, mark=mark, tight=not first, opens_line=opens_line and first)
 
 
-def _set_lines(words: Sequence[Word], width_px: int) -> list[list[tuple[int, int, Word]]]:
-    """Breaks words into lines of (left, right, word)."""
-    font = _font(TEXT_SIZE_PX)
-    lines: list[list[tuple[int, int, Word]]] = [[]]
-    right_px = 0
-    for word in words:
-        left_px = right_px + _gap_px(word) if lines[-1] else 0
-        extent_px = round(font.getlength(word.text)) + (2 * GAP_PX if word.mark is not None else 0)
-        if lines[-1] and (word.opens_line or left_px + extent_px > width_px):
-            lines.append([])
-            left_px = 0
-        right_px = left_px + extent_px
-        lines[-1].append((left_px, right_px, word))
-    return lines
-
-
-def _gap_px(word: Word) -> int:
-    if not word.tight:
-        return GAP_PX
-    return 0 if word.mark is None else -GAP_PX  # inside a chip the paddings of two words overlap
-
-
 def _draw_line(
     pen: ImageDraw.ImageDraw,
     line: Sequence[tuple[int, int, Word]],
@@ -251,17 +243,17 @@ def _draw_line(
     marks: Sequence[Mark],
     shades: Sequence[Rgb],
 ) -> None:
-    font = _font(TEXT_SIZE_PX)
+    letters = font(TEXT_SIZE_PX)
     for left_px, right_px, word in line:
         if word.mark is None:
-            pen.text((left_px, top_px + GAP_PX), word.text, fill=INK, font=font)
+            pen.text((left_px, top_px + GAP_PX), word.text, fill=FAINT if word.faint else INK, font=letters)
             continue
         shade = shades[word.mark]
         box = (left_px, top_px, right_px, top_px + TEXT_SIZE_PX + 2 * GAP_PX)
         if _visible(marks[word.mark]):
             pen.rectangle(box, fill=shade)
         ink = _ink_on(shade) if _visible(marks[word.mark]) else INK
-        pen.text((left_px + GAP_PX, top_px + GAP_PX), word.text, fill=ink, font=font)
+        pen.text((left_px + GAP_PX, top_px + GAP_PX), word.text, fill=ink, font=letters)
         if not _visible(marks[word.mark]):  # a phrase without a single pixel is underlined, not filled
             pen.line((box[0], box[3], box[2], box[3]), fill=shade, width=3)
 
@@ -277,7 +269,3 @@ def _ink_on(shade: Rgb) -> str:
 
 def _rgb(colour: str) -> Rgb:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _font(size_px: int) -> Font:
-    return ImageFont.load_default(size_px)

@@ -114,7 +114,7 @@ def test_every_dependency_is_pinned() -> None:
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
-    names = {re.split(r"[<>=!~]", name)[0].lower() for name in wanted}
+    names = {re.split(r"[\[<>=!~]", name)[0].lower() for name in wanted}
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
 
     assert names - pinned == set()
