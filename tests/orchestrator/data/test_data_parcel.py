@@ -1,0 +1,102 @@
+"""Values with tensors that travel between processes in an anonymous file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.data.parcel import pack, unpack
+
+
+def names(directory: str) -> set[str]:
+    return {path.name for path in Path(directory).iterdir()}
+
+
+def sent(value: Any) -> Any:
+    return unpack(pack(value), pinned=False)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(6).reshape(2, 3),
+        torch.arange(12.0).reshape(3, 4).t(),
+        torch.arange(10)[::3],
+        torch.tensor(2.5),
+        torch.empty(0, 4),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.tensor([True, False, True]),
+        torch.tensor([1 + 2j]).conj(),
+        torch.arange(5, dtype=torch.uint8).expand(2, 5),
+        torch.eye(3).to_sparse(),
+    ],
+    ids=["plain", "transposed", "strided", "scalar", "empty", "bfloat16", "bool", "conjugate", "expanded", "sparse"],
+)
+def test_a_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
+    other, arrived = sent(("beside it", tensor))
+
+    assert other == "beside it"
+    assert (arrived.dtype, arrived.shape, arrived.layout) == (tensor.dtype, tensor.shape, tensor.layout)
+    assert torch.equal(arrived.to_dense(), tensor.to_dense())
+
+
+def test_tensors_of_any_depth_arrive_in_one_block_of_memory() -> None:
+    arrived = sent({"images": torch.ones(2, 5), "more": [(torch.arange(3), "name")]})
+
+    first, (second, name) = arrived["images"], arrived["more"][0]
+    assert torch.equal(first, torch.ones(2, 5))
+    assert torch.equal(second, torch.arange(3))
+    assert name == "name"
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+def test_a_tensor_that_is_there_twice_stays_one() -> None:
+    tensor = torch.zeros(4)
+
+    first, second = sent([tensor, tensor])
+
+    assert first is second
+
+
+def test_what_arrived_can_be_changed_and_changes_nothing_else() -> None:
+    arrived = sent([torch.zeros(3), torch.zeros(3)])
+    arrived[0] += 1
+
+    assert torch.equal(arrived[1], torch.zeros(3))
+
+
+def test_a_parameter_keeps_that_it_learns() -> None:
+    assert sent(torch.nn.Parameter(torch.ones(2))).requires_grad
+
+
+def test_a_parcel_has_no_name_and_leaves_no_descriptor() -> None:
+    before, shared = names("/proc/self/fd"), names("/dev/shm")
+
+    parcel = pack(torch.zeros(1000))
+    link = str(Path(f"/proc/self/fd/{parcel}").readlink())
+    after = names("/dev/shm")
+    unpack(parcel, pinned=False)
+
+    assert link.startswith("/memfd:orch-parcel")
+    assert shared == after
+    assert before == names("/proc/self/fd")
+
+
+def test_what_cannot_travel_is_refused_and_leaves_no_descriptor() -> None:
+    before = names("/proc/self/fd")
+
+    with pytest.raises(Exception, match="lambda"):
+        pack([torch.zeros(3), lambda: None])
+    assert before == names("/proc/self/fd")
+
+
+@pytest.mark.needs("gpu")
+def test_a_pinned_block_survives_until_the_gpu_has_copied_it() -> None:
+    copies = []
+    for number in range(50):
+        tensor = unpack(pack([torch.full((100,), float(number)), torch.full((10**6,), float(number))]), pinned=True)[1]
+        assert tensor.is_pinned()
+        copies.append(tensor.to("cuda", non_blocking=True))
+
+    assert [float(number) for number in range(50)] == [float(copy.min()) for copy in copies]
