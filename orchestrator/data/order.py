@@ -188,7 +188,7 @@ class Order:
 
 def _checked(plans: Mapping[str, PackingPlan], sizes: Mapping[str, int], rules: OrderRules) -> dict[str, PackingPlan]:
     """Refuses plans that are not of these sources and rules: their units would be others than were measured."""
-    rule = rules.pack or rules.bucket
+    rule = rules.units
     if plans.keys() != (sizes.keys() if rule else set()):
         raise ValueError(f"plans are needed of exactly {sorted(sizes) if rule else 'no source'}, not {sorted(plans)}")
     for name, plan in plans.items():

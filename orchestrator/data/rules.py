@@ -68,6 +68,11 @@ class OrderRules:
         _require(not wrong, f"max_epochs must be above 0, which {', '.join(wrong)} is not")
         _require(self.pack is None or self.bucket is None, "pack and bucket exclude each other: give one of them")
 
+    @property
+    def units(self) -> PackRule | BucketRule | None:
+        """Returns the rule by which samples are drawn together, if they are."""
+        return self.pack or self.bucket
+
 
 def _require(fine: bool, message: str) -> None:  # noqa: FBT001 - reads like assert, and is private
     if not fine:

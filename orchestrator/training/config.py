@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
+from orchestrator.data.rules import OrderRules
 from orchestrator.errors import InputError
 from orchestrator.records import incidental, record
 
@@ -76,9 +77,10 @@ class TrainConfig:
     """Everything a recipe may say about training, for every training stage."""
 
     steps: int  # optimizer steps; training ends by steps, never by the end of data
-    global_batch: int  # samples a step, over all ranks
+    global_batch: int  # samples a step, over all ranks; with order.pack: packs
     optim: OptimConfig
     engine: EngineConfig = field(default_factory=EngineConfig)
+    order: OrderRules = field(default_factory=OrderRules)  # how sources and samples take turns
     trainable: tuple[str, ...] | None = None  # parameter name patterns; null = the stage's own
     micro_batch: int | None = incidental(default=None)  # samples a rank computes at once; null = its whole share
     log_every: int = incidental(default=10)  # steps

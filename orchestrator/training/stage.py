@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.artifacts import Checkpoint, Shards
+from orchestrator.data.mixture import mixture_faults
+from orchestrator.errors import InputError
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from orchestrator.training.task import TrainTask
+
+# what the data plane finds wrong -> where a recipe says it
+_BELOW = {"mixture": "config.", "order": "config.train.", "global_batch": "config.train.", "shards": "inputs."}
 
 
 class TrainingStage(Stage):
@@ -20,6 +25,8 @@ class TrainingStage(Stage):
     """
 
     trainable: ClassVar[tuple[str, ...]] = ("*",)  # parameter name patterns; a recipe may say otherwise
+    measures: ClassVar[bool] = False  # its task has `length_of`, so that recipes may sort samples into buckets
+    packs: ClassVar[bool] = False  # it measures, and its task collates the samples of one place into one sequence
     joins: ClassVar[bool] = True  # its processes form one process group
 
     @abstractmethod
@@ -41,22 +48,29 @@ class TrainingStage(Stage):
         return self.train.steps
 
     def faults(self) -> Mapping[str, str]:
-        """Finds weights of sources that are no input, and mixtures that draw nothing."""
-        shards: dict[str, Shards] = self.inputs.shards
-        known, mixture = f"allowed: {', '.join(shards)}", self.config.mixture
-        found = {
-            f"config.mixture.{name}": f"no such entry under inputs.shards; {known}"
-            for name in mixture
-            if name not in shards
-        }
-        found |= {
-            f"config.mixture.{name}": "a weight must be above 0" for name, weight in mixture.items() if not weight > 0
-        }
-        if mixture and (unnamed := [name for name in shards if name not in mixture]):
-            found["config.mixture"] = f"must weigh every entry of inputs.shards or none; missing: {', '.join(unnamed)}"
-        if not shards:
-            found["inputs.shards"] = "training needs at least one entry"
+        """Finds mixtures and orders that do not fit the inputs, that draw nothing, or that end before training does."""
+        train, mixture = self.train, self.config.mixture
+        sizes = {name: self._samples(shards) for name, shards in self.inputs.shards.items()}
+        faults = mixture_faults(sizes, mixture, train.global_batch, train.order)
+        found = {_BELOW[key.partition(".")[0]] + key: message for key, message in faults.items()}
+        if train.order.pack is not None and not self.packs:
+            found["config.train.order.pack"] = (
+                "this stage does not put several samples into one sequence; allowed: null"
+            )
+        if train.order.bucket is not None and not self.measures:
+            found["config.train.order.bucket"] = "this stage does not measure its samples; allowed: null"
+        known = {name: size for name, size in sizes.items() if size is not None}
+        if not found and train.order.max_epochs and known == sizes and not train.order.units:
+            found |= _end_of_data(known, mixture, train)
         return found
+
+    def _samples(self, shards: Shards) -> int | None:
+        """Counts the samples of an input; None while nobody knows: what this run makes, it may yet make anew."""
+        run = self.outputs.model.path.parent.parent
+        if run in shards.path.parents or not shards.ready():
+            return None
+        samples = shards.facts().get("samples")
+        return samples if isinstance(samples, int) else None
 
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Trains, and makes the last checkpoint the output. Collective: every rank must call."""
@@ -64,12 +78,16 @@ class TrainingStage(Stage):
         from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
         from orchestrator.training.engine import make_engine
         from orchestrator.training.loop import fit
+        from orchestrator.training.units import keep_order, plan_units
 
         train, world, output = self.train, context.world, self.outputs.model
-        shards: dict[str, Shards] = self.inputs.shards
+        shards = {name: entry.path for name, entry in self.inputs.shards.items()}
+        task = self.build_task()
         stream = SampleStream(
-            {name: entry.path for name, entry in shards.items()},
+            shards,
             weights=self.config.mixture,
+            rules=train.order,
+            plans=plan_units(task, shards, train.order, context),
             seed=context.seed,
             global_batch=train.global_batch,
             micro_batch=train.micro_batch_on(world.size),
@@ -79,7 +97,8 @@ class TrainingStage(Stage):
             prefetch=train.prefetch,
             worker_timeout_s=train.worker_timeout_s,
         )
-        task = self.build_task()
+        stream.order.require(train.steps)
+        keep_order(stream.order.digest(), context)
         checkpoints = Checkpoints(
             context.directory / CHECKPOINTS,
             fingerprint=context.fingerprint,
@@ -91,3 +110,13 @@ class TrainingStage(Stage):
         step = fit(task, engine, stream, train=train, checkpoints=checkpoints, context=context)
         assert isinstance(output, Checkpoint)  # noqa: S101 - planning has checked the kinds
         return {"model": checkpoints.promote(output, step, task.describe(), task.extras())}
+
+
+def _end_of_data(sizes: Mapping[str, int], mixture: Mapping[str, float], train: TrainConfig) -> dict[str, str]:
+    from orchestrator.data.order import Order
+
+    try:
+        Order(0, sizes, mixture, train.global_batch, train.order).require(train.steps)
+    except InputError as error:
+        return {"config.train.order.max_epochs": str(error)}
+    return {}

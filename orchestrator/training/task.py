@@ -32,11 +32,22 @@ class TrainTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def collate(self, drawn: Sequence[Drawn]) -> Batch:
-        """Turns samples of one source into a batch on the CPU. Runs in data workers; must not touch the model."""
+        """Turns samples into a batch on the CPU. Runs in data workers; must not touch the model.
+
+        They are of one source, unless the recipe lets sources mix within a step. With packing, samples of one place
+        belong in one sequence.
+        """
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Computes the loss. `model` is the wrapped one: call it once, never a part of it or self.model."""
+
+    def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
+        """Measures a sample for packs and buckets, e.g. in tokens; 0 = leave it out. Asked only where recipes use them.
+
+        A stage whose task has this says so: `TrainingStage.measures`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not measure samples, such as {key} of {source}")
 
     def describe(self) -> Mapping[str, Any]:
         """Returns facts for the checkpoint's manifest: `family`, `model` (config as plain data)."""

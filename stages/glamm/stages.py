@@ -67,6 +67,7 @@ class GlammStage(TrainingStage):
     """What the four training stages share: sources of a kind, a checkpoint to begin with, losses."""
 
     family = "glamm"
+    measures = True
     kind: ClassVar[str]  # what a source is unless config.tasks says otherwise
 
     @record

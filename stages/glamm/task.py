@@ -106,10 +106,18 @@ class GlammTask(TrainTask[GlammBatch]):
     def example(self, drawn: Drawn) -> Example:
         """Turns one sample into an image with its conversation, in the way of its source's kind."""
         sample = Sample.from_members(drawn.key, drawn.members)
-        chance = random.Random(drawn.seed)  # noqa: S311 - wording, not secrets
-        conversation = self._makers[drawn.source](sample, chance, self._vocabulary.end, self._max_regions)
+        conversation = self._conversation(drawn.source, sample, drawn.seed)
         masks = tuple(mask_from_rle(region.mask) for region in conversation.mask_regions if region.mask is not None)
         return Example(image=decode_image(sample.image), conversation=conversation, masks=masks)
+
+    def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
+        """Counts the tokens of the conversation in one wording; another wording differs by a few."""
+        conversation = self._conversation(source, Sample.from_members(key, members), seed=0)
+        return len(self._collator.tokens(conversation).ids)
+
+    def _conversation(self, source: str, sample: Sample, seed: int) -> Conversation:
+        chance = random.Random(seed)  # noqa: S311 - wording, not secrets
+        return self._makers[source](sample, chance, self._vocabulary.end, self._max_regions)
 
     def loss(self, model: nn.Module, batch: GlammBatch) -> Losses:
         """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""

@@ -97,7 +97,7 @@ def test_a_stage_knows_its_steps_and_needs_a_process_group(tmp_path: Path) -> No
             {"plain": 1.0, "oter": 1.0},
             {"config.mixture.oter": "no such entry under inputs.shards; allowed: plain"},
         ),
-        (("plain",), {"plain": 0.0}, {"config.mixture.plain": "a weight must be above 0"}),
+        (("plain",), {"plain": 0.0}, {"config.mixture.plain": "a weight must be a finite number above 0, not 0.0"}),
         (
             ("plain", "other"),
             {"plain": 1.0},
