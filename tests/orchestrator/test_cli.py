@@ -23,9 +23,21 @@ def test_help_answers_at_once(orch: Any) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "plan", "launch", "resume", "status", "runs", "logs", "cancel", "report", "sync", "stages", "predict",
-        "data inspect", "data verify", "data peek",
-    ],  # fmt: skip
+        "plan",
+        "launch",
+        "resume",
+        "status",
+        "runs",
+        "logs",
+        "cancel",
+        "report",
+        "sync",
+        "stages",
+        "predict",
+        "data inspect",
+        "data verify",
+        "data peek",
+    ],
 )
 def test_every_command_has_help_with_an_example(orch: Any, command: str) -> None:
     assert f"Example: orch {command}" in orch(*command.split(), "--help").stdout
