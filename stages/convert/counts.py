@@ -75,7 +75,8 @@ def _expressions(sample: Sample, text: ExpressionText) -> int:
     if text == "more_phrases":
         return further
     if text == "grounding":
-        return placed + sum(len(caption.groundings) for caption in sample.more_captions)
+        places = {span for region in described for span in region.spans}
+        return len(places) + sum(len(caption.groundings) for caption in sample.more_captions)
     if text == "caption":
         return placed + sum(not region.spans and bool(region.caption) for region in described)
     return placed + further + sum(not region.spans and bool(region.phrase) for region in described)

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import InputError
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
 from stages.samples import Region, Sample
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 _COLUMNS = ["key", "caption", "noun_chunks", "ref_exps"]
 _BATCH_ROWS = 1024  # in memory at a time
@@ -23,17 +26,36 @@ def read(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
 
     Boxes are divided by the size of the picture, so they fit whatever size img2dataset scaled it to.
     """
-    from pyarrow.parquet import ParquetFile
-
-    files = raw.files(0, ".parquet")
-    raw.about = sum(ParquetFile(path).metadata.num_rows for path in files)
+    files = list(raw.files(0, ".parquet"))
+    raw.about = sum(_parquet(path).metadata.num_rows for path in files)
     number = 0
     for path in files:
-        for batch in ParquetFile(path).iter_batches(_BATCH_ROWS, columns=_COLUMNS, use_threads=False):
+        for batch in _batches(path):
             for row in range(batch.num_rows):
                 name = f"{raw.record(number, None)} {path.name}"
                 yield from notes.attempt(name, partial(_found, raw, notes, number, name, batch, row))
                 number += 1
+
+
+def _batches(path: Path) -> "Iterator[RecordBatch]":
+    batches = _parquet(path).iter_batches(_BATCH_ROWS, columns=_COLUMNS, use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (ValueError, OSError) as error:  # Arrow's own errors derive from these
+            raise InputError(f"{path} is damaged: {error}") from None
+        if batch is None:
+            return
+        yield batch
+
+
+def _parquet(path: Path) -> "ParquetFile":
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is no parquet file: {error}") from None
 
 
 def _found(raw: RawPart, notes: Notes, number: int, name: str, batch: "RecordBatch", row: int) -> Found:

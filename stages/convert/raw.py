@@ -149,7 +149,7 @@ class RawPart:
         path = self.root / self.part.annotations[index]
         try:
             plain = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}") from None
         if not isinstance(plain, dict):
             raise InputError(f"{path} holds a {type(plain).__name__}, an object is needed")
@@ -182,12 +182,13 @@ class RawPart:
                     self.about = max(records, records * size_bytes // read_bytes)
                     yield number, line
 
-    def files(self, index: int, suffix: str) -> tuple[Path, ...]:
-        """Lists the files of a folder of records, in the order of their names."""
+    def files(self, index: int, suffix: str) -> Iterator[Path]:
+        """Yields the files of a folder of records, in the order of their names; those alone are kept in memory."""
         folder = self.root / self.part.listed[index]
-        paths = tuple(sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file()))
-        self.about = len(paths)
-        return paths
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(suffix) and entry.is_file())
+        self.about = len(names)
+        yield from (folder / name for name in names)
 
     def picture(self, name: Any, size_px: tuple[int, int] | None = None) -> Picture:
         """Reads an image of the part; `size_px` (width, height) is what the annotations say it has."""
@@ -243,6 +244,8 @@ def json_list(path: Path) -> Iterator[tuple[Any, int]]:
         yield from _elements(path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from None
+    except RecursionError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
 
 
 def _elements(path: Path) -> Iterator[tuple[Any, int]]:

@@ -202,7 +202,7 @@ def _attempts(raws: "Sequence[RawPart]", notes: "Notes") -> "Iterator[tuple[Part
             for attempt in source(raw, notes):
                 yield part, attempt
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # outside of a record: nothing to skip
-            files = ", ".join(str(raw.root / name) for name in part.annotations)
+            files = ", ".join(str(raw.root / name) for name in part.annotations + part.listed)
             raise InputError(f"{files}: not in the layout of {part.subset} ({error!r})") from error
 
 
