@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,19 @@ class Converted:
         return [Sample.from_members(key, members) for key, members in found.items()]
 
 
-def context_in(directory: Path, *, seed: int = 17) -> StageContext:
-    """Makes the context of a single process."""
+def context_in(
+    directory: Path,
+    *,
+    seed: int = 17,
+    fingerprint: str = "f" * 64,
+    world: World | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> StageContext:
+    """Makes the context of a process, by default a single one."""
     directory.mkdir(parents=True, exist_ok=True)
     return StageContext(
-        directory=directory, name="test", fingerprint="f" * 64, seed=seed, world=World.alone(), journal=Journal(None),
-        progress=Progress(None), stop=lambda: False,
+        directory=directory, name="test", fingerprint=fingerprint, seed=seed, world=world or World.alone(),
+        journal=Journal(None), progress=Progress(directory, every_s=0.0), stop=stop,
     )  # fmt: skip
 
 
