@@ -1,5 +1,6 @@
 """One rank's share of a conversion: it reads every record's place, and its children convert the chunks that are its."""
 
+import importlib
 import os
 import platform
 import time
@@ -41,6 +42,7 @@ class Share:
 
         Collective: every rank must call.
         """
+        _load_early()
         world, records, held = self._context.world, 0, list[tuple[Part, Attempt]]()
         try:
             self._meet(finished=False)
@@ -98,6 +100,14 @@ class Share:
                 f"asked to stop after {sum(dones)} records: finished tars are kept, the next attempt goes on"
             )
         return all(finishes)
+
+
+def _load_early() -> None:
+    """Loads what every child would otherwise load for itself, which takes longer than a hundred small images."""
+    from PIL import Image
+
+    Image.preinit()
+    importlib.import_module("numpy.ma")
 
 
 def cores_of(world: World) -> int:
