@@ -20,7 +20,7 @@ def checked(
     if unknown := sorted(set(plain) - set(known)):
         close = get_close_matches(unknown[0], known, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ";"
-        raise InputError(f"{where}: unknown key {', '.join(map(repr, unknown))}{meant} allowed: {', '.join(known)}")
+        raise InputError(f"{where}: unknown key {', '.join(unknown)}{meant} allowed: {', '.join(known)}")
     if missing := [name for name in fields if name not in plain]:
         raise InputError(f"{where}: {', '.join(missing)} missing")
     for name, value in plain.items():
