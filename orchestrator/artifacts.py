@@ -54,14 +54,20 @@ class Artifact:
         return "" if manifest is None else str(manifest["digest"])
 
     def commit(
-        self, fingerprint: str, facts: Mapping[str, Any] | None = None, sha256: Mapping[str, str] | None = None
+        self,
+        fingerprint: str,
+        facts: Mapping[str, Any] | None = None,
+        sha256: Mapping[str, str] | None = None,
+        only: Iterable[str] | None = None,
     ) -> None:
         """Declares the artifact complete: lists its files, then writes the manifest last, by rename.
 
         `sha256` holds digests that the writer knows already (relative POSIX path -> hex), to save a second read.
+        `only` names the files that belong to it, in a folder that holds files of others too.
         """
         known = sha256 or {}
-        files = [self._entry(path, known) for path in sorted(self._files())]
+        paths = self._files() if only is None else (self.path / name for name in only)
+        files = [self._entry(path, known) for path in sorted(paths)]
         manifest = {
             "kind": self.kind,
             "fingerprint": fingerprint,

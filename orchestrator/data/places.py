@@ -77,6 +77,37 @@ class LocalFile:
         self.close()
 
 
+class ReadAhead:
+    """A piece of a tar in memory, for samples that are read one after the other. One is enough for many tars."""
+
+    def __init__(self, size: int = 1 << 20) -> None:
+        """Takes its memory when it is first used."""
+        self._size = size
+        self._view = memoryview(b"")
+        self._of: Place | None = None
+        self._start = self._end = 0
+
+    def read(self, place: Place, offset: int, size: int) -> memoryview:
+        """Reads bytes and more behind them; fewer only where the place ends."""
+        if self._of is not place or not self._start <= offset <= offset + size <= self._end:
+            if size > self._size:
+                return memoryview(place.read(offset, size))
+            if not self._view:
+                self._view = memoryview(bytearray(self._size))
+            self._of, self._start, self._end = place, offset, offset  # nothing yet, should the next line fail
+            self._end += place.fill(offset, self._view)
+        at = offset - self._start
+        return self._view[at : min(at + size, self._end - self._start)]
+
+    def forget(self) -> None:
+        """Reads anew what comes next."""
+        self._of = None
+
+    def __reduce__(self) -> tuple[type["ReadAhead"], tuple[int]]:
+        """Leaves its piece behind: another process reads its own."""
+        return type(self), (self._size,)
+
+
 def is_url(tar: str) -> bool:
     """Tells whether a tar is named by a URL; anything else is a path."""
     return _URL.match(tar) is not None

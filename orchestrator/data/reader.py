@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from orchestrator.data.fitting import fit, load_index, of_another_tar, shown
 from orchestrator.data.index import TarIndex, index_of, index_path
 from orchestrator.data.listing import Promise, TarList
-from orchestrator.data.places import Place
+from orchestrator.data.places import ReadAhead
 from orchestrator.data.remote import Remote, open_place
 from orchestrator.errors import DamagedArtifact, DamagedSample, InputError, SurroundingsError
 
@@ -30,12 +30,19 @@ class ShardReader:
     """An open tar and its index. Not for two threads at once."""
 
     def __init__(
-        self, tar: Path | str, index: Path | None = None, promise: Promise | None = None, remote: Remote | None = None
+        self,
+        tar: Path | str,
+        index: Path | None = None,
+        promise: Promise | None = None,
+        remote: Remote | None = None,
+        ahead: ReadAhead | None = None,
     ) -> None:
         """Opens a tar, a path or a URL; where its index is missing or wrong, one is made in memory."""
         self.tar = str(tar)
         self._promise = promise or Promise()
         self._doubted = False
+        self._next = -1
+        self._ahead = ahead or ReadAhead()
         loaded = load_index(index or index_path(Path(tar)))
         self._place = open_place(self.tar, remote or Remote())
         try:
@@ -55,13 +62,17 @@ class ShardReader:
             rows = self._moved.get(number, rows)
         begin, last = rows[0][0], rows[-1]
         try:
-            block = self._place.read(begin, last[0] + last[1] - begin)
+            if number == self._next:  # one after the other: a larger piece at once
+                block: bytes | memoryview = self._ahead.read(self._place, begin, last[0] + last[1] - begin)
+            else:
+                block = self._place.read(begin, last[0] + last[1] - begin)
         except (OSError, OverflowError, MemoryError) as error:
             raise DamagedSample(self.tar, key, f"it cannot be read: {_told(error)}") from error
+        self._next = number + 1
         found: dict[str, bytes] = {}
         extensions = self.index.extensions
         for offset, size, check, kind in rows:
-            content = block[offset - begin : offset - begin + size]
+            content = bytes(block[offset - begin : offset - begin + size])
             if xxh3_64_intdigest(content) != check:
                 return self._again(number, extensions[kind], offset, size, short=len(content) < size)
             found[extensions[kind]] = content
@@ -81,6 +92,7 @@ class ShardReader:
         """Looks for the fault before giving a sample up: in a copy, in the index, or else in the tar."""
         key, rows = self.index.sample(number)
         begin, end = rows[0][0], rows[-1][0] + rows[-1][1]
+        self._ahead.forget()
         try:
             if self._place.forget(begin, end - begin):
                 return self.read(number)
@@ -133,6 +145,7 @@ class ShardSet:
         self._remote = remote or Remote()
         self._readers: OrderedDict[int, ShardReader | _LostTar] = OrderedDict()
         self._index_bytes = 0
+        self._ahead = ReadAhead()
 
     def __len__(self) -> int:
         """Counts the samples."""
@@ -184,7 +197,7 @@ class ShardSet:
     def _open(self, tar: int) -> ShardReader | _LostTar:
         name, index = self._tars.tar(tar), self._tars.index(tar)
         try:
-            return ShardReader(name, index, self._tars.promise(tar), self._remote)
+            return ShardReader(name, index, self._tars.promise(tar), self._remote, self._ahead)
         except FileNotFoundError:
             reason = f"its tar is in the manifest of {self.path}, but it is missing"
         except OSError as error:
