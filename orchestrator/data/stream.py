@@ -78,6 +78,9 @@ class SampleStream:
             )
         self._sets = {name: ShardSet(path) for name, path in shards.items()}
         self.order = Order(seed, self.samples, weights, global_batch, rules, plans)
+        self._per_place = dict.fromkeys(shards, 1.0)
+        for name, plan in (plans or {}).items():
+            self._per_place[name] = (plan.facts["samples"] + plan.facts["repeated"]) / (len(plan) * plan.places)
         self._parts = share(world_rank, world_size, micro_batch, global_batch)
         self._workers = Workers(number=workers, prefetch=prefetch, timeout_s=worker_timeout_s)
         self._losses: list[Loss] = []
@@ -115,8 +118,8 @@ class SampleStream:
         return taken
 
     def drawn_before(self, step: int) -> int:
-        """Counts the samples that all ranks together draw before a step."""
-        return sum(self.order.drawn_before(step).values())
+        """Counts the samples that all ranks together draw before a step; with packing, as many as a mean pack has."""
+        return sum(round(places * self._per_place[name]) for name, places in self.order.drawn_before(step).items())
 
 
 class _Refused(DamagedSample):

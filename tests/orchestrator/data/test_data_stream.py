@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from orchestrator.data.stream import Drawn, SampleStream
-from orchestrator.errors import DamagedArtifact, InputError
+from orchestrator.errors import DamagedArtifact, InputError, WorkersLost
+from tests.damage import flip
 from tests.orchestrator.data.conftest import MakeShards
 
 Facts = list[tuple[str, str, int, int]]
@@ -141,16 +142,109 @@ def test_no_signal_stays_blocked_in_trainer_or_worker(shards: dict[str, Path]) -
     assert not {signal.SIGUSR2, signal.SIGINT} & blocked([])
 
 
+def damaged(shards: dict[str, Path]) -> None:
+    """Turns over bytes of three samples of the one source, and of one of the other."""
+    for number in (0, 4, 21):
+        flip(shards["a"] / f"shard-{number // 10:06d}.tar", f"a-{number}.jpg")
+    flip(shards["b"] / "shard-000000.tar", "b-4.json")
+
+
+def picky(drawn: Sequence[Drawn]) -> list[tuple[str, str, int]]:
+    """Refuses two of the samples, as a decoder refuses what is no picture."""
+    for sample in drawn:
+        if sample.key in {"a-7", "b-2"}:
+            raise InputError(f"{sample.key} is no picture")
+    return [(sample.source, sample.key, sample.place) for sample in drawn]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize(("size", "micro"), [(1, 8), (1, 2), (2, 4), (2, 1), (4, 2), (4, 1)])
+def test_lost_samples_have_the_same_stand_ins_on_any_ranks_and_workers(
+    shards: dict[str, Path], size: int, micro: int, workers: int
+) -> None:
+    whole = [sample for batch in stream(shards, micro=8).batches(picky, start_step=0, steps=9) for sample in batch]
+    damaged(shards)
+    alone = stream(shards, micro=8)
+    expected = [sample for batch in alone.batches(picky, start_step=0, steps=9) for sample in batch]
+
+    ranks = [stream(shards, rank=rank, size=size, micro=micro, workers=workers * (rank == 0)) for rank in range(size)]
+    parts = zip(*(rank.batches(picky, start_step=0, steps=9) for rank in ranks), strict=True)
+    together = [sample for micro_step in parts for batch in micro_step for sample in batch]
+
+    losses = sorted((loss.source, loss.number, loss.stands_in) for rank in ranks for loss in rank.take_losses())
+    assert expected == together
+    assert sorted((loss.source, loss.number, loss.stands_in) for loss in alone.take_losses()) == losses
+    assert {"a-0", "a-4", "a-21", "b-4", "a-7", "b-2"}.isdisjoint(key for _, key, _ in together)
+    changed = [before for before, after in zip(whole, expected, strict=True) if before != after]
+    assert {"a-0", "a-4", "a-21", "b-4"} == {key for _, key, _ in changed}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_stops_the_stream_by_name(shards: dict[str, Path], workers: int) -> None:
-    tar = shards["b"] / "shard-000000.tar"
-    content = tar.read_bytes()
-    tar.write_bytes(content.replace(b'"i": 4', b'"i": 5'))
+def test_a_loss_is_told_with_its_tar_its_key_and_the_reason_when_its_batch_is_there(
+    shards: dict[str, Path], workers: int
+) -> None:
+    damaged(shards)
+    one = stream(shards, micro=8, workers=workers)
+
+    losses, keys = {}, {}
+    for step, batch in enumerate(one.batches(facts, start_step=0, steps=4)):
+        losses[step] = [loss for loss in one.take_losses() if not loss.stands_in]
+        keys[step] = len(batch)
+    lost = {f"{loss.source}-{loss.number}": loss for some in losses.values() for loss in some}
+
+    assert set(keys.values()) == {8}
+    assert lost["b-4"].tar == str(shards["b"] / "shard-000000.tar")
+    assert lost["b-4"].key == "b-4"
+    assert "json" in lost["b-4"].reason
+    for step, some in losses.items():
+        drawn = [f"{draw.source}-{draw.number}" for draw in one.order.samples_of(step)]
+        bad = [key for key in drawn if key in {"a-0", "a-4", "a-21", "b-4"}]
+        assert bad == [f"{loss.source}-{loss.number}" for loss in some]
+
+
+def test_a_sample_that_collate_refuses_is_lost_with_its_words(shards: dict[str, Path]) -> None:
+    one = stream(shards, micro=8)
+    list(one.batches(picky, start_step=0, steps=4))
+
+    lost = {loss.key: (loss.tar, loss.reason) for loss in one.take_losses()}
+
+    assert lost["a-7"] == (str(shards["a"] / "shard-000000.tar"), "a-7 is no picture")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_of_which_nothing_is_left_stops_the_stream_by_name(shards: dict[str, Path], workers: int) -> None:
+    for number in range(7):
+        flip(shards["b"] / "shard-000000.tar", f"b-{number}.jpg")
 
     with pytest.raises(DamagedArtifact) as raised:
         list(stream(shards, workers=workers).batches(facts, start_step=0, steps=12))
-    assert f"{tar}: sample 'b-4': member 'json'" in str(raised.value)
+    assert str(raised.value).startswith("b: a sample and 6 stand-ins for it are all lost; the first: ")
+    assert f"{shards['b'] / 'shard-000000.tar'}: sample 'b-" in str(raised.value)
     assert "Traceback" not in str(raised.value)
+
+
+def test_samples_that_are_refused_only_together_are_no_damage(shards: dict[str, Path]) -> None:
+    def alone_only(drawn: Sequence[Drawn]) -> int:
+        if len(drawn) > 1:
+            raise InputError("one at a time")
+        return 1
+
+    with pytest.raises(InputError, match="one at a time"):
+        next(stream(shards).batches(alone_only, start_step=0, steps=1))
+
+
+def test_a_batch_that_costs_its_workers_is_named_by_step_and_samples(shards: dict[str, Path]) -> None:
+    def crash(_: Sequence[Drawn]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    one = stream(shards, workers=1)
+    expected = [draw.number for draw in one.order.samples_of(5, range(2))]
+
+    with pytest.raises(WorkersLost) as raised:
+        next(one.batches(crash, start_step=5, steps=1))
+    tars = [shards["a"] / f"shard-{number // 10:06d}.tar" for number in expected]
+    named = ", ".join(f"a {number} in {tar}" for number, tar in zip(expected, tars, strict=True))
+    assert f"over step 5: {named}: it was killed from outside (SIGKILL)" in str(raised.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -177,6 +271,12 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused(shards: dict[str, Path])
 
 def test_no_steps_are_no_batches(shards: dict[str, Path]) -> None:
     assert list(stream(shards).batches(facts, start_step=4, steps=0)) == []
+
+
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"prefetch": 0}, {"worker_timeout_s": 0.0}])
+def test_workers_that_cannot_be_are_refused(shards: dict[str, Path], wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        SampleStream(shards, weights={}, seed=0, global_batch=8, micro_batch=8, world_rank=0, world_size=1, **wrong)
 
 
 @pytest.mark.parametrize(("start_step", "steps"), [(-1, 1), (0, -1)])
