@@ -1,0 +1,1 @@
+"""Reading shards, ours against four other libraries: python -m benchmarks.streaming."""

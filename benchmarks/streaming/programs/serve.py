@@ -1,0 +1,66 @@
+"""Answers requests, one line of JSON each: a library does what it is asked, and says how long it took.
+
+The process stays between requests, so that no measurement pays for imports. Only the standard library is imported here:
+the module runs in the peers' environment as well as in ours.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from benchmarks.streaming.programs.work import WORKS, Done, Pair
+
+BATCH = 64
+
+
+class Library(Protocol):
+    """A library that delivers samples."""
+
+    def prepare(self, tars: Sequence[str], folder: str) -> None:
+        """Gets ready to read these tars: whatever must be done once for a data set. Not timed."""
+
+    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+        """Delivers every sample once, in batches that `collate` has worked on; in the workers if there are any."""
+
+    def resume_at(self, sample: int) -> Callable[[], int]:
+        """Gets ready to go on after this many samples (not timed), and returns what does it.
+
+        That opens the data anew, waits for the first batch and returns how many samples were in it.
+        """
+
+
+def serve(library: Library) -> None:
+    """Answers until there are no more requests."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not mix with answers
+    for line in sys.stdin:
+        try:
+            answer = _answer(library, json.loads(line))
+        except Exception as error:  # noqa: BLE001  # whatever a library raises is what it cannot do
+            answer = {"cannot": f"{type(error).__name__}: {error}"[:300]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _answer(library: Library, request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "prepare":
+        library.prepare(request["tars"], request["folder"])
+        return {"seconds": 0.0}
+    if request["do"] == "read":
+        return _read(library, request["work"], shuffled=request["shuffled"], workers=request["workers"])
+    go_on = library.resume_at(request["sample"])
+    start = time.perf_counter()
+    samples = go_on()
+    return {"seconds": time.perf_counter() - start, "samples": samples}
+
+
+def _read(library: Library, work: str, *, shuffled: bool, workers: int) -> dict[str, Any]:
+    samples = size = 0
+    start = time.perf_counter()
+    for done in library.batches(shuffled=shuffled, workers=workers, collate=WORKS[work]):
+        samples += done.samples
+        size += done.bytes
+    return {"seconds": time.perf_counter() - start, "samples": samples, "bytes": size}
