@@ -16,6 +16,9 @@ UNITS: Mapping[str, tuple[str, str]] = {
     "grad_norm": ("Gradient norm", "norm before clipping"),
     "samples_per_s": ("Throughput", "samples per second"),
     "data_wait_share": ("Waiting for data", "share of the time"),
+    "data_wait_s": ("Waiting for data, a step", "seconds"),
+    "bad_samples": ("Lost samples", "samples, since the start"),
+    "bad_fraction": ("Lost samples, of those drawn", "share, since the start"),
 }
 MOST_DATA_FACTS = 12
 

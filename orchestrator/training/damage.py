@@ -51,9 +51,10 @@ class Damage:
         self._named.update(sample for sample, _ in new)
         self._examples = [*self._examples, *(_in_words(sample) for sample in samples)][:_EXAMPLES]
         self._context.journal.append(_EVENT, step=step, lost=lost, samples=samples)
-        if self._context.world.is_main:
-            for sample in samples:
-                log.warning("a sample is lost, and another one stands in for it: %s", _in_words(sample))
+        if samples and self._context.world.is_main:
+            log.warning(
+                "step %d lost %d samples, which have stand-ins; the first: %s", step, lost, _in_words(samples[0])
+            )
         if self.lost > self._limit * max(drawn, _FEWEST_DRAWS):
             raise DamagedArtifact(
                 f"{self.lost} of {drawn} samples drawn until step {step} are lost, which is more than "
