@@ -5,6 +5,7 @@ tar that was cut, damaged or replaced, whatever still has its checksum is kept, 
 An index that is missing, damaged or of another tar is made again in memory.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.errors import DamagedArtifact
 
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = 16
 _NAME_BYTES = 100  # in a header; longer names are elsewhere
 Fitted = tuple[TarIndex, Mapping[int, list[Row]]]  # an index, and the samples that lie elsewhere than it says
 
@@ -33,17 +35,18 @@ def load_index(path: Path) -> TarIndex | None:
     return None
 
 
-def fit(place: Place, name: str, loaded: TarIndex | None, promise: Promise) -> Fitted:
-    """Returns the index for a tar: the one that was loaded, or one made now by reading the tar once."""
+def fit(place: Place, name: str, loaded: TarIndex | None, promise: Promise, *, suspicious: bool = False) -> Fitted:
+    """Returns the index for a tar: the one that was loaded, or one made now by reading the tar once.
+
+    It is `suspicious` if what lies in the tar is not what the index says, although it has the right size.
+    """
     size = place.size()
-    as_promised = loaded is not None and (
-        promise.samples in (None, len(loaded)) and promise.tar_bytes in (None, loaded.tar_bytes)
-    )
-    if loaded is not None and as_promised and loaded.tar_bytes == size:
+    agree = loaded is not None and promise.samples in (None, len(loaded)) and loaded.tar_bytes == size
+    if loaded is not None and agree and promise.tar_bytes in (None, size) and not suspicious:
         return loaded, {}
     log.warning("%s and its index do not belong together: reading through the tar", name)
     found = index_of(place, name, alike=promise.alike)
-    if loaded is not None and as_promised:
+    if loaded is not None and _is_promised(loaded, promise, suspicious=suspicious):
         return loaded, _moved(loaded, found)
     if promise.tar_bytes not in (None, size) and not found.damage:
         raise DamagedArtifact(f"the tar was replaced: {size} bytes and whole, its manifest says {promise.tar_bytes}")
@@ -52,17 +55,29 @@ def fit(place: Place, name: str, loaded: TarIndex | None, promise: Promise) -> F
     return found, {}
 
 
-def of_another_tar(place: Place, index: TarIndex, number: int, member: int) -> bool:
-    """Tells whether the header before a member is whole and names another file than the index does."""
-    name, rows = index.sample(number)
-    offset, _, _, kind = rows[member]
+def misplaced(place: Place, index: TarIndex) -> bool:
+    """Tells whether an index is not that of a tar: of some samples over all of it, most do not lie where it says."""
+    numbers = sorted({len(index) * part // _LOOKED_AT for part in range(_LOOKED_AT)})
+    return 2 * sum(_lies_there(place, index, number) for number in numbers) < len(numbers)
+
+
+def _lies_there(place: Place, index: TarIndex, number: int) -> bool:
+    """Compares a sample's first header with the index."""
+    key, rows = index.sample(number)
+    offset, _, _, kind = rows[0]
     header = parse(place.read(offset - BLOCK, BLOCK)) if offset >= BLOCK else None
-    if header is None or len(header.name) >= _NAME_BYTES:
-        return header is None and offset < BLOCK
-    key = name.encode("utf-8", "surrogateescape")
-    if not key.isascii() or len(key) + len(index.extensions[kind]) >= _NAME_BYTES:
-        return False  # its true name is not in this header
-    return header.name.lower() != key.lower() + b"." + index.extensions[kind].encode()
+    name = f"{key}.{index.extensions[kind]}"
+    if header is None or not name.isascii() or len(name) >= _NAME_BYTES:
+        return header is not None  # the true name is not in this header
+    return header.name.lower() == name.lower().encode()
+
+
+def _is_promised(index: TarIndex, promise: Promise, *, suspicious: bool) -> bool:
+    """Tells whether an index is the one that the manifest lists."""
+    if promise.index_sha256 is not None:
+        return hashlib.sha256(index.body).hexdigest() == promise.index_sha256
+    sizes_agree = promise.samples in (None, len(index)) and promise.tar_bytes in (None, index.tar_bytes)
+    return sizes_agree and not suspicious
 
 
 def shown(damage: tuple[Damage, ...], most: int = 3) -> str:

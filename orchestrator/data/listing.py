@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from orchestrator.artifacts import MANIFEST, Shards
-from orchestrator.data.index import build_index, count_samples, index_path
+from orchestrator.data.index import SUFFIX, build_index, count_samples, index_path
 from orchestrator.data.places import check_url, is_url
 from orchestrator.errors import DamagedArtifact, InputError
 
+_DIGEST_BYTES = 32
 _ENTRY = ["path", "size_bytes", "sha256"]
 
 
@@ -20,6 +21,7 @@ class Promise(NamedTuple):
 
     samples: int | None = None
     tar_bytes: int | None = None
+    index_sha256: str | None = None
     alike: bool = True  # a sample that lacks what nearly all others have is half; not so in tars that we wrote
 
 
@@ -41,10 +43,11 @@ class TarList:
                     f"the manifest of {folder} contradicts itself: tars, indexes and tar_bytes differ"
                 )
         else:
-            tars = [entry for entry in manifest["files"] if entry is not None]
+            tars = [entry for entry in manifest["files"] if entry[0].endswith(".tar")]
             self._tars, self._indexes, sizes = [tar for tar, _ in tars], None, [size for _, size in tars]
         self._check_names(folder)
         self._bytes = np.array(sizes, np.int64)
+        self._digests = self._index_digests(manifest["files"])
         self.ends = list(accumulate(self._counts(facts.get("samples_per_tar"))))
 
     def __len__(self) -> int:
@@ -67,7 +70,14 @@ class TarList:
     def promise(self, number: int) -> Promise:
         """Returns what the manifest says of a tar."""
         samples = self.ends[number] - self.begin(number)
-        return Promise(samples, int(self._bytes[number]), self._adopted)
+        digest = self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES].hex()
+        return Promise(samples, int(self._bytes[number]), digest if digest.strip("0") else None, self._adopted)
+
+    def _index_digests(self, files: list[tuple[str, int | bytes]]) -> bytes:
+        """Joins the sha256 of all indexes, in the order of the tars; zeroes where the manifest does not list one."""
+        known = {path: digest for path, digest in files if isinstance(digest, bytes)}
+        names = self._indexes or [tar.removesuffix(".tar") + SUFFIX for tar in self._tars]
+        return b"".join(known.get(name, bytes(_DIGEST_BYTES)) for name in names)
 
     def _beside(self, number: int) -> Path:
         assert self._indexes is not None  # noqa: S101  # asked by index() only
@@ -92,7 +102,7 @@ class TarList:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Reads a manifest, of the files only the tars: as (path, size) where they would be a mapping each."""
+    """Reads a manifest, of each file only what is needed, as a pair where it would be a mapping."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -107,10 +117,11 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _compact(pairs: list[tuple[str, Any]]) -> Any:
+    """Keeps of a tar its path and size, of an index its path and sha256, and of other files the path."""
     if [name for name, _ in pairs] != _ENTRY:
         return dict(pairs)
-    path, size = pairs[0][1], pairs[1][1]
-    return (path, size) if path.endswith(".tar") else None
+    path, size, sha256 = (value for _, value in pairs)
+    return path, bytes.fromhex(sha256) if path.endswith(SUFFIX) else size
 
 
 def _check_inside(folder: Path, relative: str) -> None:

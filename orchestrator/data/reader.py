@@ -6,12 +6,12 @@ import resource
 from bisect import bisect_right
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
 
-from orchestrator.data.fitting import fit, load_index, of_another_tar, shown
-from orchestrator.data.index import TarIndex, index_of, index_path
+from orchestrator.data.fitting import fit, load_index, misplaced, shown
+from orchestrator.data.index import TarIndex, index_path
 from orchestrator.data.listing import Promise, TarList
 from orchestrator.data.places import ReadAhead
 from orchestrator.data.remote import Remote, open_place
@@ -86,7 +86,9 @@ class ShardReader:
         promised = self._promise.samples
         if promised is None or not 0 <= number < promised:
             return IndexError(f"sample {number} of {len(self.index)} in {self.tar}")
-        return DamagedSample(self.tar, "", f"sample {number} of {promised} is not in it{shown(self.index.damage)}")
+        named = [key for key, _ in self.index.damage if key]  # the last numbers stand for what is lost, wherever it lay
+        key = dict(enumerate(named)).get(number - len(self.index), "")
+        return DamagedSample(self.tar, key, f"sample {number} of {promised} is not in it{shown(self.index.damage)}")
 
     def _again(self, number: int, extension: str, offset: int, size: int, *, short: bool) -> Sample:
         """Looks for the fault before giving a sample up: in a copy, in the index, or else in the tar."""
@@ -96,14 +98,14 @@ class ShardReader:
         try:
             if self._place.forget(begin, end - begin):
                 return self.read(number)
-            member = next(at for at, row in enumerate(rows) if row[0] == offset) if not self._moved else 0
-            if not self._doubted and not self._moved and of_another_tar(self._place, self.index, number, member):
+            if not self._doubted and not self._moved and misplaced(self._place, self.index):
                 self._doubted = True
-                log.warning("%s: its index is of another tar: reading through the tar", self.tar)
-                found = index_of(self._place, self.tar, alike=self._promise.alike)
-                if self._promise.samples in (None, len(found)):
-                    self.index = found
-                    return self.read(number)
+                self.index, self._moved = fit(self._place, self.tar, self.index, self._promise, suspicious=True)
+                return self.read(number)
+        except DamagedSample:
+            raise
+        except DamagedArtifact as error:
+            raise DamagedSample(self.tar, "", f"sample {number}: {error}") from error
         except OSError as error:
             raise DamagedSample(self.tar, key, f"it cannot be read: {_told(error)}") from error
         why = "the tar is too short for them" if short else "their checksum does not hold"
@@ -176,6 +178,14 @@ class ShardSet:
         """Closes every open tar."""
         while self._readers:
             self._close_oldest()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes every open tar."""
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves open files behind: another process opens its own."""

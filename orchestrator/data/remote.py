@@ -62,6 +62,7 @@ class RemoteFile:
         self.url = url
         self._remote = remote
         self._driver: tuple[int, Any, str] | None = None
+        self._doubted: set[int] = set()
         self._size = self._stubborn(self._ask_size)
 
     def size(self) -> int:
@@ -80,8 +81,10 @@ class RemoteFile:
         return len(found)
 
     def forget(self, offset: int, size: int) -> bool:  # noqa: ARG002  # nothing is copied
-        """Has no copies."""
-        return False
+        """Has no copies, but the fault may have been one of the way: it says once that another try makes sense."""
+        again = offset not in self._doubted
+        self._doubted.add(offset)
+        return again
 
     def close(self) -> None:
         """Has nothing open: connections belong to the driver."""
