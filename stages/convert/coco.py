@@ -151,6 +151,7 @@ def _caption(annotation: Any) -> str:
     text = annotation["caption"].strip()
     if not text:
         raise BrokenRecord("text is empty", repr(annotation)[:200])
+    text.encode("utf-8")  # refuses half a character
     return str(text)
 
 

@@ -72,7 +72,7 @@ def _found(raw: RawPart, notes: Notes, number: int, name: str, batch: "RecordBat
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
     sample = Sample(
-        key=raw.key(number, plain["key"]),
+        key=raw.key(number, picture.name),
         image=picture.data,
         width_px=picture.width_px,
         height_px=picture.height_px,

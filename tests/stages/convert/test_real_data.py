@@ -1,4 +1,4 @@
-"""The four data sets on real photographs: everything is kept, counts and places are right, bytes are stable."""
+"""All data sets on real photographs: everything is kept, counts and places are right, bytes are stable."""
 
 import hashlib
 import json
@@ -28,6 +28,21 @@ EXPECTED = {
     ("grand_f", "val", None): (1, 1, 5, 0, 5, 0, 0),
     ("pix2cap_coco", "train", None): (1, 0, 30, 2, 30, 0, 0),
     ("pix2cap_coco", "val", None): (1, 0, 17, 1, 17, 0, 0),
+    ("coco", "val", "captions_val2017"): (2, 10, 0, 0, 0, 0, 0),
+    ("coco", "val", "instances_val2017"): (2, 0, 40, 3, 0, 0, 0),
+    ("coco", "val", "panoptic_val2017"): (2, 0, 47, 3, 0, 0, 0),
+    ("coco", "train", "panoptic_train2017"): (1, 0, 30, 2, 0, 0, 0),
+    ("localized_narratives", "val", None): (2, 3, 0, 0, 0, 0, 2627),
+    ("grand", "train", None): (2, 6, 21, 0, 23, 0, 0),
+    ("grit", "train", None): (4, 4, 16, 0, 5, 0, 0),
+    ("longgrit", "train", None): (2, 0, 6, 0, 6, 0, 0),
+    ("ade20k", "train", None): (2, 0, 12, 0, 0, 0, 0),
+}
+# source -> split -> references, expressions; and images of all splits together
+REFERRING = {
+    "refcoco": ({"train": (3, 6), "val": (1, 2), "testA": (2, 4), "testB": (2, 4)}, 2),
+    "refcoco+": ({"train": (2, 4), "val": (1, 1), "testA": (1, 2), "testB": (1, 2)}, 2),
+    "refcocog": ({"train": (2, 3), "val": (1, 1), "test": (2, 3)}, 2),
 }
 
 
@@ -46,6 +61,20 @@ def test_counts_are_those_of_the_pack_and_nothing_is_skipped_or_repaired(
     assert (tmp_path / "shards" / "skipped.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("source", REFERRING)
+def test_splits_of_referring_expressions_have_the_counts_of_the_pack(source: str, tmp_path: Path) -> None:
+    splits, images = REFERRING[source]
+
+    made = {split: convert(tmp_path / split, RAW, source=source, split=split) for split in splits}
+
+    counted = {
+        split: (one.facts["counts"]["regions"], one.facts["counts"]["expressions"]) for split, one in made.items()
+    }
+    assert counted == splits
+    assert len({sample.image for one in made.values() for sample in one.samples()}) == images
+    assert all(one.facts["skipped"]["total"] == 0 and one.facts["repaired"] == {} for one in made.values())
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the sample pack at {SHARED}")
 def test_the_committed_copy_is_the_pack() -> None:
     copied = [path.relative_to(COMMITTED) for path in COMMITTED.rglob("*") if path.is_file()]
@@ -59,10 +88,12 @@ def test_the_committed_copy_is_the_pack() -> None:
     assert differing == []
 
 
-@pytest.mark.parametrize("source", ["llava", "visual_genome", "grand_f", "pix2cap_coco"])
-def test_converting_twice_gives_the_same_bytes(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [*EXPECTED, *((source, "train", None) for source in REFERRING)], ids=str)
+def test_converting_twice_gives_the_same_bytes(part: tuple[str, str, str | None], tmp_path: Path) -> None:
+    source, split, subset = part
+
     def digests(directory: Path) -> dict[str, str]:
-        made = convert(directory, RAW, source=source, samples_per_shard=3).directory
+        made = convert(directory, RAW, source=source, split=split, subset=subset, samples_per_shard=3).directory
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in made.iterdir()}
 
     first = digests(tmp_path / "first")
