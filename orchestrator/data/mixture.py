@@ -41,6 +41,8 @@ def weights_of(units: Mapping[str, int], weights: Mapping[str, float], rules: Or
     """Returns each source's weight: the given one, or by temperature from its number of units, or equal."""
     if weights or rules.temperature is None:
         return {name: float(weights[name]) if weights else 1.0 for name in units}
+    if rules.temperature == 1:
+        return {name: float(size) for name, size in units.items()}
     # by logarithms relative to the largest, so that nothing overflows; to 12 digits, the same on any machine
     largest = math.log(max(units.values()))
     powers = {name: math.exp((math.log(size) - largest) / rules.temperature) for name, size in units.items()}

@@ -84,10 +84,11 @@ class PackingPlan:
         fitting = np.flatnonzero((found > 0) & (found <= int(lengths[number])))
         if len(fitting):
             return int(candidates[fitting[found[fitting].argmax()]])
-        others = [shortest for shortest in self._shortest if shortest != number]
+        others = [other for other in self._shortest if other != number]
         if not others:
             raise InputError(f"sample {number} is damaged, and no other of its source can take its place")
-        return int(others[(attempt - 1) % len(others)])
+        no_longer = [other for other in others if lengths[other] <= lengths[number]] or others
+        return int(no_longer[(attempt - 1) % len(no_longer)])
 
 
 def make_plan(directory: Path, lengths: Lengths, rule: PackRule | BucketRule) -> PackingPlan:

@@ -33,15 +33,16 @@ class Quality:
 
 def measure_quality(shuffle: Callable[[Numbers], Numbers], size: int, *, block: int, batch: int) -> Quality:
     """Measures a permutation of 0 .. size-1; of a large one, stretches of 64 batches evenly over the whole."""
-    stretch = min(size, 64 * batch)
+    batch = min(batch, size)
+    stretch = min(size // batch, 64) * batch
     stretches = max(1, min(size // stretch, _MOST_PLACES // stretch))
     starts = np.linspace(0, size - stretch, stretches).astype(np.uint64)
     places: Numbers = np.add.outer(starts, np.arange(stretch, dtype=np.uint64))
     numbers = shuffle(places.ravel()).reshape(places.shape)
-    batches = numbers[:, : stretch // batch * batch].reshape(-1, min(batch, stretch))
+    batches = numbers.reshape(-1, batch)
     return Quality(
         blocks_per_batch=_distinct(batches // np.uint64(block)),
-        blocks_per_batch_full=_expected(size, block, batches.shape[1]),
+        blocks_per_batch_full=_expected(size, block, batch),
         rank_correlation=abs(_correlation(places, numbers)),
         neighbour_correlation=abs(_correlation(batches[:, :-1], batches[:, 1:])),
         open_blocks=_distinct(numbers // np.uint64(block)),
