@@ -128,6 +128,9 @@ class _Pool(Generic[Result]):
     ) -> None:
         import torch
 
+        from orchestrator.data.parcel import pack, unpack  # before forking: no worker should have to
+
+        self._pack, self._unpack = pack, unpack
         self._compute = compute
         self._count = count
         self._settings = workers
@@ -146,8 +149,6 @@ class _Pool(Generic[Result]):
 
     def result(self, number: int) -> Result:
         """Waits for a result, and lets the workers go on to the ones after it."""
-        from orchestrator.data.parcel import unpack
-
         while (parcel := self._taken(number)) is None:
             wait([worker.line for worker in self._workers], timeout=_LOOK_EVERY_S)
             for worker in self._workers:
@@ -155,7 +156,7 @@ class _Pool(Generic[Result]):
             self._look_after()
         self._ends.pop(number, None)
         self._hand_out()
-        made: tuple[Result, Exception | None] = unpack(parcel, pinned=self._pinned)
+        made: tuple[Result, Exception | None] = self._unpack(parcel, pinned=self._pinned)
         result, error = made
         if error is not None:
             raise error
@@ -219,13 +220,15 @@ class _Pool(Generic[Result]):
         with _held_back(_NOT_FOR_WORKERS):  # until the worker ignores them
             pid = os.fork()
             if pid == 0:
-                _work(self._compute, its, [number for number in not_its if number >= 0], parent)
+                _work(self._compute, self._pack, its, [number for number in not_its if number >= 0], parent)
         its.close()
         mine.setblocking(False)
         return _Worker(pid, mine)
 
 
-def _work(compute: Callable[[int], Any], line: socket.socket, not_mine: Sequence[int], parent: int) -> NoReturn:
+def _work(
+    compute: Callable[[int], Any], pack: Callable[[Any], int], line: socket.socket, not_mine: Sequence[int], parent: int
+) -> NoReturn:
     """Computes what it is asked for until nobody asks any more. Never returns into the trainer's code."""
     try:
         die_with(parent)
@@ -235,7 +238,7 @@ def _work(compute: Callable[[int], Any], line: socket.socket, not_mine: Sequence
         for file in not_mine:
             os.close(file)
         gc.freeze()  # what came from the trainer stays shared with it: a collection would write to all of it
-        _serve(compute, line)
+        _serve(compute, pack, line)
     except BaseException:  # noqa: BLE001  # the exit status tells the trainer
         traceback.print_exc()
         sys.stderr.flush()
@@ -243,10 +246,8 @@ def _work(compute: Callable[[int], Any], line: socket.socket, not_mine: Sequence
     os._exit(0)
 
 
-def _serve(compute: Callable[[int], Any], line: socket.socket) -> None:
+def _serve(compute: Callable[[int], Any], pack: Callable[[Any], int], line: socket.socket) -> None:
     import torch
-
-    from orchestrator.data.parcel import pack
 
     torch.set_num_threads(1)  # its threads are the trainer's and did not come along; the workers are the parallelism
     while asked := line.recv(_NUMBER_BYTES):

@@ -133,7 +133,8 @@ def _tell(
     # every step, in full precision: two curves can be compared bit for bit
     context.journal.append("loss", step=step, value=seen.losses["loss"], data_wait_s=window.step_wait_s())
     shown = {"samples_per_s": window.samples_per_s(), "data_wait_share": window.wait_share()}
-    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **shown)
+    bad = {"bad_samples": scalars["bad_samples"]} if scalars["bad_samples"] else {}
+    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
     if step % train.log_every and step != train.steps:
         return
     # of the rank that waited longest, as the others wait for it
