@@ -1,6 +1,7 @@
 """What the manifest of a set of shards says of its tars, in little memory: a set may have a hundred thousand."""
 
 import json
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from orchestrator.artifacts import MANIFEST, Shards
-from orchestrator.data.index import SUFFIX, build_index, count_samples, index_path
+from orchestrator.data.index import SUFFIX, build_index, count_samples
 from orchestrator.data.places import check_url, is_url
 from orchestrator.errors import DamagedArtifact, InputError
 
-_DIGEST_BYTES = 32
+_NO_DIGEST = bytes(32)
 _ENTRY = ["path", "size_bytes", "sha256"]
 
 
@@ -37,17 +38,17 @@ class TarList:
         facts = manifest["facts"]
         self._adopted = "tars" in facts
         if self._adopted:
-            self._tars, self._indexes, sizes = facts["tars"], facts["indexes"], facts["tar_bytes"]
-            if not len(self._tars) == len(self._indexes) == len(sizes):
-                raise DamagedArtifact(
-                    f"the manifest of {folder} contradicts itself: tars, indexes and tar_bytes differ"
-                )
+            tars, indexes, sizes = facts["tars"], facts["indexes"], facts["tar_bytes"]
         else:
-            tars = [entry for entry in manifest["files"] if entry[0].endswith(".tar")]
-            self._tars, self._indexes, sizes = [tar for tar, _ in tars], None, [size for _, size in tars]
-        self._check_names(folder)
-        self._bytes = np.array(sizes, np.int64)
-        self._digests = self._index_digests(manifest["files"])
+            pairs = [entry for entry in manifest["files"] if entry[0].endswith(".tar")]
+            tars, sizes = [tar for tar, _ in pairs], [size for _, size in pairs]
+            indexes = [tar.removesuffix(".tar") + SUFFIX for tar in tars]
+        if not len(tars) == len(indexes) == len(sizes):
+            raise DamagedArtifact(f"the manifest of {folder} contradicts itself: tars, indexes and tar_bytes differ")
+        _check_names(folder, tars, indexes, adopted=self._adopted)
+        self._tars, self._indexes, self._bytes = _Names(tars), _Names(indexes), np.array(sizes, np.int64)
+        digests = {path: digest for path, digest in manifest["files"] if isinstance(digest, bytes)}
+        self._digests = b"".join(digests.get(name, _NO_DIGEST) for name in indexes)
         self.ends = list(accumulate(self._counts(facts.get("samples_per_tar"))))
 
     def __len__(self) -> int:
@@ -56,12 +57,12 @@ class TarList:
 
     def tar(self, number: int) -> str:
         """Returns where a tar lies: a path or a URL."""
-        name: str = self._tars[number]
+        name = self._tars[number]
         return name if is_url(name) else str(self._folder / name)
 
     def index(self, number: int) -> Path:
         """Returns where the index of a tar lies."""
-        return index_path(self._folder / self._tars[number]) if self._indexes is None else self._beside(number)
+        return self._folder / self._indexes[number]
 
     def begin(self, number: int) -> int:
         """Returns the number of a tar's first sample within the set."""
@@ -70,28 +71,9 @@ class TarList:
     def promise(self, number: int) -> Promise:
         """Returns what the manifest says of a tar."""
         samples = self.ends[number] - self.begin(number)
-        digest = self._digests[number * _DIGEST_BYTES : (number + 1) * _DIGEST_BYTES].hex()
-        return Promise(samples, int(self._bytes[number]), digest if digest.strip("0") else None, self._adopted)
-
-    def _index_digests(self, files: list[tuple[str, int | bytes]]) -> bytes:
-        """Joins the sha256 of all indexes, in the order of the tars; zeroes where the manifest does not list one."""
-        known = {path: digest for path, digest in files if isinstance(digest, bytes)}
-        names = self._indexes or [tar.removesuffix(".tar") + SUFFIX for tar in self._tars]
-        return b"".join(known.get(name, bytes(_DIGEST_BYTES)) for name in names)
-
-    def _beside(self, number: int) -> Path:
-        assert self._indexes is not None  # noqa: S101  # asked by index() only
-        return self._folder / str(self._indexes[number])
-
-    def _check_names(self, folder: Path) -> None:
-        """Refuses names that lead out of the folder; only who adopts tars may say where else they lie."""
-        for name in self._tars:
-            if is_url(name):
-                check_url(name)
-            elif not self._adopted or not name.startswith("/"):
-                _check_inside(folder, name)
-        for name in self._indexes or ():
-            _check_inside(folder, name)
+        digest = self._digests[number * len(_NO_DIGEST) : (number + 1) * len(_NO_DIGEST)]
+        sha256 = None if digest == _NO_DIGEST else digest.hex()
+        return Promise(samples, int(self._bytes[number]), sha256, self._adopted)
 
     def _counts(self, counts: Any) -> list[int]:
         """Takes the samples per tar from the manifest, or else from the indexes."""
@@ -99,6 +81,20 @@ class TarList:
             return counts
         indexes = [(self.index(number), self.tar(number)) for number in range(len(self))]
         return [count_samples(index) if index.is_file() else len(build_index(Path(tar))) for index, tar in indexes]
+
+
+class _Names:
+    """Many texts as one: a string each would cost more memory than all else about a set."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._text = "".join(names)
+        self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> str:
+        return self._text[int(self._ends[number - 1]) if number else 0 : int(self._ends[number])]
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -122,6 +118,17 @@ def _compact(pairs: list[tuple[str, Any]]) -> Any:
         return dict(pairs)
     path, size, sha256 = (value for _, value in pairs)
     return path, bytes.fromhex(sha256) if path.endswith(SUFFIX) else size
+
+
+def _check_names(folder: Path, tars: Sequence[str], indexes: Sequence[str], *, adopted: bool) -> None:
+    """Refuses names that lead out of the folder; only who adopts tars may say where else they lie."""
+    for name in tars:
+        if is_url(name):
+            check_url(name)
+        elif not adopted or not name.startswith("/"):
+            _check_inside(folder, name)
+    for name in indexes:
+        _check_inside(folder, name)
 
 
 def _check_inside(folder: Path, relative: str) -> None:
