@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 from orchestrator.data.grouping import Damage, Samples, group
 from orchestrator.data.places import LocalFile, Place
 from orchestrator.data.scan import scan
-from orchestrator.errors import DamagedArtifact, InputError
+from orchestrator.errors import DamagedArtifact
 
 SUFFIX = ".idx"
 _MAGIC, _VERSION = b"ORCH-IDX", 2
@@ -131,7 +131,7 @@ def index_of(place: Place, name: str, *, alike: bool = True) -> TarIndex:
     start = place.read(0, 8)
     for magic, program in _COMPRESSED.items():
         if start.startswith(magic):
-            raise InputError(f"{name} is compressed with {program}: no sample can be found in it; unpack it first")
+            raise DamagedArtifact(f"{name} is compressed with {program}: no sample can be found in it; unpack it first")
     samples = group(scan(place), alike=alike)
     if size == 0:
         samples = samples._replace(damage=[Damage("", "the tar is empty: zero bytes")])
