@@ -47,8 +47,13 @@ class Children:
         """Begins a piece of work; `name` says in errors what it was ("tar 17")."""
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(sender, os.getpid(), work), daemon=True)
-        process.start()
-        sender.close()
+        try:
+            process.start()
+        except OSError as error:  # no memory, or too many processes
+            receiver.close()
+            raise SurroundingsError(f"{name}: no process can be started for it: {error.strerror}") from error
+        finally:
+            sender.close()
         self._children[name] = _Child(process=process, pipe=receiver)
 
     def listen(self, timeout_s: float) -> list[tuple[str, Any]]:
@@ -83,7 +88,7 @@ class Children:
             child.process.join()
             oom_kills = kernel_oom_kills() - self._oom_kills_before
             _, what = cause_of_exit(child.process.exitcode or 0, oom_kills=oom_kills)
-            raise SurroundingsError(f"{name}: its process died: {what}") from None
+            raise SurroundingsError(f"{name}: its process ended before its work was done: {what}") from None
         return heard
 
     def _leave(self, name: str, child: "_Child", word: "_Done") -> None:
