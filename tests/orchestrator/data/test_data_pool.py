@@ -50,8 +50,11 @@ def open_files() -> list[str]:
     return sorted(link.readlink().name for link in map(Path, list(links)) if link.is_symlink())
 
 
-def in_shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def in_shared_memory(pid: int) -> list[str]:
+    """Lists what a process has open or mapped under /dev/shm: other programs leave their own things there."""
+    files = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    return [place for place in files + maps if "/dev/shm" in place]
 
 
 def touched(directory: Path) -> int:
@@ -216,13 +219,13 @@ def test_leaving_early_ends_the_workers_and_closes_their_files() -> None:
 
 
 def test_workers_that_die_leave_nothing_open_and_nothing_in_shared_memory() -> None:
-    before, shared = open_files(), in_shared_memory()
+    before = open_files()
 
-    for _, pid in pool(lambda _: (torch.zeros(10**5), os.getpid()), 30, 2):
+    for _, pid, shared in pool(lambda _: (torch.zeros(10**5), os.getpid(), in_shared_memory(os.getpid())), 30, 2):
+        assert [] == shared == in_shared_memory(os.getpid())
         kill(pid)
 
     assert before == open_files()
-    assert shared == in_shared_memory()
 
 
 def test_a_new_worker_holds_no_batches_and_no_lines_of_others() -> None:
@@ -276,12 +279,12 @@ for _ in computed(compute, 100, Workers(number=3), name_of=str):
 
 
 def test_when_the_trainer_is_killed_no_worker_and_no_shared_memory_is_left() -> None:
-    shared = in_shared_memory()
     with subprocess.Popen([sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None
         workers = [int(trainer.stdout.readline()) for _ in range(3)]
         assert all(alive(pid) for pid in workers)
+        shared = [place for pid in (trainer.pid, *workers) for place in in_shared_memory(pid)]
         trainer.kill()
 
         assert until(lambda: not any(alive(pid) for pid in workers))
-    assert shared == in_shared_memory()
+    assert shared == []
