@@ -68,7 +68,7 @@ def _measured(folder: Path, python: Path | None, names: Sequence[str], cells: st
                 yield from _told("a", reading.read_raw(able, size.samples, size.repeats))
             if "c" in cells:
                 yield from _told("c", resuming.resume(able, size.samples, size.repeats))
-                yield from _told("c", resuming.resume_at_any_size(able[0], folder, size.sets, size.repeats))
+                yield from _told("c", resuming.resume_at_any_size(folder, size.sets, size.repeats))
         if "b" in cells:
             able, claims_of_the_unable = _prepared(rivals, decoded, folder / "b")
             yield from claims_of_the_unable

@@ -59,7 +59,7 @@ class Rival:
             raise Cannot(f"its process ended: {last[:200]}")
         answer: dict[str, Any] = json.loads(line)
         if "cannot" in answer:
-            raise Cannot(answer["cannot"])
+            raise Cannot(" ".join(answer["cannot"].split())[:200])
         return answer
 
     def __enter__(self) -> Self:

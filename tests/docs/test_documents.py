@@ -14,7 +14,7 @@ from orchestrator.recipe import load_recipe
 from stages import FAMILIES, STAGES
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("orchestrator", "stages", "slurm", "recipes", "tests")
+ROOMS = ("orchestrator", "stages", "slurm", "recipes", "tests", "benchmarks")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

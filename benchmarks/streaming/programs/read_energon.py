@@ -20,7 +20,7 @@ from megatron.energon import (
     stateless,
 )  # fmt: skip
 
-from benchmarks.streaming.programs.serve import BATCH, Library, serve
+from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
 from benchmarks.streaming.programs.work import Done, Pair, raw
 
 _PREPARE = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CrudeWebdataset", "--no-progress"]
@@ -69,9 +69,9 @@ class Energon:
         program = Path(sys.executable).parent / "energon"
         subprocess.run([str(program), "prepare", str(self._path), *_PREPARE], check=True, stdout=sys.stderr)
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Reads one epoch."""
-        batches: Iterable[Done] = get_loader(self._dataset(collate, shuffled=shuffled, workers=workers))
+        batches: Iterable[Done] = get_loader(self._dataset(collate, shuffled=order != "none", workers=workers))
         return batches
 
     def resume_at(self, sample: int) -> Callable[[], int]:

@@ -7,7 +7,7 @@ from typing import Any
 import litdata
 import webdataset
 
-from benchmarks.streaming.programs.serve import BATCH, Library, serve
+from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
 from benchmarks.streaming.programs.work import Done, Pair, raw
 
 
@@ -19,9 +19,9 @@ class LitData:
         self._path = Path(folder) / "litdata"
         litdata.optimize(fn=_samples, inputs=list(tars), output_dir=str(self._path), chunk_bytes="64MB", num_workers=1)
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Reads one epoch."""
-        batches: Iterable[Done] = self._loader(collate, shuffled=shuffled, workers=workers)
+        batches: Iterable[Done] = self._loader(collate, shuffled=order != "none", workers=workers)
         return batches
 
     def resume_at(self, sample: int) -> Callable[[], int]:
@@ -54,7 +54,8 @@ class _Collate:
         self._work = work
 
     def __call__(self, samples: Sequence[Any]) -> Done:
-        return self._work([(sample["jpg"], sample["json"]) for sample in samples])
+        # it hands out views of mapped files, whose bytes nobody has read yet
+        return self._work([(bytes(sample["jpg"]), bytes(sample["json"])) for sample in samples])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import transformers  # noqa: F401  # looks for torchvision when it is imported: before anything stands in for it
 import webdataset
 
-from benchmarks.streaming.programs.serve import BATCH, Library, serve
+from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
 from benchmarks.streaming.programs.work import Done, Pair, raw
 
 for _name, _value in (("datasets.VisionDataset", object), ("transforms.functional.to_tensor", None)):
@@ -36,10 +37,9 @@ class Mosaic:
             for sample in webdataset.WebDataset(list(tars), shardshuffle=False):
                 writer.write({"jpg": sample["jpg"], "json": sample["json"]})
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Reads one epoch."""
-        batches: Iterable[Done] = self._loader(collate, shuffled=shuffled, workers=workers)
-        return batches
+        return (batch["done"] for batch in self._loader(collate, shuffled=order != "none", workers=workers))
 
     def resume_at(self, sample: int) -> Callable[[], int]:
         """Goes there once and saves its state."""
@@ -52,7 +52,7 @@ class Mosaic:
         def go_on() -> int:
             again = self._loader(raw, shuffled=True, workers=0)
             again.load_state_dict(state)
-            return int(next(iter(again)).samples)
+            return int(next(iter(again))["done"].samples)
 
         return go_on
 
@@ -66,8 +66,12 @@ class _Collate:
     def __init__(self, work: Callable[[Sequence[Pair]], Done]) -> None:
         self._work = work
 
-    def __call__(self, samples: Sequence[Any]) -> Done:
-        return self._work([(sample["jpg"], sample["json"]) for sample in samples])
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
+        # its loader counts samples by the length of the first value
+        return {
+            "counted": [0] * len(samples),
+            "done": self._work([(sample["jpg"], sample["json"]) for sample in samples]),
+        }
 
 
 if __name__ == "__main__":

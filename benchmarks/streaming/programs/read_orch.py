@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-from benchmarks.streaming.programs.serve import BATCH, Library, serve
+from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
 from benchmarks.streaming.programs.work import Done, Pair
 from orchestrator.data.reader import ShardReader
+from orchestrator.data.rules import OrderRules, ShuffleRule
 from orchestrator.data.stream import Drawn, SampleStream
 
 
@@ -17,18 +19,18 @@ class Orch:
         self._tars = tars
         self._shards = Path(tars[0]).parent
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Reads one epoch."""
-        if not shuffled and not workers:
+        if order == "none":
             return self._in_order(collate)
-        stream = self._stream(workers)
+        stream = self._stream(workers, order)
         return stream.batches(_Collate(collate), start_step=0, steps=stream.samples["a"] // BATCH)
 
     def resume_at(self, sample: int) -> Callable[[], int]:
         """Needs to know nothing but the step."""
 
         def go_on() -> int:
-            return len(next(iter(self._stream(0).batches(_as_drawn, start_step=sample // BATCH, steps=1))))
+            return len(next(iter(self._stream(0, "full").batches(_as_drawn, start_step=sample // BATCH, steps=1))))
 
         return go_on
 
@@ -46,9 +48,9 @@ class Orch:
                 yield collate(pairs)
             reader.close()
 
-    def _stream(self, workers: int) -> SampleStream:
+    def _stream(self, workers: int, order: Literal["blocks", "full"]) -> SampleStream:
         return SampleStream(
-            {"a": self._shards}, weights={}, seed=0, global_batch=BATCH, micro_batch=BATCH, world_rank=0, world_size=1,
+            {"a": self._shards}, weights={}, rules=OrderRules(shuffle=ShuffleRule(mode=order)), seed=0, global_batch=BATCH, micro_batch=BATCH, world_rank=0, world_size=1,
             workers=workers,
         )  # fmt: skip
 

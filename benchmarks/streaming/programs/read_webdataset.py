@@ -6,7 +6,7 @@ from typing import Any
 
 import webdataset
 
-from benchmarks.streaming.programs.serve import BATCH, Library, serve
+from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
 from benchmarks.streaming.programs.work import Done, Pair
 
 
@@ -17,9 +17,9 @@ class WebDataset:
         """Needs nothing but the tars."""
         self._tars = list(tars)
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Reads one epoch; workers share the tars."""
-        samples: Any = self._samples(shuffled=shuffled)
+        samples: Any = self._samples(shuffled=order != "none")
         batched = samples.batched(BATCH, collation_fn=_Collate(collate))
         batches: Iterable[Done] = webdataset.WebLoader(batched, batch_size=None, num_workers=workers)
         return batches if workers else iter(batched)

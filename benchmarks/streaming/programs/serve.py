@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from benchmarks.streaming.programs.work import WORKS, Done, Pair
 
 BATCH = 64
+Order = Literal["none", "blocks", "full"]  # who shuffles in one way only does that for both of the last
 
 
 class Library(Protocol):
@@ -22,7 +23,7 @@ class Library(Protocol):
     def prepare(self, tars: Sequence[str], folder: str) -> None:
         """Gets ready to read these tars: whatever must be done once for a data set. Not timed."""
 
-    def batches(self, *, shuffled: bool, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
+    def batches(self, *, order: Order, workers: int, collate: Callable[[Sequence[Pair]], Done]) -> Iterable[Done]:
         """Delivers every sample once, in batches that `collate` has worked on; in the workers if there are any."""
 
     def resume_at(self, sample: int) -> Callable[[], int]:
@@ -50,17 +51,17 @@ def _answer(library: Library, request: dict[str, Any]) -> dict[str, Any]:
         library.prepare(request["tars"], request["folder"])
         return {"seconds": 0.0}
     if request["do"] == "read":
-        return _read(library, request["work"], shuffled=request["shuffled"], workers=request["workers"])
+        return _read(library, request["work"], order=request["order"], workers=request["workers"])
     go_on = library.resume_at(request["sample"])
     start = time.perf_counter()
     samples = go_on()
     return {"seconds": time.perf_counter() - start, "samples": samples}
 
 
-def _read(library: Library, work: str, *, shuffled: bool, workers: int) -> dict[str, Any]:
+def _read(library: Library, work: str, *, order: Order, workers: int) -> dict[str, Any]:
     samples = size = 0
     start = time.perf_counter()
-    for done in library.batches(shuffled=shuffled, workers=workers, collate=WORKS[work]):
+    for done in library.batches(order=order, workers=workers, collate=WORKS[work]):
         samples += done.samples
         size += done.bytes
     return {"seconds": time.perf_counter() - start, "samples": samples, "bytes": size}
