@@ -30,7 +30,7 @@ class _Size(NamedTuple):
 
 
 _FULL = _Size(samples=20_000, decoded=5_000, repeats=5, sets=(10**4, 10**5, 10**6, 10**7))
-_QUICK = _Size(samples=3_000, decoded=1_000, repeats=2, sets=(10**4, 10**6))
+_QUICK = _Size(samples=3_000, decoded=500, repeats=2, sets=(10**4, 10**6))
 
 
 def main() -> None:
@@ -59,7 +59,9 @@ def main() -> None:
 
 def _measured(folder: Path, python: Path | None, names: Sequence[str], cells: str, size: _Size) -> Iterator[Claim]:
     shards = write_set(folder / "shards", size.samples)
-    decoded = write_set(folder / "decoded", size.decoded, samples_per_shard=250) if "b" in cells else shards
+    decoded = (
+        write_set(folder / "decoded", size.decoded, samples_per_shard=size.decoded // 8) if "b" in cells else shards
+    )
     with _rivals(folder, python, names) as rivals:
         if "a" in cells or "c" in cells:
             able, claims_of_the_unable = _prepared(rivals, shards, folder / "raw")

@@ -24,6 +24,8 @@ def read_raw(rivals: Sequence[Rival], samples: int, repeats: int) -> list[Claim]
     claims = []
     for name, turns in (("in order", in_order), ("shuffled", [*shuffled, fully])):
         rates, why = _rates(turns, samples, repeats)
+        if not rivals[1:]:
+            claims += [_alone(f"a. raw reading, {name}: {turn.name}", rates[turn.name], note) for turn in turns]
         for rival in rivals[1:]:
             bar = RAW_BARS.get(rival.name)
             claims.append(_claim(f"a. raw reading, {name}", OURS, rates, why, rival.name, bar=bar, note=note))
@@ -43,6 +45,8 @@ def read_decoded(rivals: Sequence[Rival], samples: int, repeats: int) -> list[Cl
         request = {"do": "read", "work": "decode", "order": "blocks", "workers": workers}
         rates, why = _rates([_Turn(rival.name, rival, request) for rival in rivals], samples, repeats)
         best = max((name for name in rates if name != OURS), key=lambda name: median(rates[name]), default="")
+        if not rivals[1:]:
+            claims.append(_alone(f"b. JPEG decoded, {words}", rates[OURS], note))
         for rival in rivals[1:]:
             bar = DECODED_BAR if rival.name == best else None
             claims.append(_claim(f"b. JPEG decoded, {words}", OURS, rates, why, rival.name, bar=bar, note=note))
@@ -75,6 +79,10 @@ def _rates(turns: Sequence[_Turn], samples: int, repeats: int) -> tuple[Rates, d
     if OURS in why:
         raise SystemExit(f"ours failed: {why[OURS]}")
     return rates, why
+
+
+def _alone(name: str, rates: Sequence[float], note: str) -> Claim:
+    return claim(name, rates, None, "samples/s", peer_name=None, bar=None, note=note)
 
 
 def _claim(

@@ -67,11 +67,8 @@ class _Collate:
         self._work = work
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
-        # its loader counts samples by the length of the first value
-        return {
-            "counted": [0] * len(samples),
-            "done": self._work([(sample["jpg"], sample["json"]) for sample in samples]),
-        }
+        done = self._work([(sample["jpg"], sample["json"]) for sample in samples])
+        return {"counted": [0] * len(samples), "done": done}  # its loader counts samples by the first value's length
 
 
 if __name__ == "__main__":

@@ -49,9 +49,10 @@ class Orch:
             reader.close()
 
     def _stream(self, workers: int, order: Literal["blocks", "full"]) -> SampleStream:
+        rules = OrderRules(shuffle=ShuffleRule(mode=order))
         return SampleStream(
-            {"a": self._shards}, weights={}, rules=OrderRules(shuffle=ShuffleRule(mode=order)), seed=0, global_batch=BATCH, micro_batch=BATCH, world_rank=0, world_size=1,
-            workers=workers,
+            {"a": self._shards}, weights={}, rules=rules, seed=0, global_batch=BATCH, micro_batch=BATCH, world_rank=0,
+            world_size=1, workers=workers,
         )  # fmt: skip
 
 
