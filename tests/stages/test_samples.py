@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from stages.samples import Region, Rle, Sample, TimedPoint, Turn
+from stages.samples import Caption, Grounding, Region, Rle, Sample, TimedPoint, Turn, Utterance
 from stages.vision import rle_from_mask
 
 JPEG = b"\xff\xd8\xff rest of a picture"
@@ -38,6 +38,90 @@ def test_a_sample_comes_back_as_it_was() -> None:
     sample = a_sample()
 
     assert Sample.from_members("one", sample.to_members()) == sample
+
+
+def a_full_sample() -> Sample:
+    sample = a_sample()
+    more = Caption(text="noch ein Pferd", groundings=(Grounding(span=(5, 14), regions=(0, 1)),))
+    return replace(
+        sample,
+        regions=(replace(sample.regions[0], more_phrases=("a horse", "馬")), sample.regions[1]),
+        more_captions=(more, Caption(text="leer")),
+        utterances=(Utterance(text="ein Pferd", start_s=0, end_s=1.5),),
+    )
+
+
+def test_further_captions_phrases_and_utterances_come_back_as_they_were() -> None:
+    sample = a_full_sample()
+
+    assert Sample.from_members("one", sample.to_members()) == sample
+
+
+def test_what_a_sample_does_not_have_is_not_written() -> None:
+    plain = json.loads(a_sample().to_members()["json"])
+
+    assert {"more_captions", "utterances"}.isdisjoint(plain)
+    assert all("more_phrases" not in region for region in plain["regions"])
+
+
+@pytest.mark.parametrize(
+    ("grounding", "problem"),
+    [
+        (Grounding(span=(5, 15), regions=(0,)), "is not inside its text of 14 characters"),
+        (Grounding(span=(5, 5), regions=(0,)), "is not inside its text of 14 characters"),
+        (Grounding(span=(0, 4), regions=(2,)), "but the image has 2"),
+        (Grounding(span=(0, 4), regions=(-1,)), "but the image has 2"),
+        (Grounding(span=(0, 4), regions=()), "but the image has 2"),
+    ],
+)
+def test_groundings_of_a_further_caption_must_fit_it_and_the_regions(grounding: Grounding, problem: str) -> None:
+    with pytest.raises(InputError, match=rf"sample 'one': more_captions\[0\]\.groundings: .*{problem}"):
+        replace(a_sample(), more_captions=(Caption(text="noch ein Pferd", groundings=(grounding,)),))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_points_and_times_must_be_numbers(value: float) -> None:
+    point = a_sample().points[0]
+
+    with pytest.raises(InputError, match="a point or a time of it is not a number"):
+        replace(a_sample(), points=(replace(point, y_unit=value),))
+    with pytest.raises(InputError, match="a point or a time of it is not a number"):
+        replace(a_sample(), utterances=(Utterance(text="a", start_s=0, end_s=value),))
+
+
+@pytest.mark.parametrize(
+    "field", ["caption", "phrase", "more_phrases", "more_captions", "utterances", "turns", "points"]
+)
+def test_half_a_character_is_refused_in_every_text(field: str) -> None:
+    half, sample = "half \ud83d", a_sample()
+    changes: dict[str, object] = {
+        "caption": half + sample.caption,
+        "phrase": (replace(sample.regions[0], phrase=half),),
+        "more_phrases": (replace(sample.regions[0], more_phrases=(half,)),),
+        "more_captions": (Caption(text=half),),
+        "utterances": (Utterance(text=half, start_s=0, end_s=1),),
+        "turns": (Turn(question=half, answer="a"),),
+        "points": (replace(sample.points[0], word=half),),
+    }
+    name = "regions" if field in ("phrase", "more_phrases") else field
+
+    with pytest.raises(InputError, match="sample 'one': half a character in a text"):
+        replace(sample, **{name: changes[field]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"more_captions": {}}, {"more_captions": [{"text": "a"}]}, {"more_captions": [{"text": 7, "groundings": []}]},
+        {"more_captions": [{"text": "ab", "groundings": [{"span": [0], "regions": [0]}]}]},
+        {"more_captions": [{"text": "ab", "groundings": [{"span": [0, float("nan")], "regions": [0]}]}]},
+        {"more_captions": [{"text": "ab", "groundings": [{"span": [0, 1], "regions": ["0"]}]}]},
+        {"utterances": [{"text": "a", "start_s": "0", "end_s": 1}]}, {"utterances": None},
+    ],
+)  # fmt: skip
+def test_further_fields_of_the_wrong_type_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="sample 'one'"):
+        Sample.from_members("one", edited(**change))
 
 
 def test_equal_samples_are_equal_bytes_even_after_a_round_trip() -> None:

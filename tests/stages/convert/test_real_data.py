@@ -92,13 +92,15 @@ def test_the_committed_copy_is_the_pack() -> None:
 def test_converting_twice_gives_the_same_bytes(part: tuple[str, str, str | None], tmp_path: Path) -> None:
     source, split, subset = part
 
-    def digests(directory: Path) -> dict[str, str]:
-        made = convert(directory, RAW, source=source, split=split, subset=subset, samples_per_shard=3).directory
+    def digests(directory: Path, **config: int) -> dict[str, str]:
+        made = convert(
+            directory, RAW, source=source, split=split, subset=subset, samples_per_shard=3, **config
+        ).directory
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in made.iterdir()}
 
-    first = digests(tmp_path / "first")
+    first = digests(tmp_path / "first", processes=1)
 
-    assert digests(tmp_path / "second") == first
+    assert digests(tmp_path / "second", processes=3) == first
     assert "shard-000000.tar" in first
 
 
