@@ -21,7 +21,13 @@ RECIPE = {
     "stages": {
         "photos": {
             "stage": "convert_shards",
-            "config": {"source": "jsonl", "root": "mine", "file": "data.jsonl", "samples_per_shard": 10},
+            "config": {
+                "source": "jsonl",
+                "root": "mine",
+                "file": "data.jsonl",
+                "samples_per_shard": 10,
+                "processes": 1,
+            },
             "resources": {"tasks_per_node": 2},
         }
     },
