@@ -12,6 +12,7 @@ from orchestrator.data.order import Draw, Order, share
 from orchestrator.data.packing import PackingPlan
 from orchestrator.data.pool import Workers, computed
 from orchestrator.data.reader import ShardSet
+from orchestrator.data.remote import Remote
 from orchestrator.data.rules import OrderRules
 from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
 from orchestrator.records import record
@@ -19,14 +20,14 @@ from orchestrator.records import record
 Batch = TypeVar("Batch")
 
 _PLAIN = OrderRules()
-_MOST_STAND_INS = 32  # for one draw; at the usual 1 % of damage the second one fails once in a million draws
+_MOST_STAND_INS = 32  # for one draw: with half of a source damaged, one draw in eight billion finds none
 
 
 @record
 class Drawn:
     """One sample as it was drawn for a step."""
 
-    source: str  # the name of the input it came from: equal for all samples of a step, on all ranks
+    source: str  # the name of the input it came from; where steps take turns, equal for all samples of one
     key: str
     members: Mapping[str, bytes]  # extension -> content
     seed: int  # for augmentation and choice of wording: a function of (seed, source, epoch, index), never of the rank
@@ -63,6 +64,7 @@ class SampleStream:
         workers: int = 0,
         prefetch: int = 2,
         worker_timeout_s: float = 120.0,
+        remote: Remote | None = None,
     ) -> None:
         """Opens the sources. `weights` are shares of the turns, empty = equal; `workers` are processes of this rank.
 
@@ -76,7 +78,7 @@ class SampleStream:
             raise InputError(
                 f"prefetch must be 1 or more and worker_timeout_s above 0, not {prefetch} and {worker_timeout_s}"
             )
-        self._sets = {name: ShardSet(path) for name, path in shards.items()}
+        self._sets = {name: ShardSet(path, remote=remote) for name, path in shards.items()}
         self.order = Order(seed, self.samples, weights, global_batch, rules, plans)
         self._per_place = dict.fromkeys(shards, 1.0)
         for name, plan in (plans or {}).items():

@@ -184,6 +184,7 @@ def every_sample_once_an_epoch(drawn: Sequence[Row], rules: OrderRules, plans: M
             assert len(now) < epoch or len(set(now)) == size
 
 
+@pytest.mark.slow
 @settings(PLAIN, max_examples=100, derandomize=True)
 @given(journey=journeys())
 def test_killed_and_resumed_on_other_ranks_it_is_the_same_training(home: Path, journey: Journey) -> None:

@@ -105,15 +105,17 @@ def test_a_training_on_a_damaged_tar_finishes_and_names_each_lost_sample_once(tm
     assert (found.lost, found.bad_samples, found.bad_fraction) == (9, 9, 9 / 180)
 
 
-def _trains(world: World, directory: Path) -> int:
-    return train_on(directory, world, toy_train(10, log_every=5, micro_batch=3))[1]
+def _trains(world: World, directory: Path) -> tuple[int, float]:
+    _, step = train_on(directory, world, toy_train(10, log_every=5, micro_batch=3))
+    return step, world.highest(10.0 + world.rank)
 
 
+@pytest.mark.slow
 def test_ranks_tell_their_losses_together(tmp_path: Path) -> None:
     for name in ("two", "one"):
         write_shards(tmp_path / name / "letters", bad=range(20, 23))
 
-    assert run_ranks(2, _trains, tmp_path / "two", directory=tmp_path) == [10, 10]
+    assert run_ranks(2, _trains, tmp_path / "two", directory=tmp_path) == [(10, 11.0)] * 2
     train_on(tmp_path / "one", ALONE, toy_train(10, log_every=5))
 
     two, one = heard(tmp_path / "two"), heard(tmp_path / "one")
