@@ -1,6 +1,7 @@
 """Puts what a set of shards holds into lines for people."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 LINES_SHOWN = 20
@@ -28,6 +29,15 @@ def summary_lines(shown: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  {line}" for line in damage[:LINES_SHOWN])
     if len(damage) > LINES_SHOWN:
         yield f"  and {len(damage) - LINES_SHOWN} more; --json lists all"
+
+
+def adopted_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Writes what `orch data index` made for people."""
+    size = f"{tars_in_words(facts['shards'])}, {size_in_words(facts['bytes'])}"
+    yield f"{folder}: {facts['samples']:,} samples in {size}, {facts['losses']:,} losses"
+    yield from (f"  {one['tar']}  {one['key']}  {one['reason']}" for one in facts["damage"][:LINES_SHOWN])
+    if facts["losses"] > LINES_SHOWN:
+        yield f"  and {facts['losses'] - LINES_SHOWN:,} more; --json lists the first thousand"
 
 
 def tars_in_words(count: int) -> str:

@@ -67,14 +67,15 @@ def find_shards(words: str) -> Path:
 
     if Path(words).exists():
         return Path(words)
-    name, colon, rest = words.rpartition(":")
-    run, parts = (name, rest.split(".")) if colon else ("", [])
-    if not colon and words.count("/") >= 2:
-        run, *parts = words.rsplit("/", 2)
-    if len(parts) != 2 or not run:
-        raise InputError(f"{words!r} does not exist; allowed: a path, RUN/STAGE/OUTPUT, or RUN:STAGE.OUTPUT")
-    stage, output = parts
-    outputs = read_plain_stage(find_run(run).directory / stage)["outputs"]
+    run, colon, rest = words.partition(":")
+    parts = rest.split(".") if colon else words.rsplit("/", 2)[1:]
+    try:
+        stage, output = parts
+        found = find_run(run if colon else words.rsplit("/", 2)[0])
+    except (ValueError, InputError) as error:
+        known = f"; {error}" if colon and isinstance(error, InputError) else ""
+        raise InputError(f"{words} does not exist; allowed: a path, RUN/STAGE/OUTPUT, RUN:STAGE.OUTPUT{known}") from None
+    outputs = read_plain_stage(found.directory / stage)["outputs"]
     if output not in outputs:
         raise InputError(f"the stage {stage} has no output {output!r}; it has {', '.join(outputs)}")
     return Path(outputs[output]["path"])

@@ -34,8 +34,14 @@ Processes = Annotated[
 Samples = Annotated[int, typer.Option("--samples", metavar="N", help="How many.")]
 Seed = Annotated[int, typer.Option("--seed", help="Another seed, other samples.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where to.")]
-Foreign = Annotated[str, typer.Argument(metavar="PATH_OR_URL", help="A folder of tars, one tar, or a URL of such.")]
-Folder = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where the set is kept.")]
+Foreign = Annotated[
+    str,
+    typer.Argument(metavar="PATH_OR_URL", help="A folder of tars, a tar, a pattern, a row of tars; or a URL of such."),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Where indexes and manifest go; beside the tars by default."),
+]
 
 
 @app.command()
@@ -77,9 +83,8 @@ def verify(path: ShardsPath, processes: Processes = None, *, as_json: options.Js
     from orchestrator.data.verify import verify as read_all
 
     collection = _collection(path)
-    count = processes if processes is not None else len(os.sched_getaffinity(0))
     with _bar("reading", "tar") as advance:
-        verdict = read_all(collection, _decoder(collection), processes=count, advance=advance)
+        verdict = read_all(collection, _decoder(collection), processes=_processes(processes), advance=advance)
     if as_json:
         typer.echo(json.dumps(_plain_verdict(collection, verdict), indent=1))
     else:
@@ -122,6 +127,38 @@ def peek(
     typer.echo(out)
 
 
+@app.command("index")
+def make_index(
+    where: Foreign, out: Folder = None, processes: Processes = None, *, as_json: options.Json = False
+) -> None:
+    """Makes the tars of others usable: an index each, and a manifest. No tar is copied or changed.
+
+    The folder of the indexes (that of the tars, or --out, which a URL needs) is then a set of shards like ours: train
+    on it, look into it. What was interrupted goes on where it was.
+
+    Example: orch data index /data/tars_of_somebody
+
+    Example: orch data index 's3://bucket/laion/{00000..00999}.tar' --out shards/laion
+    """
+    from orchestrator.data.adopt import adopt
+    from orchestrator.data.remote import Remote
+    from orchestrator.data.verify import silence
+    from orchestrator.inventory import adopted_lines
+
+    silence()
+    with _bar("indexing", "tar") as advance:
+        shards = adopt(where, out, processes=_processes(processes), remote=Remote(), advance=advance)
+    if as_json:
+        typer.echo(json.dumps({"path": str(shards.path), **shards.facts()}, indent=1))
+        return
+    for line in adopted_lines(shards.path, shards.facts()):
+        typer.echo(line)
+
+
+def _processes(given: int | None) -> int:
+    return given if given is not None else len(os.sched_getaffinity(0))
+
+
 def _collection(words: str) -> "Collection":
     from orchestrator.data.collection import open_collection
     from orchestrator.data.verify import silence
@@ -131,12 +168,12 @@ def _collection(words: str) -> "Collection":
 
 
 def _decoder(collection: "Collection") -> "Decode | None":
-    """Returns the proof of our schema where the set says that it has it, or, without a manifest, its first sample."""
+    """Returns the proof of our schema where the manifest says that the set has it, or else its first sample."""
     from orchestrator.errors import OrchError
     from stages.decoding import prove
 
-    if collection.manifest is not None:
-        return prove if collection.facts.get("schema") is not None else None
+    if collection.facts.get("schema") is not None:
+        return prove
     try:
         reader = collection.entries[0].open()
         try:

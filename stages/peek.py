@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from orchestrator.data.collection import Collection
 from orchestrator.data.reader import ShardReader
-from orchestrator.errors import InputError
+from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.records import record
 from stages.pictures import Mark, Panel, contact_sheet, draw_panels
 from stages.samples import Caption, Region, Sample, TimedPoint
@@ -60,7 +60,13 @@ def _looks(collection: Collection, counts: Sequence[int], chosen: Sequence[int])
         first += count
         if not here:
             continue
-        reader = entry.open()
+        try:
+            reader = entry.open()
+        except (DamagedArtifact, OSError) as error:
+            for number in here:
+                name = f"sample {number} of {entry.name}"
+                yield Look(tar=entry.name, number=number, key="", picture=_broken(name, error))
+            continue
         try:
             for number in here:
                 key, picture = _drawn(reader, number)
@@ -75,8 +81,12 @@ def _drawn(reader: ShardReader, number: int) -> tuple[str, Image.Image]:
         _, members = reader.read(number)
         return key, draw_sample(key, members)
     except InputError as error:  # what is broken is worth a look, too
-        empty = Image.new("RGB", (384, 60), "#F3D9D9")
-        return key, draw_panels(empty, [Panel(title=key, caption=f"cannot be shown: {error}", marks=())])
+        return key, _broken(key, error)
+
+
+def _broken(name: str, error: Exception) -> Image.Image:
+    empty = Image.new("RGB", (384, 60), "#F3D9D9")
+    return draw_panels(empty, [Panel(title=name, caption=f"cannot be shown: {error}", marks=())])
 
 
 def draw_sample(key: str, members: Mapping[str, bytes]) -> Image.Image:

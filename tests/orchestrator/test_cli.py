@@ -37,6 +37,7 @@ def test_help_answers_at_once(orch: Any) -> None:
         "data inspect",
         "data verify",
         "data peek",
+        "data index",
     ],
 )
 def test_every_command_has_help_with_an_example(orch: Any, command: str) -> None:
