@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Remote:
     """How tars behind URLs are read. A cache belongs to one node; its processes share it."""
 
-    cache_folder: Path | None = None
+    cache_folder: str | None = None  # on a disk of each node, made where it is missing; null = no cache
     cache_bytes: int = 50 * 10**9
     piece_bytes: int = 8 * 2**20  # what is fetched at once into the cache: many samples, and no long wait for the first
     attempts: int = 6
@@ -36,9 +36,9 @@ class Remote:
     def __post_init__(self) -> None:
         """Refuses numbers with which nothing could be read."""
         if self.attempts < 1 or self.first_wait_s < 0:
-            raise InputError("attempts must be 1 or more, first_wait_s 0 or more")
+            raise ValueError("attempts must be 1 or more, first_wait_s 0 or more")
         if self.piece_bytes < 1 or self.cache_bytes < 2 * self.piece_bytes:
-            raise InputError("cache_bytes must be at least two pieces (piece_bytes), and a piece 1 byte or more")
+            raise ValueError("cache_bytes must be at least two pieces (piece_bytes), and a piece 1 byte or more")
 
 
 def open_place(tar: str, remote: Remote) -> Place:
@@ -51,7 +51,7 @@ def open_place(tar: str, remote: Remote) -> Place:
     far = RemoteFile(tar, remote)
     if remote.cache_folder is None:
         return far
-    return CachedFile(far, Cache(remote.cache_folder, remote.cache_bytes), remote.piece_bytes)
+    return CachedFile(far, Cache(Path(remote.cache_folder), remote.cache_bytes), remote.piece_bytes)
 
 
 class RemoteFile:

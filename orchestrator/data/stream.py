@@ -110,9 +110,13 @@ class SampleStream:
             raise InputError(f"start_step and steps must be 0 or more, not {start_step} and {steps}")
         batches = _MicroBatches(self._sets, self.order, self._parts, collate, start_step)
         count = steps * self.accumulation
-        for made in computed(batches.make, count, self._workers, name_of=batches.name):
-            self._losses += made.losses
-            yield made.batch
+        try:
+            for made in computed(batches.make, count, self._workers, name_of=batches.name):
+                self._losses += made.losses
+                yield made.batch
+        finally:
+            for shards in self._sets.values():
+                shards.close()
 
     def take_losses(self) -> list[Loss]:
         """Returns what was lost from the batches since it was last asked."""

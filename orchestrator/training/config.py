@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
+from orchestrator.data.remote import Remote
 from orchestrator.data.rules import OrderRules
 from orchestrator.errors import InputError
 from orchestrator.records import incidental, record
@@ -88,6 +89,7 @@ class TrainConfig:
     workers: int = incidental(default=2)  # data processes a rank; 0 = read in the training process
     prefetch: int = incidental(default=2)  # micro-batches that each of them computes ahead
     worker_timeout_s: float = incidental(default=120.0)  # for one micro-batch; then the process is replaced
+    remote: Remote = incidental(default_factory=Remote)  # how shards behind URLs are read, and kept on each node
     max_bad_fraction: float = incidental(default=0.01)  # of the samples drawn; training stops if more are damaged
 
     def __post_init__(self) -> None:

@@ -95,6 +95,7 @@ class TrainingStage(Stage):
             world_size=world.size,
             workers=train.workers,
             prefetch=train.prefetch,
+            remote=train.remote,
             worker_timeout_s=train.worker_timeout_s,
         )
         stream.order.require(train.steps)

@@ -27,7 +27,7 @@ def silent(done: int, total: int) -> None:
 
 
 def with_cache(folder: Path, limit: int = 10**6) -> Remote:
-    return Remote(cache_folder=folder, cache_bytes=limit, piece_bytes=PIECE, attempts=3, first_wait_s=0.01)
+    return Remote(cache_folder=str(folder), cache_bytes=limit, piece_bytes=PIECE, attempts=3, first_wait_s=0.01)
 
 
 @pytest.fixture
@@ -223,5 +223,5 @@ def test_a_cache_that_cannot_be_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SurroundingsError, match=r"cannot keep a cache in .*file"):
         Cache(tmp_path / "file", 10**6)
-    with pytest.raises(InputError, match="cache_bytes must be"):
-        Remote(cache_folder=tmp_path, cache_bytes=PIECE, piece_bytes=PIECE)
+    with pytest.raises(ValueError, match="cache_bytes must be"):
+        Remote(cache_folder=str(tmp_path), cache_bytes=PIECE, piece_bytes=PIECE)
