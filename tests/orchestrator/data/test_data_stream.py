@@ -285,6 +285,19 @@ def test_steps_before_the_first_are_refused(shards: dict[str, Path], start_step:
         list(stream(shards).batches(facts, start_step=start_step, steps=steps))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_is_left_or_at_its_end_has_nothing_open(shards: dict[str, Path], workers: int) -> None:
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    streams = [stream(shards, workers=workers) for _ in range(2)]
+
+    list(streams[0].batches(facts, start_step=0, steps=3))
+    left = streams[1].batches(facts, start_step=0, steps=3)
+    next(left)
+    left.close()  # type: ignore[attr-defined]  # it is a generator
+
+    assert before == {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 def test_a_stream_can_be_left_in_the_middle(shards: dict[str, Path]) -> None:
     batches = stream(shards, workers=2).batches(facts, start_step=0, steps=100)
     next(batches)
