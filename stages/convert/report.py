@@ -25,39 +25,59 @@ def report(
 
     `noted` are notes on what belongs to no record. The facts hold the digests of the tars under "sha256".
     """
-    counts: dict[str, list[Counts]] = {part.subset: [] for part in parts}
-    reasons, repaired = Counter[str](), Counter[str]()
-    tars: list[int] = []
-    sha256: dict[str, str] = {}
-    size_bytes = records = 0
-    with _Lines(shards / SKIPPED) as skipped:
-        for receipt in _receipts(chunks, number, noted):
-            for note in receipt.skipped:
-                skipped.write(note)
-                reasons[note["reason"]] += 1
-            repaired.update(receipt.repaired)
-            for subset, packed in receipt.counts.items():
-                counts[subset].append(Counts.unpacked(packed))
-            records += receipt.records
-            tars += [receipt.samples] if receipt.samples else []
-            sha256 |= {name: file.sha256 for name, file in receipt.files.items()}
-            size_bytes += sum(file.size_bytes for name, file in receipt.files.items() if name.endswith(".tar"))
-        if not tars:
-            raise InputError(f"nothing of {source} could be kept: {_why(reasons, skipped.first)}")
-    by_subset = {subset: Counts.total(several) for subset, several in counts.items()}
-    facts = {
-        "samples": sum(tars),
-        "shards": len(tars),
-        "bytes": size_bytes,
-        "samples_per_tar": tars,
-        "records": records,
-        "counts": Counts.total(by_subset.values()).plain(),
-        "counts_per_subset": {subset: one.plain() for subset, one in by_subset.items()},
-        "skipped": {"total": reasons.total(), "reasons": dict(sorted(reasons.items()))},
-        "repaired": dict(sorted(repaired.items())),
-    }
+    kept = _Kept(parts)
+    try:
+        with _Lines(shards / SKIPPED) as skipped:
+            for receipt in _receipts(chunks, number, noted):
+                kept.add(receipt)
+                for note in receipt.skipped:
+                    skipped.write(note)
+            if not kept.samples_per_tar:
+                raise InputError(f"nothing of {source} could be kept: {_why(kept.reasons, skipped.first)}")
+    except OSError as error:
+        raise SurroundingsError(f"cannot write {shards / SKIPPED}: {error.strerror}") from error
+    facts = kept.facts()
     _summarize(facts, shards)
-    return facts | {"sha256": sha256}
+    return facts | {"sha256": kept.sha256}
+
+
+class _Kept:
+    """The sum of all receipts."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.samples_per_tar: list[int] = []
+        self.reasons = Counter[str]()
+        self.sha256: dict[str, str] = {}
+        self._repaired = Counter[str]()
+        self._counts: dict[str, list[Counts]] = {part.subset: [] for part in parts}
+        self._size_bytes = 0
+        self._records = 0
+
+    def add(self, receipt: Receipt) -> None:
+        if receipt.samples:
+            self.samples_per_tar.append(receipt.samples)
+        self.reasons.update(note["reason"] for note in receipt.skipped)
+        self._repaired.update(receipt.repaired)
+        for name, file in receipt.files.items():
+            self.sha256[name] = file.sha256
+            self._size_bytes += file.size_bytes if name.endswith(".tar") else 0
+        for subset, packed in receipt.counts.items():
+            self._counts[subset].append(Counts.unpacked(packed))
+        self._records += receipt.records
+
+    def facts(self) -> dict[str, Any]:
+        by_subset = {subset: Counts.total(several) for subset, several in self._counts.items()}
+        return {
+            "samples": sum(self.samples_per_tar),
+            "shards": len(self.samples_per_tar),
+            "bytes": self._size_bytes,
+            "samples_per_tar": self.samples_per_tar,
+            "records": self._records,
+            "counts": Counts.total(by_subset.values()).plain(),
+            "counts_per_subset": {subset: one.plain() for subset, one in by_subset.items()},
+            "skipped": {"total": self.reasons.total(), "reasons": dict(sorted(self.reasons.items()))},
+            "repaired": dict(sorted(self._repaired.items())),
+        }
 
 
 def _receipts(chunks: Chunks, number: int, noted: Sequence[dict[str, str]]) -> Iterator[Receipt]:

@@ -3,9 +3,11 @@
 import importlib
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 from orchestrator.children import Children
 from orchestrator.errors import InputError, Preempted
@@ -36,17 +38,19 @@ class Share:
         self._children = Children(processes)
         self._done: dict[str, tuple[int, int]] = {}  # chunk -> its records done and its things left out
         self._next_meeting_s = 0.0
+        self._limit = sys.maxsize
 
-    def convert(self, attempts: Iterator[tuple[Part, Attempt]], size: int) -> int:
-        """Converts what is not finished yet, `size` records a chunk; returns how many records there are in all.
+    def convert(self, attempts: Iterator[tuple[Part, Attempt]], size: int, limit: int | None = None) -> int:
+        """Converts what is not finished of the first `limit` records, `size` a chunk; returns how many there are.
 
         Collective: every rank must call.
         """
         _load_early()
+        self._limit = sys.maxsize if limit is None else limit
         world, records, held = self._context.world, 0, list[tuple[Part, Attempt]]()
         try:
             self._meet(finished=False)
-            for records, one in enumerate(attempts, start=1):
+            for records, one in enumerate(islice(attempts, limit), start=1):
                 if (number := (records - 1) // size) % world.size == world.rank:
                     held.append(one)
                 if records % size == 0 and held:
@@ -90,7 +94,7 @@ class Share:
         """
         self._next_meeting_s = time.monotonic() + _MEET_EVERY_S
         done, skipped = (sum(counted) for counted in zip((0, 0), *self._done.values(), strict=True))
-        about = sum(raw.about for raw in self._raws)
+        about = min(sum(raw.about for raw in self._raws), self._limit)
         told = self._context.world.gather((done, skipped, about, finished, self._context.stop()))
         dones, skips, abouts, finishes, stops = zip(*told, strict=True)
         total = sum(dones) if all(finishes) else max(*abouts, sum(dones) + 1)

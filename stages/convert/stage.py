@@ -8,7 +8,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -118,7 +117,7 @@ class ConvertShards(Stage):
         world.barrier()
         notes, raws = Notes(), [RawPart(root, part) for part in parts]
         share = Share(chunks, notes, raws, config.processes or cores, context)
-        records = share.convert(islice(_attempts(raws, notes), config.limit), config.samples_per_shard)
+        records = share.convert(_attempts(raws, notes), config.samples_per_shard, config.limit)
         return self._facts(chunks, -(-records // config.samples_per_shard), parts, notes) if world.is_main else {}
 
     def _facts(self, chunks: "Chunks", number: int, parts: Sequence[Part], notes: "Notes") -> dict[str, Any]:
