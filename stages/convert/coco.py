@@ -58,7 +58,7 @@ def _objects(
 ) -> Found:
     picture = raw.picture(image["file_name"], (image["width"], image["height"]))
     made = [
-        notes.judged(_part(name, one), partial(object_region, one, phrases, picture, notes), piece="region")
+        notes.judged(_part(name, one), partial(_region, one, phrases, picture, notes, raw.part.subset), piece="region")
         for one in annotations
     ]
     regions = tuple(region for region in made if region is not None)
@@ -74,8 +74,7 @@ def _objects(
     return Found(sample=sample, picture=picture.name)
 
 
-def object_region(annotation: Any, phrases: Phrases, picture: Picture, notes: Notes) -> Region:
-    """Makes a region of an annotation of instances.json."""
+def _region(annotation: Any, phrases: Phrases, picture: Picture, notes: Notes, source: str) -> Region:
     phrase, *more = phrases[annotation["category_id"]]
     mask_HW = mask_of(annotation["segmentation"], picture)
     return Region(
@@ -83,7 +82,7 @@ def object_region(annotation: Any, phrases: Phrases, picture: Picture, notes: No
         mask=rle_from_mask(mask_HW),
         phrase=phrase,
         more_phrases=tuple(more),
-        source="coco",
+        source=source,
         crowd=bool(annotation["iscrowd"]),
     )
 

@@ -47,10 +47,24 @@ def _then_text(step: _Step) -> _Step:
     return run
 
 
+def _with_plain_keys(step: _Step, keys: slice) -> _Step:
+    """Refuses keys that are no text or number: tuples of the same tuples, again and again, take for ever to hash."""
+
+    def run(unpickler: Any) -> None:
+        if not all(isinstance(key, str | int) for key in unpickler.stack[keys]):
+            raise pickle.UnpicklingError("a key of a dictionary is neither a text nor a number")
+        step(unpickler)
+
+    return run
+
+
 def _steps() -> _Steps:
     everything: Mapping[int, _Step] = pickle._Unpickler.dispatch  # noqa: SLF001
-    plain = {_CODES[name]: everything[_CODES[name]] for name in _PLAIN}
-    return _Steps(plain | {_CODES[name]: _then_text(everything[_CODES[name]]) for name in _BYTES})
+    steps = {_CODES[name]: everything[_CODES[name]] for name in _PLAIN}
+    steps |= {_CODES[name]: _then_text(everything[_CODES[name]]) for name in _BYTES}
+    # where the keys are when the instruction comes: above the mark, in turn with their values, or below the value
+    places = {"DICT": slice(0, None, 2), "SETITEMS": slice(0, None, 2), "SETITEM": slice(-2, -1)}
+    return _Steps(steps | {_CODES[name]: _with_plain_keys(steps[_CODES[name]], at) for name, at in places.items()})
 
 
 class _PlainUnpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C has no table that could be cut down

@@ -45,7 +45,9 @@ def _found(
         raise BrokenRecord("image is not in instances.json", name)
     picture = raw.picture(image["file_name"], (image["width"], image["height"]))
     made = [
-        notes.judged(f"{name} ref {one.get('ref_id')}", partial(_region, one, objects, picture, notes), piece="region")
+        notes.judged(
+            f"{name} ref {id_of(one, 'ref_id')}", partial(_region, one, objects, picture, notes), piece="region"
+        )
         for one in references
     ]
     regions = tuple(region for region in made if region is not None)
@@ -62,12 +64,13 @@ def _found(
 
 
 def _region(reference: Any, objects: dict[Any, Any], picture: Picture, notes: Notes) -> Region:
-    annotation = objects.get(reference["ann_id"])
-    if annotation is None or annotation["image_id"] != reference["image_id"]:
-        raise BrokenRecord("object is not in instances.json", f"ann_id {reference['ann_id']}")
-    expressions = [str(sentence["sent"]).strip() for sentence in reference["sentences"]]
+    object_id = id_of(reference, "ann_id")
+    annotation = objects.get(object_id)
+    if object_id is None or annotation is None or annotation["image_id"] != reference["image_id"]:
+        raise BrokenRecord("object is not in instances.json", f"ann_id {object_id}")
+    expressions = [sentence["sent"].strip() for sentence in reference["sentences"]]
     if not expressions or not all(expressions):
-        raise BrokenRecord("an expression is empty", repr(expressions)[:200])
+        raise BrokenRecord("an expression is empty", f"{len(expressions)} expressions")
     return Region(
         box_xyxy_px=boxed(xyxy_from_xywh(*numbers(annotation["bbox"], 4, "bbox")), picture, notes),
         mask=rle_from_mask(mask_of(annotation["segmentation"], picture)),

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from PIL import Image
 
 from orchestrator.errors import InputError
-from tests.stages.conversion import COMMITTED, Converted, convert
+from tests.stages.conversion import COMMITTED, convert
+from tests.stages.raw_edits import edit, reasons, skipped
 
 ALIGNMENT = "llava/blip_laion_cc_sbu_558k.json"
 HUMAN = "grandf/annotations/train/GranDf_HA_GCG_train.json"
@@ -25,20 +25,6 @@ CAPTIONS, MASKS = (f"grandf/annotations/val_test/val_gcg_coco_{kind}_gt.json" fo
 def raw(tmp_path: Path) -> Path:
     """A copy of the real data that a test may break."""
     return Path(shutil.copytree(COMMITTED, tmp_path / "raw_data"))
-
-
-def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    change(plain)
-    path.write_text(json.dumps(plain), encoding="utf-8")
-
-
-def reasons(made: Converted) -> dict[str, int]:
-    return dict(made.facts["skipped"]["reasons"])
-
-
-def skipped(made: Converted) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (made.directory / "skipped.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "00014/../../secret.jpg", "a\0b.jpg", "..\\x.jpg"])

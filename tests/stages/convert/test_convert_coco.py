@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.errors import InputError
 from stages.vision import box_of_mask, mask_from_rle
 from tests.stages.conversion import COMMITTED, convert
 from tests.stages.raw_edits import edit, reasons, skipped
@@ -95,6 +96,17 @@ def test_an_image_nobody_speaks_about_is_skipped(raw: Path, tmp_path: Path) -> N
     edit(raw / CAPTIONS, lambda plain: plain.update(annotations=plain["annotations"][:5]))
 
     assert reasons(convert(tmp_path, raw, source="coco", split="val")) == {"image has no captions": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[", b"[]", b"{}", b'{"images": 7}', b'{"images": [], "annotations": {}}', b"[" * 100_000, b"\xff\xfe\xfd"],
+)
+def test_a_file_of_another_shape_ends_the_conversion_and_is_named(raw: Path, tmp_path: Path, content: bytes) -> None:
+    (raw / CAPTIONS).write_bytes(content)
+
+    with pytest.raises(InputError, match=r"coco/annotations/captions_val2017\.json"):
+        convert(tmp_path, raw, source="coco", split="val")
 
 
 # --------------------------------------------------------------------------------------------------------- instances

@@ -88,7 +88,9 @@ def test_a_pickle_of_something_else_ends_the_conversion(raw: Path, tmp_path: Pat
     [
         (lambda one: one.update(ann_id=1), "region: object is not in instances.json"),
         (lambda one: one.update(ann_id=45918016), "region: object is not in instances.json"),  # of the other image
-        (lambda one: one.update(ann_id=[1]), "region: malformed record"),
+        (lambda one: one.update(ann_id=[1]), "region: object is not in instances.json"),
+        (lambda one: one.update(ann_id=None), "region: object is not in instances.json"),
+        (lambda one: one["sentences"][0].update(sent=["a", "list"]), "region: malformed record"),
         (lambda one: one.update(sentences=[]), "region: an expression is empty"),
         (lambda one: one["sentences"][0].update(sent=" "), "region: an expression is empty"),
         (lambda one: one.pop("sentences"), "region: malformed record"),

@@ -208,6 +208,15 @@ def test_damaged_pickles_are_named_and_not_followed_by_a_traceback(content: byte
         read_pickle(written(tmp_path, content))
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("setting", [b"}h\x00Ns.", b"}(h\x00Nu.", b"(h\x00Nd."])
+def test_a_key_that_takes_for_ever_to_hash_is_refused(setting: bytes, tmp_path: Path) -> None:
+    twice = b"2\x86"  # DUP, TUPLE2: a tuple of the same thing twice, 2^60 leaves after sixty times
+
+    with pytest.raises(InputError, match="a key of a dictionary is neither a text nor a number"):
+        read_pickle(written(tmp_path, b"\x80\x02N" + twice * 60 + b"q\x00" + setting))
+
+
 def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = pickle.dumps(PLAIN[:3], protocol=0)
 
