@@ -55,8 +55,10 @@ def fit(place: Place, name: str, loaded: TarIndex | None, promise: Promise, *, s
     return found, {}
 
 
-def misplaced(place: Place, index: TarIndex) -> bool:
-    """Tells whether an index is not that of a tar: of some samples over all of it, most do not lie where it says."""
+def misplaced(place: Place, index: TarIndex, number: int) -> bool:
+    """Tells whether an index is not that of a tar: neither this sample nor most of others lie where it says."""
+    if _lies_there(place, index, number):
+        return False
     numbers = sorted({len(index) * part // _LOOKED_AT for part in range(_LOOKED_AT)})
     return 2 * sum(_lies_there(place, index, number) for number in numbers) < len(numbers)
 

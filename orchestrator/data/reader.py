@@ -100,7 +100,7 @@ class ShardReader:
         try:
             if self._place.forget(begin, end - begin):
                 return self.read(number)
-            if not self._doubted and not self._moved and misplaced(self._place, self.index):
+            if not self._doubted and not self._moved and misplaced(self._place, self.index, number):
                 self._doubted = True
                 self.index, self._moved = fit(self._place, self.tar, self.index, self._promise, suspicious=True)
                 return self.read(number)
