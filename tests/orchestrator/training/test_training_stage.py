@@ -1,14 +1,21 @@
 """A training stage from shards to a finished checkpoint, as the worker runs it."""
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from torch import Tensor
 
 from orchestrator.artifacts import Checkpoint, Shards
+from orchestrator.data.rules import BucketRule, OrderRules, PackRule
+from orchestrator.data.stream import Drawn
 from orchestrator.data.writer import ShardWriter
+from orchestrator.errors import InputError
 from orchestrator.records import record
+from orchestrator.stage import StageContext
 from orchestrator.training.config import OptimConfig, TrainConfig
 from orchestrator.training.stage import TrainingStage
 from orchestrator.training.weights import load_weights
@@ -42,13 +49,46 @@ class ToyTraining(TrainingStage):
         return ToyTask()
 
 
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[StageContext]:
+    context = toy_context(tmp_path / "toy", World.alone())
+    yield context
+    context.journal.close()
+
+
 def stage(
-    directory: Path, train: TrainConfig, *, sources: tuple[str, ...] = ("plain",), **mixture: float
+    directory: Path,
+    train: TrainConfig,
+    *,
+    sources: tuple[str, ...] = ("plain",),
+    cls: type[ToyTraining] = ToyTraining,
+    **mixture: float,
 ) -> ToyTraining:
     shards = {name: Shards(directory / name) for name in sources}
     config = ToyTraining.Config(train=train, mixture=mixture)
-    outputs = ToyTraining.Outputs(model=Checkpoint(directory / "out"))
-    return ToyTraining(config, ToyTraining.Inputs(shards=shards), outputs)
+    outputs = ToyTraining.Outputs(model=Checkpoint(directory / "run" / "toy" / "model"))
+    return cls(config, ToyTraining.Inputs(shards=shards), outputs)
+
+
+class MeasuringToyTask(ToyTask):
+    """Measures a sample by its first letter."""
+
+    def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:  # noqa: ARG002 - the name is given
+        return 1 + members["letters"][0]
+
+    def collate(self, drawn: Sequence[Drawn]) -> Tensor:
+        lengths = [sample.members["letters"][0] for sample in drawn]
+        assert max(lengths) - min(lengths) <= 2, "a bucket is of near-equal length"
+        return super().collate(drawn)
+
+
+class MeasuringToyTraining(ToyTraining):
+    """Teaches the toy from real shards, in buckets if it is asked to."""
+
+    measures = True
+
+    def build_task(self) -> "TrainTask[Any]":
+        return MeasuringToyTask()
 
 
 def write_shards(directory: Path) -> None:
@@ -73,7 +113,7 @@ def test_a_stage_reads_shards_under_zero3_and_leaves_weights_any_process_can_loa
 
     facts, same_facts = run_ranks(2, _trains, tmp_path, directory=tmp_path)
 
-    weights = load_weights(tmp_path / "out")
+    weights = load_weights(tmp_path / "run" / "toy" / "model")
     assert facts == same_facts
     assert (facts["model"]["family"], facts["model"]["step"]) == ("toy", 4)
     assert {name: list(tensor.shape) for name, tensor in weights.items()} == {
@@ -112,3 +152,106 @@ def test_a_mixture_that_does_not_fit_the_inputs_is_a_fault(
     train = TrainConfig(steps=1, global_batch=1, optim=OptimConfig(lr=1.0))
 
     assert stage(tmp_path, train, sources=sources, **mixture).faults() == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (
+            OrderRules(max_epochs={"plain": 3, "nobody": 2}),
+            {"config.train.order.max_epochs.nobody": "no such entry under inputs.shards; allowed: plain"},
+        ),
+        (
+            OrderRules(pack=PackRule(budget=9)),
+            {"config.train.order.pack": "this stage does not put several samples into one sequence; allowed: null"},
+        ),
+        (
+            OrderRules(bucket=BucketRule(size=4)),
+            {"config.train.order.bucket": "this stage does not measure its samples; allowed: null"},
+        ),
+        (
+            OrderRules(max_epochs={"plain": 3}),  # 30 samples: 90 in 7 steps of 12
+            {
+                "config.train.order.max_epochs": "max_epochs ends the data after 7 steps of 12 samples, "
+                "but 8 steps are to be trained (plain: 3 epochs of 30 samples are 84 in 7 steps); "
+                "allowed: fewer steps, more epochs, or a source without max_epochs"
+            },
+        ),
+    ],
+)
+def test_an_order_that_cannot_be_is_a_fault_before_anything_runs(
+    tmp_path: Path, order: OrderRules, expected: dict[str, str]
+) -> None:
+    write_shards(tmp_path / "plain")
+
+    assert stage(tmp_path, toy_train(8, order=order)).faults() == expected
+
+
+def test_temperature_beside_weights_and_buckets_that_do_not_divide_the_batch_are_faults(tmp_path: Path) -> None:
+    order = OrderRules(temperature=2.0, bucket=BucketRule(size=5))
+
+    assert stage(tmp_path, toy_train(8, order=order), cls=MeasuringToyTraining, plain=1.0).faults() == {
+        "config.train.order.temperature": "makes weights of the sizes: leave mixture empty, or temperature null",
+        "config.train.order.bucket.size": "global_batch = 12 is no multiple of 5",
+    }
+
+
+def test_what_this_run_makes_is_not_counted_before_it_runs(tmp_path: Path) -> None:
+    write_shards(tmp_path / "run" / "convert" / "plain")  # of an earlier launch: it may be made anew, and larger
+    train = toy_train(8, order=OrderRules(max_epochs={"plain": 3}))
+
+    found = stage(tmp_path, train)
+    found.inputs.shards["plain"] = Shards(tmp_path / "run" / "convert" / "plain")
+
+    assert found.faults() == {}
+
+
+def _trains_in_buckets(world: World, directory: Path) -> list[str]:
+    context = toy_context(directory / "toy", world)
+    train = toy_train(6, order=OrderRules(bucket=BucketRule(size=3)), micro_batch=3)
+    stage(directory, train, cls=MeasuringToyTraining).run(context)
+    context.journal.close()
+    return sorted(path.name for path in (directory / "toy" / "units" / "00").iterdir())
+
+
+def test_a_stage_measures_plans_and_draws_in_buckets(tmp_path: Path) -> None:
+    write_shards(tmp_path / "plain")
+
+    files, _ = run_ranks(2, _trains_in_buckets, tmp_path, directory=tmp_path)
+
+    assert files == ["lengths.json", "lengths.npy", "members.npy", "plan.json", "starts.npy"]
+    assert list(curve(tmp_path / "toy")) == [1, 2, 3, 4, 5, 6]
+    order = json.loads((tmp_path / "toy" / "order.json").read_text())
+    assert order["fingerprint"] == "f" * 12
+
+
+def test_a_stage_that_would_go_on_in_another_order_is_refused(tmp_path: Path, alone: StageContext) -> None:
+    write_shards(tmp_path / "plain")
+    began = {"fingerprint": alone.fingerprint, "digest": "0" * 64}
+    (tmp_path / "toy" / "order.json").write_text(json.dumps(began))
+
+    with pytest.raises(
+        InputError, match=r"order\.json: the data would come in another order than when this stage began"
+    ):
+        stage(tmp_path, toy_train(2)).run(alone)
+    assert json.loads((tmp_path / "toy" / "order.json").read_text()) == began
+
+
+def test_a_stage_of_another_fingerprint_begins_its_own_order(tmp_path: Path, alone: StageContext) -> None:
+    write_shards(tmp_path / "plain")
+    (tmp_path / "toy" / "order.json").write_text(json.dumps({"fingerprint": "e" * 12, "digest": "0" * 64}))
+
+    stage(tmp_path, toy_train(2, engine=toy_engine("torch"))).run(alone)
+
+    assert json.loads((tmp_path / "toy" / "order.json").read_text())["fingerprint"] == alone.fingerprint
+
+
+def test_data_that_ends_before_training_is_refused_before_the_model_is_built(
+    tmp_path: Path, alone: StageContext
+) -> None:
+    write_shards(tmp_path / "plain")
+    train = toy_train(8, order=OrderRules(max_epochs={"plain": 3}))
+
+    with pytest.raises(InputError, match="max_epochs ends the data after 7 steps of 12 samples, but 8 steps"):
+        stage(tmp_path, train).run(alone)
+    assert not (tmp_path / "toy" / "order.json").exists()
