@@ -115,6 +115,16 @@ def test_a_limit_counts_records_in_the_order_of_the_file(mine: Path, tmp_path: P
     assert made.facts["records"] == 12
 
 
+def test_converting_imports_neither_torch_nor_webdataset_which_take_longer_than_a_small_conversion() -> None:
+    program = (
+        "import sys, stages.convert.share, stages.convert.report; print({'torch', 'webdataset'} & set(sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "set()\n"
+
+
 def test_progress_ends_with_every_record(expected: Converted) -> None:
     shown = read_progress(expected.directory.parent)
 
