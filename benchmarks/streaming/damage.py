@@ -5,17 +5,20 @@ import io
 import json
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import webdataset
 
 from benchmarks.streaming.claims import Claim, claim
-from orchestrator.data.index import index_path
-from orchestrator.data.reader import ShardReader
+from orchestrator.artifacts import Shards
+from orchestrator.data.adopt import adopt
+from orchestrator.data.reader import ShardSet
+from orchestrator.data.remote import Remote
 from orchestrator.data.writer import ShardWriter
-from orchestrator.errors import DamagedSample, OrchError
+from orchestrator.errors import DamagedSample
 
 SAMPLES = 200  # a tar
 KEPT_BAR = 0.99
@@ -29,32 +32,30 @@ class Fault(NamedTuple):
     name: str
     strike: Callable[[Path], None]
     hit: frozenset[int]  # samples that are not intact any more
-    indexed: bool  # broken after it was indexed, as disks and networks do; or else written so, by others
+    indexed: bool  # ours, broken after it was written; or else somebody else's
 
 
 def survive_damage(folder: Path) -> list[Claim]:
-    """Strikes one tar of two in each way, reads both with each library, and counts."""
+    """Strikes one tar of two in each way, reads the set with each library, and counts."""
     warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector
     claims = []
     for number, fault in enumerate(FAULTS):
         place = folder / f"fault-{number}"
-        first, second = _write(place / "a", 0), _write(place / "b", SAMPLES)
-        fault.strike(first)
+        tars = _write(place)
+        fault.strike(tars[0])
         if not fault.indexed:
-            index_path(first).unlink()
+            _forget(place)
         intact = 2 * SAMPLES - len(fault.hit)
-        wrong, kept = zip(
-            *(_count(found, fault) for found in (_ours(first, second), _theirs(first, second))), strict=True
-        )
+        counts = [_count(found, fault) for found in (_ours(place, indexed=fault.indexed), _theirs(tars))]
         note = f"sample {_HIT} of {SAMPLES} in the first of two tars; " + (
-            "indexed before it broke" if fault.indexed else "indexed as it is"
+            "written by us, broken later" if fault.indexed else "of others, adopted as it is"
         )
-        claims.append(_wrong_claim(fault, wrong, note))
-        claims.append(_kept_claim(fault, [count / intact for count in kept], note))
+        claims.append(_wrong_claim(fault, [wrong for wrong, _ in counts], note))
+        claims.append(_kept_claim(fault, [kept / intact for _, kept in counts], note))
     return claims
 
 
-def _wrong_claim(fault: Fault, wrong: tuple[int, ...], note: str) -> Claim:
+def _wrong_claim(fault: Fault, wrong: list[int], note: str) -> Claim:
     made = claim(
         f"d. wrong samples delivered: {fault.name}", [wrong[0]], [wrong[1]], "samples", peer_name="webdataset", bar=0.0,
         direction="at most", note=note,
@@ -70,11 +71,20 @@ def _kept_claim(fault: Fault, kept: list[float], note: str) -> Claim:
     return made | {"holds": kept[0] >= KEPT_BAR}
 
 
-def _write(folder: Path, first: int) -> Path:
-    with ShardWriter(folder) as writer:
-        for number in range(first, first + SAMPLES):
+def _write(folder: Path) -> list[Path]:
+    with ShardWriter(folder, samples_per_shard=SAMPLES) as writer:
+        for number in range(2 * SAMPLES):
             writer.write(f"{number:06d}", _members(number))
-    return folder / "shard-000000.tar"
+        facts = writer.close()
+    Shards(folder).commit("benchmark", facts=facts, sha256=writer.sha256)
+    return sorted(folder.glob("*.tar"))
+
+
+def _forget(folder: Path) -> None:
+    """Leaves only the tars, as others have them."""
+    for path in folder.iterdir():
+        if path.suffix != ".tar":
+            path.unlink()
 
 
 def _members(number: int) -> dict[str, bytes]:
@@ -98,21 +108,17 @@ def _count(found: Iterator[tuple[str, Members]], fault: Fault) -> tuple[int, int
     return wrong, len(kept)
 
 
-def _ours(*tars: Path) -> Iterator[tuple[str, Members]]:
-    for tar in tars:
-        try:
-            reader = ShardReader(tar)
-        except (OrchError, OSError):
-            continue
-        for number in range(len(reader.index)):
-            try:
-                yield reader.read(number)
-            except DamagedSample:
-                continue
-        reader.close()
+def _ours(folder: Path, *, indexed: bool) -> Iterator[tuple[str, Members]]:
+    if not indexed:
+        adopt(str(folder), None, processes=1, remote=Remote(), advance=lambda *_: None)
+    shards = ShardSet(folder)
+    for number in range(len(shards)):
+        with suppress(DamagedSample):
+            yield shards.read(number)
+    shards.close()
 
 
-def _theirs(*tars: Path) -> Iterator[tuple[str, Members]]:
+def _theirs(tars: Sequence[Path]) -> Iterator[tuple[str, Members]]:
     handler = webdataset.ignore_and_continue
     names = [str(tar) for tar in tars]
     for sample in webdataset.WebDataset(names, shardshuffle=False, handler=handler):
@@ -189,8 +195,8 @@ FAULTS = (
     Fault("payload flipped", _flip_payload, _ONE, indexed=True),
     Fault("zero-byte tar", _empty, _ALL_OF_FIRST, indexed=True),
     Fault("tar vanished", _vanish, _ALL_OF_FIRST, indexed=True),
-    Fault("tar cut, no index", _cut, frozenset(range(_HIT, SAMPLES)), indexed=False),
-    Fault("header flipped, no index", _flip_header, _ONE, indexed=False),
+    Fault("foreign tar cut", _cut, frozenset(range(_HIT, SAMPLES)), indexed=False),
+    Fault("foreign header flipped", _flip_header, _ONE, indexed=False),
     Fault("member missing", _without_member, _ONE, indexed=False),
     Fault("key twice", _twice, frozenset({_HIT, _HIT - 50}), indexed=False),
     Fault("samples interleaved", _interleave, frozenset({_HIT, _HIT + 1}), indexed=False),

@@ -103,7 +103,8 @@ class ShardReader:
             if not self._doubted and not self._moved and misplaced(self._place, self.index, number):
                 self._doubted = True
                 self.index, self._moved = fit(self._place, self.tar, self.index, self._promise, suspicious=True)
-                return self.read(number)
+                if number < len(self.index) or self._promise.samples is not None:
+                    return self.read(number)
         except DamagedSample:
             raise
         except DamagedArtifact as error:

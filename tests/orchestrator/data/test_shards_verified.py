@@ -145,6 +145,19 @@ def test_a_folder_of_foreign_tars_is_verified_as_it_is(make_shards: MakeShards) 
     assert any("damaged" in fault.reason for fault in verdict.faults)
 
 
+def test_foreign_tars_that_were_emptied_after_they_were_indexed_lose_every_sample_by_name(
+    make_shards: MakeShards,
+) -> None:
+    path = make_shards("a", 10)
+    (path / "manifest.json").unlink()
+    (path / "shard-000000.tar").write_bytes(b"")
+
+    verdict = verdict_on(path)
+
+    assert verdict.samples == 0
+    assert any("empty" in fault.reason for fault in verdict.faults)
+
+
 def test_progress_counts_tars(make_shards: MakeShards) -> None:
     told: list[tuple[int, int]] = []
 
