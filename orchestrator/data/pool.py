@@ -6,7 +6,6 @@ die with the process that started them. Numbers go out and results come back ove
 parcels (see `parcel.py`). A worker is owed for at most `prefetch` results: computed and waiting, or still to come.
 """
 
-import errno
 import gc
 import logging
 import os
@@ -23,7 +22,7 @@ from multiprocessing.connection import wait
 from typing import Any, Generic, NoReturn, TypeVar
 
 from orchestrator.causes import cause_of_exit, kernel_oom_kills
-from orchestrator.errors import OrchError, WorkersLost
+from orchestrator.errors import OrchError, SurroundingsError, WorkersLost
 from orchestrator.lifeline import die_with
 from orchestrator.records import record
 
@@ -31,11 +30,13 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+MOST_PREFETCH = 64  # as many numbers wait in a socket at once
 # preemption, the end of the job and Ctrl-C are the trainer's to answer: until it has, it needs its batches
 _NOT_FOR_WORKERS = (signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
 _CHANCES = 3  # workers that one number may cost before it is held for the cause
 _LOOK_EVERY_S = 0.5  # for workers that died without closing their socket: a process of theirs may hold it
 _DYING_S = 5.0  # a process that waits for a disk that does not answer cannot even be killed: it is left behind
+_UNHEARD = 255 << 8  # exit code 255, as `waitpid` gives it
 _NUMBER_BYTES = 8
 
 
@@ -44,7 +45,7 @@ class Workers:
     """How many processes compute, how far ahead, and how long one may be silent."""
 
     number: int  # 0 = the calling process computes by itself
-    prefetch: int = 2  # results a worker
+    prefetch: int = 2  # results a worker, MOST_PREFETCH at the most
     timeout_s: float = 120.0  # without a result while one is asked for
 
 
@@ -95,7 +96,7 @@ class _Worker:
             if not message:
                 return
             if not parcels:
-                raise OSError(errno.EMFILE, "a batch was lost on its way: this process has too many files open")
+                raise SurroundingsError("a batch could not be received: too many files are open (see ulimit -n)")
             number = int.from_bytes(message, "little")
             self.asked.remove(number)
             self.done[number] = parcels[0]
@@ -103,7 +104,10 @@ class _Worker:
 
     def exit_status(self) -> int | None:
         """Tells how it ended, a signal as a negative number; None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody here ignores SIGCHLD, or waits for any child
+            pid, status = self.pid, _UNHEARD
         self._ended = pid != 0
         return os.waitstatus_to_exitcode(status) if self._ended else None
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from orchestrator.data.order import Draw, Order, share
 from orchestrator.data.packing import PackingPlan
-from orchestrator.data.pool import Workers, computed
+from orchestrator.data.pool import MOST_PREFETCH, Workers, computed
 from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote
 from orchestrator.data.rules import OrderRules
@@ -74,10 +74,10 @@ class SampleStream:
         """
         if workers < 0:
             raise InputError(f"workers must be 0 or more, not {workers}")
-        if prefetch < 1 or worker_timeout_s <= 0:
-            raise InputError(
-                f"prefetch must be 1 or more and worker_timeout_s above 0, not {prefetch} and {worker_timeout_s}"
-            )
+        if not 1 <= prefetch <= MOST_PREFETCH:
+            raise InputError(f"prefetch must be from 1 to {MOST_PREFETCH}, not {prefetch}")
+        if worker_timeout_s <= 0:
+            raise InputError(f"worker_timeout_s must be above 0, not {worker_timeout_s}")
         self._sets = {name: ShardSet(path, remote=remote) for name, path in shards.items()}
         self.order = Order(seed, self.samples, weights, global_batch, rules, plans)
         self._per_place = dict.fromkeys(shards, 1.0)

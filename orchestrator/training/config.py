@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Literal
 
 from orchestrator.data.remote import Remote
+from orchestrator.data.pool import MOST_PREFETCH
 from orchestrator.data.rules import OrderRules
 from orchestrator.errors import InputError
 from orchestrator.records import incidental, record
@@ -100,7 +101,7 @@ class TrainConfig:
         _require(self.trainable is None or len(self.trainable) > 0, "trainable must name a pattern, or be null")
         _require(self.log_every > 0, "log_every must be above 0")
         _require(self.workers >= 0, "workers must be 0 or more")
-        _require(self.prefetch > 0, "prefetch must be above 0")
+        _require(0 < self.prefetch <= MOST_PREFETCH, f"prefetch must be from 1 to {MOST_PREFETCH}")
         _require(self.worker_timeout_s > 0, "worker_timeout_s must be above 0")
         _require(0 <= self.max_bad_fraction <= 1, "max_bad_fraction must lie in [0, 1]")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.data.pool import Workers, computed
+from orchestrator.data.pool import MOST_PREFETCH, Workers, computed
 from orchestrator.errors import InputError, WorkersLost
 
 WAIT_S = 20.0
@@ -251,6 +251,26 @@ def test_a_worker_whose_child_outlives_it_is_missed_all_the_same() -> None:
     kill(first)
 
     assert first not in set(list(results)[1:])
+
+
+def test_a_trainer_that_ignores_its_children_misses_none() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for expected, (number, _, pid) in enumerate(pool(squared, 30, 2)):
+            assert expected == number
+            kill(pid)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_stopped_worker_can_be_asked_for_as_much_as_is_allowed(tmp_path: Path) -> None:
+    def stops_once(number: int) -> int:
+        if not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return number
+
+    assert list(range(200)) == list(pool(stops_once, 200, 1, prefetch=MOST_PREFETCH, timeout_s=0.5))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])

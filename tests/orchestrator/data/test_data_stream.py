@@ -273,7 +273,7 @@ def test_no_steps_are_no_batches(shards: dict[str, Path]) -> None:
     assert list(stream(shards).batches(facts, start_step=4, steps=0)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"workers": -1}, {"prefetch": 0}, {"worker_timeout_s": 0.0}])
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"prefetch": 0}, {"prefetch": 65}, {"worker_timeout_s": 0.0}])
 def test_workers_that_cannot_be_are_refused(shards: dict[str, Path], wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         SampleStream(shards, weights={}, seed=0, global_batch=8, micro_batch=8, world_rank=0, world_size=1, **wrong)
