@@ -102,9 +102,11 @@ class ShardReader:
                 return self.read(number)
             if not self._doubted and not self._moved and misplaced(self._place, self.index, number):
                 self._doubted = True
+                seen = len(self.index)  # whoever counted them may go on asking for them
                 self.index, self._moved = fit(self._place, self.tar, self.index, self._promise, suspicious=True)
-                if number < len(self.index) or self._promise.samples is not None:
-                    return self.read(number)
+                if self._promise.samples is None:
+                    self._promise = self._promise._replace(samples=seen)
+                return self.read(number)
         except DamagedSample:
             raise
         except DamagedArtifact as error:
