@@ -3,8 +3,8 @@
 from dataclasses import field
 from typing import Literal
 
-from orchestrator.data.remote import Remote
 from orchestrator.data.pool import MOST_PREFETCH
+from orchestrator.data.remote import Remote
 from orchestrator.data.rules import OrderRules
 from orchestrator.errors import InputError
 from orchestrator.records import incidental, record
