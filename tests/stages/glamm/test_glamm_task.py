@@ -73,6 +73,28 @@ def test_a_segment_is_asked_for_by_its_box_and_answered_with_its_own_mask() -> N
 
 
 @pytest.mark.parametrize("source", KINDS)
+def test_a_sample_is_measured_as_long_as_its_conversation_with_the_tokens_of_the_image(source: str) -> None:
+    sample = drawn(source, 0)
+
+    length = task_of().length_of(source, sample.key, sample.members)
+
+    in_batches = {int(task_of().collate([drawn(source, 0, seed)]).attention_BL.sum()) for seed in range(20)}
+    assert min(in_batches) <= length <= max(in_batches)
+    assert length == task_of().length_of(source, sample.key, sample.members)
+
+
+def test_sources_may_mix_inside_a_batch() -> None:
+    mixed = task_of().collate([drawn(source, number) for number, source in enumerate(KINDS)])
+
+    losses = task_of().loss(fresh(), mixed)
+
+    assert torch.isfinite(losses.total)
+    alone = {source: batch_of(source, number) for number, source in enumerate(KINDS)}
+    assert int(mixed.is_box_BL.sum()) == sum(int(batch.is_box_BL.sum()) for batch in alone.values())
+    assert [len(masks) for masks in mixed.masks] == [len(batch.masks[0]) for batch in alone.values()]
+
+
+@pytest.mark.parametrize("source", KINDS)
 def test_a_batch_is_a_function_of_the_seeds_of_its_samples(source: str) -> None:
     first, again = batch_of(source, 0, 1, 2), batch_of(source, 0, 1, 2)
 
