@@ -80,9 +80,6 @@ class SampleStream:
             raise InputError(f"worker_timeout_s must be above 0, not {worker_timeout_s}")
         self._sets = {name: ShardSet(path, remote=remote) for name, path in shards.items()}
         self.order = Order(seed, self.samples, weights, global_batch, rules, plans)
-        self._per_place = dict.fromkeys(shards, 1.0)
-        for name, plan in (plans or {}).items():
-            self._per_place[name] = (plan.facts["samples"] + plan.facts["repeated"]) / (len(plan) * plan.places)
         self._parts = share(world_rank, world_size, micro_batch, global_batch)
         self._workers = Workers(number=workers, prefetch=prefetch, timeout_s=worker_timeout_s)
         self._losses: list[Loss] = []
@@ -125,7 +122,7 @@ class SampleStream:
 
     def drawn_before(self, step: int) -> int:
         """Counts the samples that all ranks together draw before a step; with packing, as many as a mean pack has."""
-        return sum(round(places * self._per_place[name]) for name, places in self.order.drawn_before(step).items())
+        return sum(self.order.drawn_before(step).values())
 
 
 class _Refused(DamagedSample):

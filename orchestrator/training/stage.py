@@ -87,7 +87,7 @@ class TrainingStage(Stage):
             shards,
             weights=self.config.mixture,
             rules=train.order,
-            plans=plan_units(task, shards, train.order, context),
+            plans=plan_units(task, shards, train, context),
             seed=context.seed,
             global_batch=train.global_batch,
             micro_batch=train.micro_batch_on(world.size),

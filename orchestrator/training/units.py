@@ -11,9 +11,9 @@ from orchestrator.artifacts import write_json
 from orchestrator.data.lengths import Lengths, join_parts, measure_part
 from orchestrator.data.packing import PackingPlan, make_plan
 from orchestrator.data.reader import ShardSet
-from orchestrator.data.rules import OrderRules
 from orchestrator.errors import InputError, OrchError, SurroundingsError
 from orchestrator.stage import StageContext
+from orchestrator.training.config import TrainConfig
 from orchestrator.training.task import TrainTask
 
 log = logging.getLogger(__name__)
@@ -23,18 +23,18 @@ _ORDER = "order.json"
 
 
 def plan_units(
-    task: TrainTask[Any], shards: Mapping[str, Path], rules: OrderRules, context: StageContext
+    task: TrainTask[Any], shards: Mapping[str, Path], train: TrainConfig, context: StageContext
 ) -> dict[str, PackingPlan]:
-    """Opens the plan of each source, and makes it first where it is not there; nothing, if the rules do not pack.
+    """Opens the plan of each source, and makes it first where it is not there; nothing, where the recipe wants none.
 
     Collective: every rank must call.
     """
-    rule, world = rules.units, context.world
+    rule, world = train.order.units, context.world
     if rule is None:
         return {}
     plans: dict[str, PackingPlan] = {}
     for place, (name, path) in enumerate(sorted(shards.items())):
-        folder, samples = context.directory / UNITS / f"{place:02d}", ShardSet(path)
+        folder, samples = context.directory / UNITS / f"{place:02d}", ShardSet(path, remote=train.remote)
         origin = f"{name} as stage {context.fingerprint} measures it"
         measure_part(folder, samples, partial(task.length_of, name), origin, rank=world.rank, size=world.size)
         samples.close()
