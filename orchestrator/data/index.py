@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from orchestrator.data.grouping import Damage, Samples, group
 from orchestrator.data.places import LocalFile, Place
-from orchestrator.data.scan import scan
+from orchestrator.data.scan import keep_freed_memory, scan
 from orchestrator.errors import DamagedArtifact
 
 SUFFIX = ".idx"
@@ -127,6 +127,7 @@ def index_of(place: Place, name: str, *, alike: bool = True) -> TarIndex:
 
     If its samples are `alike`, one that lacks a member which nearly all others have is damaged.
     """
+    keep_freed_memory()
     size = place.size()
     start = place.read(0, 8)
     for magic, program in _COMPRESSED.items():

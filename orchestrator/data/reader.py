@@ -15,13 +15,13 @@ from orchestrator.data.index import TarIndex, index_path
 from orchestrator.data.listing import Promise, TarList
 from orchestrator.data.places import ReadAhead
 from orchestrator.data.remote import Remote, open_place
+from orchestrator.data.scan import keep_freed_memory
 from orchestrator.errors import DamagedArtifact, DamagedSample, InputError, SurroundingsError
 
 log = logging.getLogger(__name__)
 
 _MOST_TARS, _SHARE_OF_HANDLES = 256, 16  # a process may have many sets, and other things to open
 _INDEX_BYTES = 64 * 2**20  # of all open indexes together
-_KEPT_BYTES = 31 * 2**20  # glibc heeds blocks of less than 32 MiB
 _OURS_TO_SOLVE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 Sample = tuple[str, dict[str, bytes]]
@@ -52,7 +52,7 @@ class ShardReader:
             self._place.close()
             raise
         self.memory_bytes = len(self.index.body)
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def read(self, number: int) -> Sample:
         """Reads a sample: its key, and its members by extension; raises DamagedSample if it is not whole."""
@@ -147,7 +147,7 @@ class ShardSet:
             raise InputError(f"open_tars must be 1 or more, not {open_tars}")
         self.path = path
         self._tars = TarList(path)
-        self._ends = self._tars.ends
+        self._begins = [0, *self._tars.ends]  # the number of each tar's first sample; at its end that of all samples
         self._open_tars = open_tars or _handles()
         self._remote = remote or Remote()
         self._readers: OrderedDict[int, ShardReader | _LostTar] = OrderedDict()
@@ -156,24 +156,27 @@ class ShardSet:
 
     def __len__(self) -> int:
         """Counts the samples."""
-        return self._ends[-1] if self._ends else 0
+        return self._begins[-1]
 
     def read(self, number: int) -> Sample:
         """Reads a sample: its key, and its members by extension; raises DamagedSample if it is lost."""
-        tar, local = self.locate(number)
+        begins = self._begins
+        if not 0 <= number < begins[-1]:
+            raise IndexError(f"sample {number} of {len(self)} in {self.path}")
+        tar = bisect_right(begins, number) - 1
         reader = self._readers.get(tar)
         if reader is None:
             reader = self._opened(tar)
         else:
             self._readers.move_to_end(tar)
-        return reader.read(local)
+        return reader.read(number - begins[tar])
 
     def locate(self, number: int) -> tuple[int, int]:
         """Returns in which tar a sample lies, and its number there."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.path}")
-        tar = bisect_right(self._ends, number)
-        return tar, number - self._tars.begin(tar)
+        tar = bisect_right(self._begins, number) - 1
+        return tar, number - self._begins[tar]
 
     def tar(self, number: int) -> str:
         """Returns where the tar of a sample lies: a path or a URL."""
@@ -232,15 +235,6 @@ class ShardSet:
         """Loads the index of a lost tar, to name its samples by; None if it is of another tar."""
         index = load_index(path)
         return index if index and (len(index), index.tar_bytes) == (promise.samples, promise.tar_bytes) else None
-
-
-def _keep_freed_memory() -> None:
-    """Has the C library keep what a batch gives back, up to twice this much, for the next one.
-
-    It gives the end of its heap back to the system as soon as 128 kB are free there, until a larger block was once
-    freed (mallopt(3), M_TRIM_THRESHOLD). Without, every batch pays for fresh pages: more than for reading them.
-    """
-    bytearray(_KEPT_BYTES)
 
 
 def _handles() -> int:
