@@ -30,7 +30,7 @@ class _Size(NamedTuple):
 
 
 _FULL = _Size(samples=20_000, decoded=5_000, repeats=5, sets=(10**4, 10**5, 10**6, 10**7))
-_QUICK = _Size(samples=3_000, decoded=500, repeats=2, sets=(10**4, 10**6))
+_QUICK = _Size(samples=5_000, decoded=640, repeats=2, sets=(10**4, 10**6))
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _measured(folder: Path, python: Path | None, names: Sequence[str], cells: st
         if "b" in cells:
             able, claims_of_the_unable = _prepared(rivals, decoded, folder / "b")
             yield from claims_of_the_unable
-            yield from _told("b", reading.read_decoded(able, size.decoded, size.repeats))
+            yield from _told("b", reading.read_decoded(able, decoded, size.decoded, size.repeats))
     if "d" in cells:
         yield from _told("d", damage.survive_damage(folder))
     if "e" in cells:

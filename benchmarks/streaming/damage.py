@@ -17,6 +17,7 @@ from orchestrator.artifacts import Shards
 from orchestrator.data.adopt import adopt
 from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote
+from orchestrator.data.verify import silence
 from orchestrator.data.writer import ShardWriter
 from orchestrator.errors import DamagedSample
 
@@ -37,6 +38,7 @@ class Fault(NamedTuple):
 
 def survive_damage(folder: Path) -> list[Claim]:
     """Strikes one tar of two in each way, reads the set with each library, and counts."""
+    silence()  # the reader would tell of every loss
     warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector
     claims = []
     for number, fault in enumerate(FAULTS):
