@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,14 @@ def with_energon(folder: Path) -> Delivered:
             yield sample.__key__, sample.members
 
 
-def with_datasets(folder: Path) -> Delivered:
+def with_datasets(folder: Path, *, streaming: bool = False) -> Delivered:
     """Reads with the builder `webdataset` of Hugging Face datasets, images left as they are stored."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
 
     files = [str(tar) for tar in sorted(folder.glob("*.tar"))]
     table = datasets.load_dataset(
-        "webdataset", data_files={"train": files}, split="train", cache_dir=str(folder / "cache")
+        "webdataset", data_files={"train": files}, split="train", cache_dir=str(folder / "cache"), streaming=streaming
     )
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
     for name in images:
@@ -103,6 +104,7 @@ READERS: Mapping[str, Callable[[Path], Delivered]] = {
     "webdataset": with_webdataset,
     "energon": with_energon,
     "datasets": with_datasets,
+    "datasets, streaming": partial(with_datasets, streaming=True),
 }
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ def grounded(number: int) -> Sample:
     )  # fmt: skip
 
 
+def bare_sample(key: str) -> Sample:
+    return Sample(key=key, image=picture(0), width_px=24, height_px=16)
+
+
 def write(folder: Path, samples: Samples, *, samples_per_shard: int = 5) -> Path:
     with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
         for key, members in samples.items():
@@ -132,6 +136,14 @@ def test_hugging_face_datasets_loads_every_tar_we_write_with_equal_content(tmp_p
     folder = write(tmp_path / "set", OURS)
 
     assert read_with("datasets", folder) == digests(OURS, decoded=True)
+
+
+def test_hugging_face_datasets_streams_sets_whose_first_samples_say_little(tmp_path: Path) -> None:
+    # not streamed, it takes the types of all samples from the first ones, and needs `features=` for such a set
+    bare = {f"bare-{number}": bare_sample(f"bare-{number}").to_members() for number in range(8)}
+    folder = write(tmp_path / "set", bare | OURS, samples_per_shard=50)
+
+    assert read_with("datasets, streaming", folder) == digests(bare | OURS, decoded=True)
 
 
 @pytest.mark.parametrize("reader", ["webdataset", "energon", "datasets"])
