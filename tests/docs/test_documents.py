@@ -47,9 +47,11 @@ def test_every_orch_command_of_a_page_parses(page: Path) -> None:
         words = shlex.split(line)
         if words[0].rpartition("/")[2] != "orch":
             continue
-        command = group.commands.get(words[1])
+        command, rest = group.commands.get(words[1]), words[2:]
+        if isinstance(command, TyperGroup):
+            command, rest = command.commands.get(rest[0]), rest[1:]
         assert command is not None, f"{line}: there is no such command"
-        command.make_context(words[1], [word for word in words[2:] if word != "&"])  # raises if it does not parse
+        command.make_context(line, [word for word in rest if word != "&"])  # raises if it does not parse
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
