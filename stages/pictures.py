@@ -19,7 +19,7 @@ PANEL_WIDTH_PX = 384
 MARGIN_PX = 12
 TITLE_SIZE_PX, NUMBER_SIZE_PX = 17, 13
 RADIUS_PX = 9  # of the disc behind a number
-SMALL_BOX_PX = 45
+SMALL_BOX_PX, SMALL_MASK_PX = 45, 250  # below, a side or an area is hidden by a number on it
 OPACITY, OPACITY_OF_LARGE = 0.22, 0.08  # captions name colours, so the true ones must stay visible below
 LARGE = 0.35  # share of the image from which on a mask is background rather than a thing
 
@@ -130,12 +130,14 @@ def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]
             scale = size[0] / image.width
             x0, y0, x1, y1 = (round(value * scale) for value in mark.box_xyxy_px)
             pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=shade, width=3)
-            small = min(abs(x1 - x0), abs(y1 - y0)) < SMALL_BOX_PX  # its number would hide it
+            small = min(abs(x1 - x0), abs(y1 - y0)) < SMALL_BOX_PX
             inward_px = -RADIUS_PX if small else RADIUS_PX
             taken.append(_free((min(x0, x1) + inward_px, min(y0, y1) + inward_px), taken, size))
             _draw_number(pen, number, taken[-1], shade)
         elif mask_HW is not None and mask_HW.any():
-            taken.append(_free(_inner_point(mask_HW), taken, size))
+            x, y = _inner_point(mask_HW)
+            inward_px = 0 if mask_HW.sum() > SMALL_MASK_PX else -2 * RADIUS_PX
+            taken.append(_free((x + inward_px, y + inward_px), taken, size))
             _draw_number(pen, number, taken[-1], shade)
     return picture
 
