@@ -1,7 +1,8 @@
 """Tars behind URLs: by ranges, with patience, and never a wrong sample."""
 
+import multiprocessing
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from orchestrator.data.adopt import adopt
 from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote, RemoteFile, open_place
+from orchestrator.data.stream import Drawn, SampleStream
 from orchestrator.errors import DamagedSample, InputError
 from tests.orchestrator.data.conftest import MakeShards
 from tests.rangeserver import FAULTS, RangeServer, serving
@@ -169,3 +171,45 @@ def test_a_file_behind_a_url_forgets_its_driver_on_the_way(remote_set: Path, ser
 
     again = pickle.loads(pickle.dumps(place))  # noqa: S301  # our own, made in this line
     assert place.read(0, 100) == again.read(0, 100)
+
+
+def read_in_child(shards: ShardSet, results: "multiprocessing.Queue[list[str]]") -> None:
+    results.put([shards.read(number)[0] for number in (3, 4, 13)])
+
+
+def test_a_forked_worker_reads_on_with_a_driver_of_its_own(remote_set: Path, server: RangeServer) -> None:
+    shards = ShardSet(remote_set, remote=QUICK)
+    shards.read(3)  # from now on the driver has a thread, which a child does not inherit
+    fork = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[list[str]] = fork.Queue()
+    workers = [fork.Process(target=read_in_child, args=(shards, results)) for _ in range(2)]
+
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=30) for _ in workers]
+    for worker in workers:
+        worker.join()
+
+    assert found == [["a-3", "a-4", "a-13"]] * 2
+    assert shards.read(5)[0] == "a-5"
+
+
+def test_batches_come_from_behind_a_url_through_workers_and_a_cache(
+    remote_set: Path, server: RangeServer, tmp_path: Path
+) -> None:
+    remote = Remote(cache_folder=str(tmp_path / "cache"), piece_bytes=4096, attempts=3, first_wait_s=0.01)
+    server.faults.extend(FAULTS)
+
+    def keys(workers: int) -> list[list[str]]:
+        stream = SampleStream(
+            {"a": remote_set}, weights={}, seed=1, global_batch=5, micro_batch=5, world_rank=0, world_size=1,
+            workers=workers, remote=remote,
+        )  # fmt: skip
+        return list(stream.batches(as_keys, start_step=0, steps=5))
+
+    assert keys(2) == keys(0)
+    assert len(server.requests) - len(FAULTS) == len(set(server.requests))
+
+
+def as_keys(drawn: Sequence[Drawn]) -> list[str]:
+    return [sample.key for sample in drawn]
