@@ -74,7 +74,8 @@ def find_shards(words: str) -> Path:
         found = find_run(run if colon else words.rsplit("/", 2)[0])
     except (ValueError, InputError) as error:
         known = f"; {error}" if colon and isinstance(error, InputError) else ""
-        raise InputError(f"{words} does not exist; allowed: a path, RUN/STAGE/OUTPUT, RUN:STAGE.OUTPUT{known}") from None
+        allowed = "a path, RUN/STAGE/OUTPUT, RUN:STAGE.OUTPUT"
+        raise InputError(f"{words} does not exist; allowed: {allowed}{known}") from None
     outputs = read_plain_stage(found.directory / stage)["outputs"]
     if output not in outputs:
         raise InputError(f"the stage {stage} has no output {output!r}; it has {', '.join(outputs)}")
