@@ -39,7 +39,7 @@ class Leg:
     micro: int
     steps: int
     lost: int  # of these steps: since its last checkpoint
-    kill: int  # the batch after which a worker is killed
+    kill: int  # after so many batches by workers one of them is killed
 
 
 @record
@@ -63,7 +63,7 @@ def legs(draw: st.DrawFn) -> Leg:
         micro=draw(st.sampled_from([size for size in range(1, share + 1) if share % size == 0])),
         steps=steps,
         lost=draw(st.integers(0, steps - 1)),
-        kill=draw(st.integers(0, 6)),
+        kill=draw(st.integers(1, 6)),
     )
 
 
@@ -142,15 +142,15 @@ def walked(home: Path, journey: Journey, leg: Leg, start: int) -> Iterator[list[
         stream(home, journey, rank=rank, leg=leg, workers=leg.workers * (rank == busy)) for rank in range(leg.world)
     ]
     ranks: list[Any] = [one.batches(rows, start_step=start, steps=leg.steps + 3) for one in streams]
-    batch = 0
+    batches = 0
     for _ in range(leg.steps):
         found: list[Row] = []
         for _ in range(streams[0].accumulation):
             for rank in ranks:
                 pid, some = next(rank)
                 found += some
-                batch += 1
-                if pid != os.getpid() and batch % 7 == leg.kill:
+                batches += pid != os.getpid()
+                if pid != os.getpid() and batches == leg.kill:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         yield found
