@@ -71,7 +71,7 @@ class _DecodingAlone:
         self._samples = samples
         whole = ShardSet(shards)
         self._batches = []
-        for start in range(0, min(len(whole), 8 * BATCH) - BATCH + 1, BATCH):
+        for start in range(0, min(len(whole), 32 * BATCH) - BATCH + 1, BATCH):
             members = [whole.read(number)[1] for number in range(start, start + BATCH)]
             self._batches.append([(one["jpg"], one["json"]) for one in members])
         whole.close()
