@@ -76,7 +76,8 @@ class _Groups:
         if not all(map(_KEY, split)) or not all(map(_DOT, split)):  # neither key nor sample
             kept = [at for at, (key, dot, _) in enumerate(split) if key and dot]
             split = [split[at] for at in kept]
-            files = Files(*([column[at] for at in kept] for column in files))
+            names, *numbers = files
+            files = Files([names[at] for at in kept], *([column[at] for at in kept] for column in numbers))
         for column, more in zip(self._columns[1:], files[1:], strict=True):
             column.extend(more)
         keys, firsts, kinds, extensions, current = self._keys, self._firsts, self._kinds, self._extensions, self._open
