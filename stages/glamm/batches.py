@@ -1,6 +1,7 @@
-"""GlammBatch: what one step of GLaMM reads, as named tensors.
+"""What one step of GLaMM reads, as named tensors.
 
-Legend: B images, L tokens, R boxes of all images together, M masks of an image (padded), C channels, H W pixels.
+Legend: B images, L tokens, R boxes of all images together, M masks of an image (padded), C channels, H W pixels,
+K points of a box, V words of the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -33,3 +34,18 @@ class GlammBatch:
         """Moves every tensor to a device."""
         moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "masks"}
         return GlammBatch(**moved, masks=[mask.to(device) for mask in self.masks])
+
+
+@dataclass(slots=True)
+class WordsBatch:
+    """A micro-batch of described regions, for the pre-training of the image encoder (see `words.py`)."""
+
+    clip_pixels_BCHW: Tensor  # normalised, for the global image encoder
+    boxes_R4: Tensor  # xyxy in units of the image (0..1)
+    points_RK2: Tensor  # xy inside the box, in units of the image
+    box_image_R: Tensor  # which image a box lies in
+    words_RV: Tensor  # how much each word counts in the description of a box; adds up to one
+
+    def to(self, device: str | torch.device) -> "WordsBatch":
+        """Moves every tensor to a device."""
+        return WordsBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})

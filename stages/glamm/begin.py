@@ -1,7 +1,8 @@
 """Brings up the task of a training stage: from model folders and a tokenizer, or from the checkpoint before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
@@ -9,6 +10,7 @@ from orchestrator.errors import InputError
 from stages.glamm.config import Blueprint, GlammConfig, LoraConfig, draw_blueprint
 from stages.glamm.task import FAMILY, GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary
+from stages.glamm.words import WordsTask, rarities
 
 TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
@@ -24,25 +26,27 @@ class _Losses(Protocol):
     def max_regions(self) -> int: ...
 
 
-class _Fresh(_Losses, Protocol):
-    @property
-    def model(self) -> GlammConfig: ...
-
-
 class _Tuned(_Losses, Protocol):
     @property
     def lora(self) -> LoraConfig | None: ...
 
 
-def begin_fresh(config: _Fresh, kinds: Mapping[str, str], tokenizer: Tokenizer | None) -> GlammTask:
-    """Begins with the folders that the config names; parts without one, and new parts, get fresh weights."""
-    folder = config.model.language.path if tokenizer is None else tokenizer.path
-    if folder is None:
-        raise InputError("config.model.language.path or inputs.tokenizer must name a tokenizer")
-    vocabulary = Vocabulary.read(folder)
-    blueprint = draw_blueprint(config.model, vocabulary.size)
-    start = Start(folders=config.model)
-    return _task(config, kinds, blueprint, vocabulary, start)
+def begin_fresh(
+    config: _Losses, model: GlammConfig, kinds: Mapping[str, str], tokenizer: Tokenizer | None
+) -> GlammTask:
+    """Begins with the folders that a model names; parts without one, and new parts, get fresh weights."""
+    vocabulary = _vocabulary(model, tokenizer)
+    return _task(config, kinds, draw_blueprint(model, vocabulary.size), vocabulary, Start(folders=model))
+
+
+def begin_with_words(
+    model: GlammConfig, tokenizer: Tokenizer | None, shards: Sequence[Path], *, max_regions: int
+) -> WordsTask:
+    """Begins as `begin_fresh` does, to read words off image tokens first."""
+    vocabulary = _vocabulary(model, tokenizer)
+    blueprint, start = draw_blueprint(model, vocabulary.size), Start(folders=model)
+    glamm = GlammTask(blueprint, vocabulary, {}, start=start, weights=Weights(), max_regions=max_regions)
+    return WordsTask(glamm, rarities(vocabulary, shards), max_regions=max_regions)
 
 
 def begin_from_checkpoint(config: _Tuned, kinds: Mapping[str, str], model: Checkpoint) -> GlammTask:
@@ -64,6 +68,13 @@ def read_blueprint(model: Checkpoint) -> Blueprint:
     if facts.get("family") != FAMILY:
         raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
     return Blueprint.from_plain(facts["model"])
+
+
+def _vocabulary(model: GlammConfig, tokenizer: Tokenizer | None) -> Vocabulary:
+    folder = model.language.path if tokenizer is None else tokenizer.path
+    if folder is None:
+        raise InputError("config.model.language.path or inputs.tokenizer must name a tokenizer")
+    return Vocabulary.read(folder)
 
 
 def _task(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamConfig, SamModel
 
-from stages.glamm.batches import IGNORED, GlammBatch
+from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
 from stages.glamm.config import Blueprint, LoraConfig
 from stages.glamm.decoder import PromptProjection, decode_masks
-from stages.glamm.region import RegionEncoder
+from stages.glamm.region import RegionEncoder, at_points
 
 
 class Glamm(nn.Module):
@@ -38,12 +38,16 @@ class Glamm(nn.Module):
         self.roi_scale = (blueprint.roi_side_px or side) / side
         self.canvas = blueprint.canvas_px
 
-    def forward(self, batch: GlammBatch) -> dict[str, Tensor]:
+    def forward(self, batch: GlammBatch | WordsBatch) -> dict[str, Tensor]:
         """Returns `text_logits_TV`, `targets_T`, and `mask_logits_BMHW` at the decoder's resolution.
+
+        Of a WordsBatch, what `name` returns.
 
         Every batch runs every module: one without boxes reads a dummy box, one without masks decodes a dummy prompt,
         both with weight zero, so that ranks never differ in which weights they gather.
         """
+        if isinstance(batch, WordsBatch):
+            return self.name(batch)
         hidden_BLD = self.read(batch)
         wanted_BL = batch.labels_BL[:, 1:] != IGNORED
         return {
@@ -51,6 +55,15 @@ class Glamm(nn.Module):
             "targets_T": batch.labels_BL[:, 1:][wanted_BL],
             "mask_logits_BMHW": self.point(hidden_BLD, batch),
         }
+
+    def name(self, batch: WordsBatch) -> dict[str, Tensor]:
+        """Reads words straight off image and region tokens: `patch_logits_RKV` and `region_logits_RV`."""
+        image_BND, levels_BND = self.see(batch.clip_pixels_BCHW)
+        patches_RKD = at_points(image_BND, batch.points_RK2, batch.box_image_R)
+        regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
+        together_RJD = torch.cat([patches_RKD, regions_RD[:, None]], dim=1)
+        logits_RJV = self.language_model.lm_head(self.language_model.model.norm(together_RJD))
+        return {"patch_logits_RKV": logits_RJV[:, :-1], "region_logits_RV": logits_RJV[:, -1]}
 
     def read(self, batch: GlammBatch) -> Tensor:
         """Runs the language model over text, image and boxes: last hidden states B x L x D."""

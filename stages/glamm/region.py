@@ -31,6 +31,14 @@ def roi_align(features_BCHW: Tensor, boxes_R4: Tensor, box_image_R: Tensor, *, s
     return functional.avg_pool2d(samples, sampling)
 
 
+def at_points(tokens_BND: Tensor, points_RK2: Tensor, image_R: Tensor) -> Tensor:
+    """Reads a square grid of image tokens at points (xy, 0..1), bilinearly: R x K x D."""
+    maps_BDHW = _as_map(tokens_BND, 1)
+    grid = (points_RK2 * 2 - 1)[:, :, None].to(maps_BDHW.dtype)
+    read = functional.grid_sample(maps_BDHW[image_R], grid, align_corners=False, padding_mode="border")
+    return read[..., 0].transpose(1, 2)
+
+
 class RegionEncoder(nn.Module):
     """Turns each box into one language token."""
 

@@ -1,4 +1,4 @@
-"""The stages of GLaMM: tokenizer, alignment, regions, grounded captions, Pix2Cap. Imports no torch."""
+"""The stages of GLaMM: tokenizer, words, alignment, regions, grounded captions, Pix2Cap. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -13,6 +13,7 @@ from stages.glamm.config import GlammConfig, LoraConfig
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
+    from stages.glamm.words import WordsTask
 
 KINDS = ("caption", "region", "gcg", "region_mask")
 
@@ -130,6 +131,59 @@ class GlammStage(TrainingStage):
         return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
 
 
+class WordPretraining(TrainingStage):
+    """Teaches a fresh image encoder which words belong to what it sees, off its patches, before any sentence.
+
+    A full-size run needs none of it: its CLIP comes trained. See `words.py`.
+    """
+
+    family = "glamm"
+    trainable = (
+        "vision_tower",
+        "projector",
+        "region_encoder",
+        "language_model.lm_head",
+        "language_model.model.norm",
+    )
+
+    @record
+    class Config:
+        """The model to begin with, and how to train it."""
+
+        train: TrainConfig
+        model: GlammConfig = field(default_factory=GlammConfig)
+        mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
+        max_regions: int = 10  # of one image
+
+    @record
+    class Inputs:
+        """Described regions; a tokenizer where the language model brings none."""
+
+        shards: dict[str, Shards]
+        tokenizer: Tokenizer | None = None
+
+    @record
+    class Outputs:
+        """The whole model, and the tokenizer beside its weights."""
+
+        model: Checkpoint
+
+    def faults(self) -> Mapping[str, str]:
+        """Finds model folders that are not there, and a missing tokenizer."""
+        return {**super().faults(), **_model_faults(self.config.model, self.inputs.tokenizer)}
+
+    def outside(self) -> Mapping[str, str]:
+        """Watches the files of the model folders."""
+        return _files_of(self.config.model)
+
+    def build_task(self) -> "WordsTask":
+        """Begins with fresh or pretrained parts."""
+        from stages.glamm.begin import begin_with_words
+
+        shards = [self.inputs.shards[name].path for name in sorted(self.inputs.shards)]
+        return begin_with_words(self.config.model, self.inputs.tokenizer, shards, max_regions=self.config.max_regions)
+
+
 class FeatureAlignment(GlammStage):
     """Teaches the projector to speak the language model's language, from short captions of whole images."""
 
@@ -141,9 +195,10 @@ class FeatureAlignment(GlammStage):
         """The model to begin with, and how to train it."""
 
         train: TrainConfig
-        model: GlammConfig = field(default_factory=GlammConfig)
+        model: GlammConfig | None = None  # null: inputs.model goes on
         mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
         tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, region, gcg or region_mask
+        lora: LoraConfig | None = None  # beside inputs.model; a model that begins here has its own under model.lora
         text_weight: float = 1.0
         bce_weight: float = 2.0
         dice_weight: float = 0.5
@@ -151,37 +206,56 @@ class FeatureAlignment(GlammStage):
 
     @record
     class Inputs:
-        """Captions; a tokenizer where the language model brings none."""
+        """Captions; a model that has begun, or else a tokenizer where the language model brings none."""
 
         shards: dict[str, Shards]
         tokenizer: Tokenizer | None = None
+        model: Checkpoint | None = None
 
     def faults(self) -> Mapping[str, str]:
-        """Finds model folders that are not there, and a missing tokenizer."""
-        found = {
-            **super().faults(),
-            **{f"config.model.{key}": text for key, text in self.config.model.faults().items()},
-        }
-        if self.inputs.tokenizer is None and self.config.model.language.path is None:
-            found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
+        """Finds no model or two, model folders that are not there, and a missing or idle tokenizer."""
+        model, begun = self.config.model, self.inputs.model is not None
+        found = dict(super().faults())
+        if (model is None) != begun:
+            given = "both given" if begun else "neither given"
+            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
+        elif model is not None:
+            found |= _model_faults(model, self.inputs.tokenizer)
+            if self.config.lora is not None:
+                found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
+        elif self.inputs.tokenizer is not None:
+            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
 
     def outside(self) -> Mapping[str, str]:
-        """Watches the files of the model folders: size and time of change. Their content would take minutes to read."""
-        model = self.config.model
-        folders = [part.path for part in (model.language, model.vision, model.grounding) if part.path is not None]
-        files = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
-        return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files}
+        """Watches the files of the model folders."""
+        return {} if self.config.model is None else _files_of(self.config.model)
 
     def has_adapters(self) -> bool:
         """Tells whether the model begins with low-rank adapters."""
-        return self.config.model.lora is not None
+        return super().has_adapters() if self.config.model is None else self.config.model.lora is not None
 
     def build_task(self) -> "GlammTask":
-        """Begins with fresh or pretrained parts."""
+        """Begins with fresh or pretrained parts, or goes on from a checkpoint."""
         from stages.glamm.begin import begin_fresh
 
-        return begin_fresh(self.config, self.kinds, self.inputs.tokenizer)
+        if self.config.model is None:
+            return super().build_task()
+        return begin_fresh(self.config, self.config.model, self.kinds, self.inputs.tokenizer)
+
+
+def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
+    found = {f"config.model.{key}": text for key, text in model.faults().items()}
+    if tokenizer is None and model.language.path is None:
+        found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
+    return found
+
+
+def _files_of(model: GlammConfig) -> dict[str, str]:
+    """Tells size and time of change of the files in model folders. Their content would take minutes to read."""
+    folders = [part.path for part in (model.language, model.vision, model.grounding) if part.path is not None]
+    files = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
+    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files}
 
 
 class RegionPretraining(GlammStage):

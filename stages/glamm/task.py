@@ -76,10 +76,11 @@ class GlammTask(TrainTask[GlammBatch]):
         """Checks the vocabulary against the model, and the kinds."""
         if vocabulary.size != blueprint.vocabulary_size:
             raise InputError(f"the tokenizer has {vocabulary.size} tokens, the model {blueprint.vocabulary_size}")
-        self._blueprint, self._vocabulary, self._start, self._weights = blueprint, vocabulary, start, weights
+        self._blueprint, self._start, self._weights = blueprint, start, weights
+        self.vocabulary = vocabulary
         self._makers = {source: MAKERS[kind] for source, kind in kinds.items()}
         self._max_regions = max_regions
-        self._collator = Collator(blueprint, vocabulary)
+        self.collator = Collator(blueprint, vocabulary)
 
     def build_model(self) -> nn.Module:
         """Builds the model; its weights come later."""
@@ -101,7 +102,7 @@ class GlammTask(TrainTask[GlammBatch]):
 
     def collate(self, drawn: Sequence[Drawn]) -> GlammBatch:
         """Makes a batch; wordings and the order of regions are functions of each sample's own seed."""
-        return self._collator.batch([self.example(one) for one in drawn])
+        return self.collator.batch([self.example(one) for one in drawn])
 
     def example(self, drawn: Drawn) -> Example:
         """Turns one sample into an image with its conversation, in the way of its source's kind."""
@@ -113,11 +114,11 @@ class GlammTask(TrainTask[GlammBatch]):
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
         """Counts the tokens of the conversation in one wording; another wording differs by a few."""
         conversation = self._conversation(source, Sample.from_members(key, members), seed=0)
-        return len(self._collator.tokens(conversation).ids)
+        return len(self.collator.tokens(conversation).ids)
 
     def _conversation(self, source: str, sample: Sample, seed: int) -> Conversation:
         chance = random.Random(seed)  # noqa: S311 - wording, not secrets
-        return self._makers[source](sample, chance, self._vocabulary.end, self._max_regions)
+        return self._makers[source](sample, chance, self.vocabulary.end, self._max_regions)
 
     def loss(self, model: nn.Module, batch: GlammBatch) -> Losses:
         """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""
@@ -142,7 +143,7 @@ class GlammTask(TrainTask[GlammBatch]):
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""
-        return {f"tokenizer/{name}": content for name, content in self._vocabulary.files().items()}
+        return {f"tokenizer/{name}": content for name, content in self.vocabulary.files().items()}
 
 
 def text_loss(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
@@ -169,9 +170,9 @@ def caption_conversation(sample: Sample, chance: random.Random, end: str, max_re
 
 def region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
     """Asks what is in each of some regions, one turn a region."""
-    chosen = _some(sample.regions, chance, max_regions)
-    turns = [Turn(question=choose(REGION_QUESTIONS, chance), answer=_said(region)) for region in chosen]
-    return make_conversation(turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in chosen])
+    chosen = described(sample.regions, chance, max_regions)
+    turns = [Turn(question=choose(REGION_QUESTIONS, chance), answer=text) for _, text in chosen]
+    return make_conversation(turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region, _ in chosen])
 
 
 def gcg_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
@@ -184,16 +185,14 @@ def gcg_conversation(sample: Sample, chance: random.Random, end: str, max_region
 
 def pointed_region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
     """Asks what each of some segments is, box given, and for its pixels."""
-    chosen = _some([region for region in sample.regions if region.mask is not None], chance, max_regions)
+    chosen = described([region for region in sample.regions if region.mask is not None], chance, max_regions)
     turns = [
-        Turn(
-            question=choose(POINTED_REGION_QUESTIONS, chance),
-            answer=f"{PHRASE_START} {_said(region)} {PHRASE_END} {SEG}",
-        )
-        for region in chosen
+        Turn(question=choose(POINTED_REGION_QUESTIONS, chance), answer=f"{PHRASE_START} {text} {PHRASE_END} {SEG}")
+        for _, text in chosen
     ]
+    regions = [region for region, _ in chosen]
     return make_conversation(
-        turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in chosen], mask_regions=chosen
+        turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in regions], mask_regions=regions
     )
 
 
@@ -206,9 +205,10 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 
-def _some(regions: Sequence[Region], chance: random.Random, most: int) -> list[Region]:
-    described = [region for region in regions if not region.crowd and _said(region)]
-    return chance.sample(described, min(most, len(described)))
+def described(regions: Sequence[Region], chance: random.Random, most: int | None) -> list[tuple[Region, str]]:
+    """Draws up to `most` regions that something is said about, each with what that is; null = all."""
+    said = [(region, text) for region in regions if not region.crowd and (text := _said(region))]
+    return said if most is None else chance.sample(said, min(most, len(said)))
 
 
 def _said(region: Region) -> str:

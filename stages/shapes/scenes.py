@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.records import record
 from stages.vision import Mask
 
-SHAPES = ("circle", "bar", "triangle", "cross")  # told apart at a few pixels: a square is too much like a circle
+SHAPES = ("ring", "bar", "triangle", "cross")  # told apart at a few pixels: a disc or a square is not
 COLOURS = {
     "red": (214, 40, 40),
     "green": (46, 160, 60),
@@ -34,10 +34,11 @@ _MARGIN = 0.015
 _TILT = math.radians(15)
 _REACH = 1.8  # the farthest corner of any shape, in radii
 _CORNERS = {  # upright, in radii, those of the right half
-    "bar": ((1.314, -0.597), (1.314, 0.597)),
+    "bar": ((1.571, -0.5), (1.571, 0.5)),
     "triangle": ((0.0, -1.167), (1.347, 1.167)),
     "cross": ((1.19, -0.397), (1.19, 0.397), (0.397, -1.19), (0.397, 1.19)),
 }
+_RING = (1.17, 0.607)  # outer and inner radius, in radii
 _PROPOSALS = 128
 
 
@@ -146,8 +147,8 @@ def _places(rng: np.random.Generator, looks: list[Thing]) -> Iterator[list[tuple
 
 def _extent(shape: str, angle: float) -> tuple[float, float]:
     """Returns how far a tilted shape reaches to either side and up or down, in radii."""
-    if shape == "circle":
-        return (1.0, 1.0)
+    if shape == "ring":
+        return (_RING[0], _RING[0])
     cosine, sine = math.cos(angle), math.sin(angle)
     corners = [(side * u, v) for u, v in _CORNERS[shape] for side in (-1, 1)]
     return (max(abs(u * cosine - v * sine) for u, v in corners), max(abs(u * sine + v * cosine) for u, v in corners))
@@ -190,10 +191,11 @@ def _window(thing: Thing, image_px: int) -> Window:
 
 def _distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns how far outside (above 0) or inside (below 0) of a shape a point lies; all shapes have one area."""
-    if shape == "circle":
-        return np.sqrt(u * u + v * v) - np.float32(1)
+    if shape == "ring":
+        outer, inner = _RING
+        return np.abs(np.sqrt(u * u + v * v) - np.float32((outer + inner) / 2)) - np.float32((outer - inner) / 2)
     if shape == "bar":
-        return np.maximum(np.abs(u) - np.float32(1.314), np.abs(v) - np.float32(0.597))
+        return np.maximum(np.abs(u) - np.float32(1.571), np.abs(v) - np.float32(0.5))
     if shape == "triangle":  # equilateral, upright, its box in the middle: three half planes at the inner radius
         slope, v = np.float32(math.sqrt(3) / 2), v - np.float32(0.389)
         return np.maximum(v, slope * np.abs(u) - np.float32(0.5) * v) - np.float32(0.778)
