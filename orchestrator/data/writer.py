@@ -114,7 +114,8 @@ class TarDraft:
         self._keys: set[str] = set()
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         with _named(self._draft):
-            self._file = _Hashed(self._draft.open("wb"))
+            # in large pieces, so that the page cache keeps them in large pieces, which are read back much faster
+            self._file = _Hashed(self._draft.open("wb", buffering=1 << 20))
         # typeshed asks for a file that can be read as well, which a stream that is only written is not
         self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
