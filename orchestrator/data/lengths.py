@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.artifacts import write_json
-from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
+from orchestrator.errors import DamagedArtifact, DamagedSample, InputError, SurroundingsError
 from orchestrator.records import record
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ LengthOf = Callable[[str, Mapping[str, bytes]], int]  # key and members of a sam
 
 _CHUNK = 65_536
 _LONGEST = 2**32 - 1
+_PATIENCE_S = 90
 _DOCUMENT = "lengths.json"
 
 
@@ -95,7 +97,7 @@ def join_parts(directory: Path, samples: int, origin: str) -> Lengths:
     paths = [_chunk_path(directory, origin, chunk) for chunk in range(-(-samples // _CHUNK))]
     with NpyDraft(directory / "lengths.npy", np.dtype(np.uint32)) as draft:
         for path in paths:
-            values = np.load(path)
+            values = np.load(awaited(path))
             digest.update(values.astype("<u4").tobytes())
             draft.append(values)
     write_json(directory / _DOCUMENT, {"samples": samples, "digest": digest.hexdigest(), "origin": origin})
@@ -106,10 +108,20 @@ def join_parts(directory: Path, samples: int, origin: str) -> Lengths:
     return joined
 
 
+def awaited(path: Path) -> Path:
+    """Waits for a file that another node has written: a network file system may show it only after a minute."""
+    for _ in range(_PATIENCE_S):
+        if path.exists():
+            return path
+        time.sleep(1)
+    message = f"{path} was written by another process, but cannot be seen by this one"
+    raise SurroundingsError(f"{message}: the run folder must lie on a disk that all nodes share")
+
+
 def _length(samples: Samples, number: int, length_of: LengthOf) -> int:
     try:
         length = length_of(*samples.read(number))
-    except (DamagedSample, InputError) as error:
+    except (DamagedSample, InputError, SurroundingsError) as error:
         log.warning("cannot be measured, and is left out: %s", error)
         return 0
     if not 0 <= length <= _LONGEST:

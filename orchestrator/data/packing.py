@@ -31,7 +31,7 @@ from orchestrator.data.lengths import Lengths, NpyDraft
 from orchestrator.data.rules import BucketRule, PackRule
 from orchestrator.errors import DamagedArtifact, InputError
 
-_PLAN = "plan.json"
+PLAN = "plan.json"
 _FACTS = ("samples", "units", "padding", "repeated", "unmeasured", "too_long")
 
 Units = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]  # the samples of some units in a row; how many each has
@@ -43,13 +43,13 @@ class PackingPlan:
     def __init__(self, directory: Path, lengths: Lengths) -> None:
         """Opens a plan that `make_plan` has made of these lengths."""
         try:
-            document = json.loads((directory / _PLAN).read_text(encoding="utf-8"))
+            document = json.loads((directory / PLAN).read_text(encoding="utf-8"))
             self._starts = np.load(directory / "starts.npy", mmap_mode="r")
             self._members = np.load(directory / "members.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise DamagedArtifact(f"{directory} holds no packing plan: {error}") from error
         if len(self._starts) != document["units"] + 1 or len(self._members) != self._starts[-1]:
-            raise DamagedArtifact(f"{directory}: starts.npy and members.npy are not of the plan in {_PLAN}")
+            raise DamagedArtifact(f"{directory}: starts.npy and members.npy are not of the plan in {PLAN}")
         self.rule: dict[str, Any] = document["rule"]
         self.digest: str = document["digest"]
         self.facts: dict[str, Any] = {name: document[name] for name in _FACTS}
@@ -102,13 +102,13 @@ def make_plan(directory: Path, lengths: Lengths, rule: PackRule | BucketRule) ->
             raise InputError(
                 f"no sample of {lengths.origin} can be used: all are unmeasured or too long for the budget"
             )
-        write_json(directory / _PLAN, {**wanted, **document, **_judged(directory, values, rule)})
+        write_json(directory / PLAN, {**wanted, **document, **_judged(directory, values, rule)})
     return PackingPlan(directory, lengths)
 
 
 def _held(directory: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads((directory / _PLAN).read_text(encoding="utf-8"))
+        document = json.loads((directory / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return {"rule": document["rule"], "lengths": document["lengths"]}
@@ -167,7 +167,7 @@ def _buckets(lengths: NDArray[np.uint32], rule: BucketRule) -> Units:
 def _written(directory: Path, samples: int, units: Units) -> dict[str, Any]:
     """Writes the units as they come, so that a billion samples need no memory."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / _PLAN).unlink(missing_ok=True)  # from here on the files are of no plan, until the new one is whole
+    (directory / PLAN).unlink(missing_ok=True)  # from here on the files are of no plan, until the new one is whole
     digest, end, count = hashlib.sha256(), 0, 0
     numbers = np.dtype(np.uint32 if samples <= 2**32 else np.uint64)
     with (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import write_json
-from orchestrator.data.lengths import Lengths, join_parts, measure_part
-from orchestrator.data.packing import PackingPlan, make_plan
+from orchestrator.data.lengths import Lengths, awaited, join_parts, measure_part
+from orchestrator.data.packing import PLAN, PackingPlan, make_plan
 from orchestrator.data.reader import ShardSet
 from orchestrator.errors import InputError, OrchError, SurroundingsError
 from orchestrator.stage import StageContext
@@ -51,6 +51,7 @@ def plan_units(
         problem = world.broadcast(problem)
         if problem is not None:  # on all ranks, or the others would wait for the first
             raise problem
+        awaited(folder / PLAN)
         lengths = Lengths.load(folder, origin)
         assert lengths is not None  # noqa: S101 - the first rank has just written them
         plans[name] = PackingPlan(folder, lengths)

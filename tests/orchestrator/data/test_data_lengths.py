@@ -1,5 +1,6 @@
 """How long samples are, measured once."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from orchestrator.data import lengths as module
 from orchestrator.data.lengths import LengthOf, Lengths, join_parts, measure_part
 from orchestrator.data.reader import ShardSet
-from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
+from orchestrator.errors import DamagedArtifact, DamagedSample, InputError, SurroundingsError
 from tests.orchestrator.data.conftest import MakeShards
 
 
@@ -100,6 +101,26 @@ def test_what_cannot_be_measured_has_length_zero_and_is_named(tmp_path: Path, ca
     assert lengths.values.tolist() == [1, 2, 3, 0, 5, 0, 7, 8, 9, 10, 11, 12]
     assert "k3: json: not an object" in caplog.text
     assert "k5" in caplog.text
+
+
+def test_what_another_node_has_written_may_show_late(tmp_path: Path) -> None:
+    measure_part(tmp_path, Counted(57), plus_one, "test", rank=0, size=1)
+    late = max(tmp_path.glob("lengths-*.npy"))
+    hidden = late.rename(tmp_path / "hidden")
+    later = threading.Timer(0.3, hidden.rename, [late])
+    later.start()
+
+    assert join_parts(tmp_path, 57, "test").values.tolist() == list(range(1, 58))
+    later.join()
+
+
+def test_what_cannot_be_seen_at_all_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 1)
+    measure_part(tmp_path, Counted(57), plus_one, "test", rank=0, size=2)
+
+    with pytest.raises(SurroundingsError, match=r"000001\.npy was written by another process, but cannot be seen"):
+        join_parts(tmp_path, 57, "test")
+    assert not (tmp_path / "lengths.npy").exists()
 
 
 def test_a_length_that_cannot_be_is_refused(tmp_path: Path) -> None:
