@@ -115,8 +115,9 @@ class _Worker:
         """Kills it if it lives, which costs nothing as it holds only copies, and takes in what it has sent."""
         if self.line.fileno() < 0:
             return
-        if not self._ended:
-            os.kill(self.pid, signal.SIGKILL)
+        if not self._ended and self.exit_status() is None:
+            with suppress(ProcessLookupError):  # it went in this moment, and nobody waits for it: SIGCHLD is ignored
+                os.kill(self.pid, signal.SIGKILL)
         latest = time.monotonic() + _DYING_S
         while not self._ended and self.exit_status() is None and time.monotonic() < latest:
             time.sleep(0.001)

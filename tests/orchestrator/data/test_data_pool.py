@@ -118,35 +118,35 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_idle_or_slow_but_not_too_slow_is_left_alone() -> None:
     def slow(number: int) -> int:
-        time.sleep(0.15)
+        time.sleep(0.3)
         return os.getpid()
 
-    results = pool(slow, 8, 2, timeout_s=1.0)
+    results = pool(slow, 8, 2, timeout_s=2.0)
     first = next(results)
-    time.sleep(1.5)  # the trainer is busy; the workers have nothing to do
+    time.sleep(2.5)  # the trainer is busy; the workers have nothing to do
 
-    assert len({first, *results}) == 2
+    assert len({first, *results}) <= 2
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("ends", "said", "timeout_s"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL"),
-        (crash, "SIGSEGV"),
-        (lambda: os._exit(7), "exit code 7"),
-        (lambda: time.sleep(60), "it gave no result for "),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL", 60.0),
+        (crash, "SIGSEGV", 60.0),
+        (lambda: os._exit(7), "exit code 7", 60.0),
+        (lambda: time.sleep(60), "it gave no result for ", 0.5),
     ],
     ids=["killed", "crash", "exit", "hang"],
 )
 def test_a_number_that_costs_three_workers_is_named_with_the_way_they_ended(
-    ends: Callable[[], None], said: str
+    ends: Callable[[], None], said: str, timeout_s: float
 ) -> None:
     def poisoned(number: int) -> int:
         if number == 4:
             ends()
         return number
 
-    results = pool(poisoned, 10, 2, timeout_s=0.5)
+    results = pool(poisoned, 10, 2, timeout_s=timeout_s)
 
     assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(WorkersLost, match="3 data workers were lost over number 4:") as raised:
