@@ -24,11 +24,11 @@ def benchmark(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 def test_the_json_is_as_the_interface_says() -> None:
-    document = json.loads(benchmark("--quick", "--json", "--peers", "none", "--cells", "abce").stdout)
+    document = json.loads(benchmark("--quick", "--json", "--peers", "none", "--cells", "ace").stdout)
 
     assert document.keys() == {"machine", "versions", "claims"}
     assert all(one.keys() == KEYS for one in document["claims"])
-    assert {one["claim"][0] for one in document["claims"]} == set("abce")
+    assert {one["claim"][0] for one in document["claims"]} == set("ace")
     (memory,) = [one for one in document["claims"] if one["claim"].endswith("peak")]
     assert memory["holds"] is True  # 200 MB for 10^9 samples does not depend on how busy the machine is
 
