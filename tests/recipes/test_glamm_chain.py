@@ -46,7 +46,7 @@ def test_mlflow_knows_the_parent_and_every_stage(chain: RecipeRun) -> None:
     assert stages <= {name for name, _ in rows}
     assert len(rows) == len(stages) + 1
     assert {status for _, status in rows} == {"FINISHED"}
-    assert points == sum(len(chain.losses("whole", name)) for name in ("align", "region", "gcg", "sft"))
+    assert points == sum(len(chain.losses("whole", name)) for name in ("words", "align", "region", "gcg", "sft"))
 
 
 def test_the_export_answers_about_an_image(chain: RecipeRun) -> None:

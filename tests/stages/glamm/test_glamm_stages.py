@@ -72,6 +72,24 @@ def test_every_missing_model_folder_is_a_fault_of_its_own(tmp_path: Path) -> Non
     assert str(tmp_path / "clip") in found["config.model.vision.path"]
 
 
+def test_alignment_begins_a_model_or_goes_on_with_one_never_both_or_none() -> None:
+    def faults(config: FeatureAlignment.Config, inputs: FeatureAlignment.Inputs) -> set[str]:
+        return set(FeatureAlignment(config, inputs, FeatureAlignment.Outputs(model=Checkpoint(Path("out")))).faults())
+
+    shards, model, tokenizer = {"captions": Shards(Path("a"))}, Checkpoint(MODEL), Tokenizer(Path("t"))
+    begins = FeatureAlignment.Config(train=TRAIN, model=GlammConfig())
+    goes_on = FeatureAlignment.Config(train=TRAIN)
+    inputs = FeatureAlignment.Inputs
+
+    assert faults(begins, inputs(shards=shards, tokenizer=tokenizer)) == set()
+    assert faults(goes_on, inputs(shards=shards, model=model)) == set()
+    assert faults(begins, inputs(shards=shards, model=model)) == {"config.model"}
+    assert faults(goes_on, inputs(shards=shards, tokenizer=tokenizer)) == {"config.model"}
+    assert faults(goes_on, inputs(shards=shards, tokenizer=tokenizer, model=model)) == {"inputs.tokenizer"}
+    adapters = FeatureAlignment.Config(train=TRAIN, model=GlammConfig(), lora=LoraConfig())
+    assert faults(adapters, inputs(shards=shards, tokenizer=tokenizer)) == {"config.lora"}
+
+
 def test_a_model_without_any_tokenizer_is_a_fault() -> None:
     assert set(alignment(GlammConfig(), None).faults()) == {"inputs.tokenizer"}
     assert alignment(GlammConfig(), Tokenizer(Path("t"))).faults() == {}
