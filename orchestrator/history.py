@@ -50,11 +50,16 @@ def judge(
     fingerprint: str,
     outputs: Mapping[str, Artifact],
     parents: Parents,
+    *,
+    keeps_parts: bool,
 ) -> Verdict:
-    """Decides whether a stage's work can be reused or resumed, from its folder and from the archive."""
+    """Decides whether a stage's work can be reused or resumed, from its folder and from the archive.
+
+    `keeps_parts` is the stage's own word: it goes on with whatever is whole of what a dead attempt left.
+    """
     here = run_dir / name
     verdicts = [
-        _judge_folder(folder, fingerprint, outputs, parents)
+        _judge_folder(folder, fingerprint, outputs, parents, keeps_parts=keeps_parts)
         for folder in (here, *archived(run_dir, name, fingerprint))
         if _document(folder).get("fingerprint") == fingerprint
     ]
@@ -101,7 +106,9 @@ def compare(was: Mapping[str, Any], is_: Mapping[str, Any], again: Mapping[str, 
     return changes or [Change(key="config", was="the same values in another order", is_="as written now")]
 
 
-def _judge_folder(folder: Path, fingerprint: str, outputs: Mapping[str, Artifact], parents: Parents) -> Verdict:
+def _judge_folder(
+    folder: Path, fingerprint: str, outputs: Mapping[str, Artifact], parents: Parents, *, keeps_parts: bool
+) -> Verdict:
     """Judges the work that a folder of the right fingerprint holds."""
     recorded = _read(folder / INPUTS)
     stale = [
@@ -122,7 +129,8 @@ def _judge_folder(folder: Path, fingerprint: str, outputs: Mapping[str, Artifact
         return Verdict(action="reuse", reason=f"done, nothing changed{note}", found=folder)
     if step is not None:
         return Verdict(action="resume", reason=f"{problem}; saved at step {step}", from_step=step, found=folder)
-    return Verdict(action="run", reason=f"{problem}; no checkpoint was saved", found=folder)
+    left = "finished parts of it are kept" if keeps_parts else "no checkpoint was saved"
+    return Verdict(action="run", reason=f"{problem}; {left}", found=folder)
 
 
 def _unusable(folder: Path, fingerprint: str, outputs: Mapping[str, Artifact]) -> str | None:

@@ -204,7 +204,8 @@ def _decide(
     again = {name: maker for name, maker in makers.items() if planned[maker].action != "reuse"}
     there = {name: wire for name, wire in draft.wires.items() if name in makers and name not in again}
     digests = {name: _made(wire, planned).digest() for name, wire in there.items()}
-    return judge(run_dir, draft.name, known, digest, draft.outputs, Parents(digests=digests, again=again))
+    parents, keeps = Parents(digests=digests, again=again), draft.stage.keeps_parts
+    return judge(run_dir, draft.name, known, digest, draft.outputs, parents, keeps_parts=keeps)
 
 
 def _made(wire: Wire, planned: Mapping[str, PlannedStage]) -> Artifact:

@@ -47,8 +47,8 @@ def _texts(wanted: _Wanted, shards: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _texts_of(sample: Sample) -> Iterator[str]:
-    yield sample.caption
+    yield from (sample.caption, *(more.text for more in sample.more_captions))
     for region in sample.regions:
-        yield from (region.phrase, region.caption)
+        yield from (region.phrase, *region.more_phrases, region.caption)
     for turn in sample.turns:
         yield from (turn.question, turn.answer)

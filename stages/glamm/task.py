@@ -159,12 +159,14 @@ def stored_name(name: str, stored: Container[str]) -> str:
 
 
 def caption_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
-    """Asks for a caption, or repeats the turns that the sample brings."""
+    """Asks for a caption, one of those that the sample has, or repeats the turns that it brings."""
     del max_regions
     if sample.turns:
         turns = [Turn(question=clean(turn.question), answer=clean(turn.answer)) for turn in sample.turns]
     else:
-        turns = [Turn(question=choose(CAPTION_QUESTIONS, chance), answer=clean(sample.caption))]
+        question = choose(CAPTION_QUESTIONS, chance)
+        captions = [sample.caption, *(more.text for more in sample.more_captions)]
+        turns = [Turn(question=question, answer=clean(choose(captions, chance)))]
     return make_conversation(turns, end=end)
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import Shards
+from orchestrator.history import Parents, judge
 from orchestrator.plan import PlannedStage
 from orchestrator.run import Run
 from tests.toyplans import House, build_house, finish, save_checkpoint
@@ -201,3 +203,18 @@ def test_work_of_unreadable_origin_is_kept_aside(house: House) -> None:
 
     assert launch(house)["tune"] == "run"
     assert (house.run_dir / "archive" / "tune" / "unknown" / "model" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("keeps_parts", "said"), [(True, "finished parts of it are kept"), (False, "no checkpoint")])
+def test_what_an_unfinished_stage_keeps_is_said(tmp_path: Path, *, keeps_parts: bool, said: str) -> None:
+    stage = tmp_path / "captions"
+    stage.mkdir()
+    (stage / "stage.json").write_text(json.dumps({"fingerprint": "f", "identity": {}}))
+    nothing = Parents(digests={}, again={})
+
+    verdict = judge(
+        tmp_path, "captions", {}, "f", {"shards": Shards(stage / "shards")}, nothing, keeps_parts=keeps_parts
+    )
+
+    assert verdict.action == "run"
+    assert said in verdict.reason

@@ -1,6 +1,7 @@
 """A step of GLaMM: sources to batches, the loss and its parts, weights that every batch touches."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from stages.glamm.decoder import batch_at_image_size, mask_losses
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm, merge_patches
 from stages.glamm.task import GlammTask, Start, Weights
-from stages.samples import Sample, Turn
+from stages.samples import Caption, Sample, Turn
 from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
 from tests.stages.scenes import scene
 
@@ -52,6 +53,19 @@ def touched(source: str) -> dict[str, bool]:
     model = fresh()
     task_of().loss(model, batch_of(source, 0, 1)).total.backward()
     return {name: bool(p.grad.any()) for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_each_of_several_captions_has_its_turn_by_the_seed_of_the_draw() -> None:
+    sample = replace(scene(0), more_captions=(Caption(text="Two bars."),))
+
+    def said(seed: int) -> str:
+        drawn = Drawn(source="captions", key=sample.key, members=sample.to_members(), seed=seed, place=0)
+        conversation = task_of().example(drawn).conversation
+        (start, end), = conversation.answers  # fmt: skip
+        return conversation.text[start:end].removesuffix(WORDS.end).strip()
+
+    assert {said(seed) for seed in range(12)} == {scene(0).caption, "Two bars."}
+    assert said(3) == said(3)
 
 
 @pytest.mark.parametrize(("source", "boxes", "masks"), [("captions", 0, 0), ("boxes", 4, 0), ("grounded", 0, 4)])
