@@ -36,7 +36,7 @@ NEUTRAL = frozenset({
     # they watch it and tell people
     "orchestrator.state", "orchestrator.status", "orchestrator.display", "orchestrator.journal",
     "orchestrator.progress", "orchestrator.tracking", "orchestrator.tracking.*", "orchestrator.report",
-    "orchestrator.charts", "orchestrator.causes", "orchestrator.errors",
+    "orchestrator.causes", "orchestrator.errors",
     # they declare and compute nothing: how a record is made, what a stage is
     "orchestrator.records", "orchestrator.stage",
     # the table of names: the entry that a stage uses is in its identity, the others are none of its business

@@ -37,7 +37,6 @@ class VisionConfig:
     heads: int = 4
     mlp_size: int = 256
     feature_layer: int = -2  # which hidden state becomes image tokens
-    merge: int = 1  # patches a side that share one image token, their features side by side; 1 = as published
 
 
 @record
@@ -123,7 +122,6 @@ class Blueprint:
     lora: LoraConfig | None
     vocabulary_size: int
     feature_layer: int
-    merge: int
     max_tokens: int
     centre_crop: bool
     roi_side_px: int | None
@@ -131,7 +129,7 @@ class Blueprint:
     @property
     def num_image_tokens(self) -> int:
         """Counts the language tokens that one image takes."""
-        side: int = self.vision["image_size"] // self.vision["patch_size"] // self.merge
+        side: int = self.vision["image_size"] // self.vision["patch_size"]
         return side * side
 
     @property
@@ -163,7 +161,6 @@ def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
         lora=config.lora,
         vocabulary_size=vocabulary_size,
         feature_layer=config.vision.feature_layer,
-        merge=config.vision.merge,
         max_tokens=config.max_tokens,
         centre_crop=config.centre_crop,
         roi_side_px=config.roi_side_px,

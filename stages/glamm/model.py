@@ -27,8 +27,7 @@ class Glamm(nn.Module):
         prompt: int = grounding.to_dict()["mask_decoder_config"]["hidden_size"]
         self.language_model = LlamaForCausalLM(language)
         self.vision_tower = CLIPVisionModel(vision)
-        seen = vision.hidden_size * blueprint.merge**2
-        self.projector = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, width))
+        self.projector = nn.Sequential(nn.Linear(vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
         self.region_encoder = RegionEncoder(blueprint.region, vision_size=vision.hidden_size, language_size=width)
         self.prompt_projection = PromptProjection(width, prompt)
         self.sam = SamModel(grounding)
@@ -94,7 +93,7 @@ class Glamm(nn.Module):
         """Encodes the image: its language tokens B x N x D, and the levels that the region encoder reads."""
         states = self.vision_tower(clip_pixels_BCHW, output_hidden_states=True).hidden_states
         patches_BPC = states[self.blueprint.feature_layer][:, 1:]
-        projected_BND = self.projector(merge_patches(patches_BPC, self.blueprint.merge))
+        projected_BND = self.projector(patches_BPC)
         return projected_BND, [states[layer][:, 1:] for layer in self.blueprint.region.layers]
 
     def point(self, hidden_BLD: Tensor, batch: GlammBatch) -> Tensor:
@@ -108,15 +107,6 @@ class Glamm(nn.Module):
         # nothing to point at: one image and one prompt keep every weight in use, with weight zero in the loss
         images = self.sam.vision_encoder(pixels_BCHW[:1]).last_hidden_state
         return decode_masks(self.sam, images, prompts_BMC[:1, :1])
-
-
-def merge_patches(patches_BPC: Tensor, merge: int) -> Tensor:
-    """Puts the features of `merge` x `merge` neighbouring patches side by side: fewer, wider tokens."""
-    if merge == 1:
-        return patches_BPC
-    side = round(patches_BPC.shape[1] ** 0.5)
-    cells = patches_BPC.reshape(patches_BPC.shape[0], side // merge, merge, side // merge, merge, -1)
-    return cells.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
 def inject_lora(language_model: nn.Module, config: LoraConfig) -> None:

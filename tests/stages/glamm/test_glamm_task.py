@@ -14,7 +14,7 @@ from orchestrator.errors import InputError
 from stages.glamm.batches import IGNORED, GlammBatch
 from stages.glamm.decoder import batch_at_image_size, mask_losses
 from stages.glamm.initial import draw_weights
-from stages.glamm.model import Glamm, merge_patches
+from stages.glamm.model import Glamm
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.samples import Caption, Sample, Turn
 from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
@@ -184,15 +184,6 @@ def test_tokens_hear_nothing_of_padding() -> None:
     first, second = task_of().loss(model, alone).total, task_of().loss(model, together).total
 
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
-
-
-def test_merged_patches_are_neighbours_side_by_side() -> None:
-    patches = torch.arange(16.0).reshape(1, 16, 1)
-
-    merged = merge_patches(patches, 2)
-
-    assert merged[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    assert merge_patches(patches, 1) is patches
 
 
 def test_a_task_goes_on_from_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
