@@ -13,6 +13,7 @@ from orchestrator import options, session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.artifacts import Shards
     from orchestrator.data.collection import Collection
     from orchestrator.data.verify import Decode, Verdict
 
@@ -31,6 +32,7 @@ ShardsPath = Annotated[str, typer.Argument(metavar="PATH", help=SHARDS_HELP)]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", help="Tars read at a time; by default one a core.")
 ]
+Index = Annotated[bool, typer.Option("--index", help="Makes indexes and manifest first, for tars of others.")]
 Samples = Annotated[int, typer.Option("--samples", metavar="N", help="How many.")]
 Seed = Annotated[int, typer.Option("--seed", help="Another seed, other samples.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where to.")]
@@ -45,12 +47,14 @@ Folder = Annotated[
 
 
 @app.command()
-def inspect(path: ShardsPath, *, as_json: options.Json = False) -> None:
+def inspect(path: ShardsPath, *, index: Index = False, as_json: options.Json = False) -> None:
     """Shows what a set holds: samples, sizes, members, schema, counts, licence, what was skipped, known damage.
 
-    Reads the manifest and the indexes, never a sample.
+    Reads the manifest and the indexes, never a sample. `--index` makes them first, as `orch data index` does.
 
     Example: orch data inspect runs/quickstart/captions/shards
+
+    Example: orch data inspect /data/tars_of_somebody --index
 
     Example: orch data inspect quickstart:captions.shards --json
     """
@@ -58,6 +62,8 @@ def inspect(path: ShardsPath, *, as_json: options.Json = False) -> None:
     from orchestrator.display import make_console
     from orchestrator.inventory import summary_lines
 
+    if index:
+        _adopt(path, None, None)
     collection = _collection(path)
     with _bar("looking at tars", "tar") as advance:
         shown = summarize(collection, advance)
@@ -140,19 +146,24 @@ def make_index(
 
     Example: orch data index 's3://bucket/laion/{00000..00999}.tar' --out shards/laion
     """
-    from orchestrator.data.adopt import adopt
-    from orchestrator.data.remote import Remote
-    from orchestrator.data.verify import silence
     from orchestrator.inventory import adopted_lines
 
-    silence()
-    with _bar("indexing", "tar") as advance:
-        shards = adopt(where, out, processes=_processes(processes), remote=Remote(), advance=advance)
+    shards = _adopt(where, out, processes)
     if as_json:
         typer.echo(json.dumps({"path": str(shards.path), **shards.facts()}, indent=1))
         return
     for line in adopted_lines(shards.path, shards.facts()):
         typer.echo(line)
+
+
+def _adopt(where: str, out: Path | None, processes: int | None) -> "Shards":
+    from orchestrator.data.adopt import adopt
+    from orchestrator.data.remote import Remote
+    from orchestrator.data.verify import silence
+
+    silence()
+    with _bar("indexing", "tar") as advance:
+        return adopt(where, out, processes=_processes(processes), remote=Remote(), advance=advance)
 
 
 def _processes(given: int | None) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt
 
 from orchestrator.records import record
 from stages.lettering import GAP_PX, TEXT_SIZE_PX, Word, fitting, font, set_lines
@@ -171,10 +172,10 @@ def _outline(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _inner_point(mask_HW: NDArray[np.bool_]) -> tuple[int, int]:
-    """Returns the (x, y) of the mask's pixel that is nearest to its centre."""
-    rows, columns = np.nonzero(mask_HW)
-    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
-    return int(columns[nearest]), int(rows[nearest])
+    """Returns the (x, y) of the mask's pixel that lies deepest in it: farthest from all that is not the mask."""
+    depth_HW = distance_transform_edt(np.pad(mask_HW, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
+    return int(x), int(y)
 
 
 def _free(wanted: tuple[int, int], taken: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[int, int]:

@@ -117,6 +117,15 @@ def test_index_makes_foreign_tars_a_set(orch: Orch, shards: Path, tmp_path: Path
         assert orch.json("data", "verify", folder)["decoded"] is True
 
 
+def test_inspect_may_index_foreign_tars_first(orch: Orch, shards: Path, tmp_path: Path) -> None:
+    plain = plain_copy(shards, tmp_path / "plain")
+
+    document = orch.json("data", "inspect", plain, "--index")
+
+    assert document["samples"] == 5
+    assert (plain / "manifest.json").is_file()
+
+
 def test_an_output_of_a_run_is_found_by_name(orch: Orch) -> None:
     orch("launch", orch.recipe({"first": {"stage": "count"}}))
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from stages.pictures import PALETTE, PANEL_WIDTH_PX, Mark, Panel, contact_sheet, draw_panels
+from stages.pictures import PALETTE, PANEL_WIDTH_PX, Mark, Panel, _inner_point, contact_sheet, draw_panels
 
 GREY = Image.new("RGB", (40, 40), (128, 128, 128))
 LEFT = np.zeros((40, 40), dtype=np.bool_)
@@ -81,3 +81,12 @@ def test_a_contact_sheet_holds_every_picture() -> None:
 
     assert sheet.size == (20, 10)
     assert count(sheet, "#FF0000") == 150
+
+
+def test_the_number_of_a_ground_lies_deep_in_it_and_not_on_the_rim_of_what_stands_there() -> None:
+    ground_HW = np.ones((100, 100), dtype=np.bool_)
+    ground_HW[30:90, 35:85] = False
+
+    x, y = _inner_point(ground_HW)
+
+    assert ground_HW[max(0, y - 14) : y + 15, max(0, x - 14) : x + 15].all()
