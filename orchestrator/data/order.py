@@ -14,6 +14,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ from orchestrator.data.mixture import caps_of, mixture_faults, weights_of
 from orchestrator.data.packing import PackingPlan
 from orchestrator.data.rules import OrderRules
 from orchestrator.data.schedule import LONGEST_PERIOD, Schedule
-from orchestrator.data.shuffle import Numbers, Shuffle, seeds_of, shuffle_of
+from orchestrator.data.shuffle import Numbers, Shuffle, Shuffled, by_value, seeds_of
 from orchestrator.errors import InputError
 
 _PLAIN = OrderRules()
@@ -71,6 +73,7 @@ class Order:
             amount = f"{rules.max_epochs[name]:g} epochs of {self._units[name]} {self._what}"
             raise InputError(f"order.max_epochs.{name}: {amount} are less than the {self._per_turn} of one turn")
         self._schedule = Schedule(self._weights, self._caps)
+        self._shuffled = Shuffled(rules.shuffle, seed)
 
     @property
     def _what(self) -> str:
@@ -109,16 +112,16 @@ class Order:
         return {name: round(count * self._samples_per_unit(name)) for name, count in units.items()}
 
     def samples_of(self, step: int, part: range | None = None) -> list[Draw]:
-        """Lists the global batch of a step, or the part of it at these places; the world's size plays no role."""
-        places = np.arange(self._global_batch) if part is None else np.array(part, np.int64)
+        """Lists the global batch of a step by place, or a part of it; the world's size plays no role."""
+        places = np.arange(self._global_batch) if part is None else np.arange(part.start, part.stop, part.step)
         units, within = np.divmod(places, self._places)
-        drawn: list[list[Draw]] = [[] for _ in places]
+        drawn: list[list[Draw]] = []
         for source, epoch, here, found in self._found(step, units):
             numbers, of_place = self._members(source, found, within[here])
             seeds = seeds_of(numbers, self._seed, source, epoch)
-            for number, seed, i in zip(numbers.tolist(), seeds.tolist(), here[of_place].tolist(), strict=True):
-                drawn[i].append(Draw(source, epoch, number, seed, int(places[i])))
-        return [draw for at_place in drawn for draw in at_place]
+            at = places[here[of_place]]
+            drawn.append(list(map(Draw, repeat(source), repeat(epoch), numbers.tolist(), seeds.tolist(), at.tolist())))
+        return drawn[0] if len(drawn) == 1 else sorted(chain.from_iterable(drawn), key=attrgetter("place"))
 
     def substitute(self, draw: Draw, attempt: int) -> Draw:
         """Returns the attempt-th stand-in (1, 2, ...) for a drawn sample that is damaged: another one of its source.
@@ -162,14 +165,13 @@ class Order:
         else:
             who, positions = self._schedule.turns(step * self._batch + units)
             names = self._schedule.names
-        for one in np.unique(who).tolist():
+        for one, own in by_value(who):
             source = names[one]
-            size, own = self._units[source], np.flatnonzero(who == one)
+            size = self._units[source]
             epochs, within = np.divmod(positions[own], size)
-            for epoch in np.unique(epochs).tolist():
-                now = epochs == epoch
-                shuffle = shuffle_of(self._rules.shuffle, size, self._seed, source, epoch)
-                yield _Found(source, epoch, own[now], shuffle(within[now].astype(np.uint64)))
+            for epoch, now in by_value(epochs):
+                at = within[now].astype(np.uint64)
+                yield _Found(source, epoch, own[now], self._shuffled.samples(source, size, epoch, at))
 
     def _samples_per_unit(self, source: str) -> Fraction:
         return self._plans[source].samples_per_unit if self._plans else Fraction(1)

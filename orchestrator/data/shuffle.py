@@ -8,7 +8,8 @@ to read on from any place takes at most `window` open blocks.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the fin
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbouring numbers end far apart
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _LONGEST = 2**62
+_STRETCH = 1024  # places: numpy takes hardly longer for them than for the few of a micro-batch
 
 
 def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int) -> Callable[[Numbers], Numbers]:
@@ -29,6 +31,32 @@ def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int)
     if rule.mode == "blocks":
         return BlockShuffle(size, rule.block, rule.window, seed, source, epoch)
     return Shuffle(size, seed, source, epoch) if rule.mode == "full" else np.copy
+
+
+class Shuffled:
+    """Samples of sources, epoch by epoch: found a stretch of places at a time, the latest of each source is kept."""
+
+    def __init__(self, rule: ShuffleRule, seed: int) -> None:
+        """Takes what is the same for all sources."""
+        self._rule, self._seed = rule, seed
+        self._kept: dict[str, tuple[tuple[int, int, int], Numbers]] = {}
+
+    def samples(self, source: str, size: int, epoch: int, places: Numbers) -> Numbers:
+        """Returns the samples of a source at these places of an epoch, as `shuffle_of` has them."""
+        stretches, within = np.divmod(places, np.uint64(_STRETCH))
+        found = np.empty_like(places)
+        for number, here in by_value(stretches):
+            found[here] = self._stretch(source, size, epoch, number)[within[here]]
+        return found
+
+    def _stretch(self, source: str, size: int, epoch: int, number: int) -> Numbers:
+        which = size, epoch, number
+        kept, samples = self._kept.get(source, (None, None))
+        if samples is None or kept != which:
+            places = np.arange(number * _STRETCH, min(size, (number + 1) * _STRETCH), dtype=np.uint64)
+            samples = shuffle_of(self._rule, size, self._seed, source, epoch)(places)
+            self._kept[source] = which, samples
+        return samples
 
 
 class BlockShuffle:
@@ -100,6 +128,12 @@ class Shuffle:
             left, right = right, left ^ (_mixed(right * _ODD + key) & np.uint64((1 << high) - 1))
             high, low = low, high
         return (left << np.uint64(low)) | right
+
+
+def by_value(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yields each value that occurs, in rising order, and where it does."""
+    for value in sorted(set(values.tolist())):  # for the few of a micro-batch much faster than np.unique
+        yield value, np.flatnonzero(values == value)
 
 
 def seeds_of(samples: Numbers, seed: int, source: str, epoch: int) -> Numbers:

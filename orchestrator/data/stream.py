@@ -6,7 +6,7 @@ order names, so that the ranks stay even and any number of them sees the same sa
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from orchestrator.data.order import Draw, Order, share
 from orchestrator.data.packing import PackingPlan
@@ -23,8 +23,7 @@ _PLAIN = OrderRules()
 _MOST_STAND_INS = 32  # for one draw: with half of a source damaged, one draw in eight billion finds none
 
 
-@record
-class Drawn:
+class Drawn(NamedTuple):
     """One sample as it was drawn for a step."""
 
     source: str  # the name of the input it came from; where steps take turns, equal for all samples of one
@@ -182,28 +181,31 @@ class _MicroBatches(Generic[Batch]):
 
     def _usable(self, draw: Draw, losses: list[Loss], *, tried: bool) -> Drawn:
         """Reads a sample, or else the first stand-in that is whole; `tried` asks collate about each one alone."""
-        first: DamagedSample | None = None
-        for attempt in range(1 + min(_MOST_STAND_INS, len(self._sets[draw.source]) - 1)):
-            candidate = self._order.substitute(draw, attempt) if attempt else draw
+        try:
+            return self._read(draw, tried=tried)
+        except DamagedSample as error:
+            first = error
+            losses.append(_loss(draw, error, stands_in=False))
+        stand_ins = min(_MOST_STAND_INS, len(self._sets[draw.source]) - 1)
+        for attempt in range(1, 1 + stand_ins):
+            candidate = self._order.substitute(draw, attempt)
             try:
-                sample = self._read(candidate)
-                if tried:
-                    self._try(sample, candidate)
+                return self._read(candidate, tried=tried)
             except DamagedSample as error:
-                first = first or error
-                losses.append(_loss(candidate, error, stands_in=attempt > 0))
-            else:
-                return sample
-        assert first is not None  # noqa: S101  the loop runs at least once
+                losses.append(_loss(candidate, error, stands_in=True))
         if isinstance(first, _Refused):  # collate refuses whatever it gets: no damage, but a wrong set-up
             raise first.error
         raise DamagedArtifact(
-            f"{draw.source}: a sample and {attempt} stand-ins for it are all lost; the first: {first}"
+            f"{draw.source}: a sample and {stand_ins} stand-ins for it are all lost; the first: {first}"
         )
 
-    def _read(self, draw: Draw) -> Drawn:
-        key, members = self._sets[draw.source].read(draw.number)
-        return Drawn(source=draw.source, key=key, members=members, seed=draw.seed, place=draw.place)
+    def _read(self, draw: Draw, *, tried: bool) -> Drawn:
+        source, _, number, seed, place = draw
+        key, members = self._sets[source].read(number)
+        sample = Drawn(source, key, members, seed, place)
+        if tried:
+            self._try(sample, draw)
+        return sample
 
     def _try(self, sample: Drawn, draw: Draw) -> None:
         try:

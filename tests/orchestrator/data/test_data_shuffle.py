@@ -1,12 +1,15 @@
 """A permutation that is computed, not stored."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.data.shuffle import BlockShuffle, Shuffle
+from orchestrator.data.rules import ShuffleRule
+from orchestrator.data.shuffle import BlockShuffle, Shuffle, Shuffled, shuffle_of
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 100))
@@ -100,3 +103,30 @@ def test_a_block_shuffle_of_the_largest_source_stays_inside() -> None:
 
     assert len(set(found.tolist())) == 1000
     assert max(found.tolist()) < size
+
+
+ASKED = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 1), st.integers(0, 2999), st.integers(1, 1500))
+
+
+@given(st.sampled_from(["full", "blocks", "none"]), st.lists(ASKED, min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_what_was_asked_for_before_plays_no_role(
+    mode: Literal["full", "blocks", "none"], asked: list[tuple[str, int, int, int]]
+) -> None:
+    rule, size = ShuffleRule(mode=mode, block=100, window=4), 3000
+    shuffled = Shuffled(rule, 3)
+
+    for source, epoch, start, count in asked:
+        places = np.arange(start, min(size, start + count), dtype=np.uint64)
+        found = shuffled.samples(source, size, epoch, places)
+        assert shuffle_of(rule, size, 3, source, epoch)(places).tolist() == found.tolist()
+
+
+def test_what_was_found_can_be_changed_and_changes_nothing_else() -> None:
+    shuffled, places = Shuffled(ShuffleRule(), 3), np.arange(10, dtype=np.uint64)
+
+    first = shuffled.samples("a", 100, 0, places)
+    before = first.tolist()
+    first[:] = 0
+
+    assert before == shuffled.samples("a", 100, 0, places).tolist()
