@@ -6,6 +6,7 @@ then the pieces, each at a multiple of 64 bytes: a pickle of the value without i
 """
 
 import io
+import mmap
 import os
 import pickle
 import struct
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64  # of a piece: more than the size of any element, as a view of another type requires
+_MAPPED = 2**20  # bytes from which mapping a parcel takes less time than copying it
 
 
 def pack(value: Any) -> int:
@@ -47,17 +49,29 @@ def unpack(parcel: int, *, pinned: bool) -> Any:
     A pinned block is one that a GPU copies from while the program goes on.
     """
     with open(parcel, "rb", buffering=0) as file:
-        block = torch.empty(os.fstat(parcel).st_size, dtype=torch.uint8, pin_memory=pinned)
-        content, filled = block.numpy().data, 0
-        file.seek(0)
-        while filled < len(content) and (some := file.readinto(content[filled:])):
-            filled += some
+        size = os.fstat(parcel).st_size
+        block = _mapped(parcel) if size >= _MAPPED and not pinned else _copied(file, size, pinned=pinned)
+    content = block.numpy().data
     (count,) = struct.unpack_from("<Q", content)
     sizes = struct.unpack_from(f"<{count}Q", content, 8)
     # views by torch, not through their addresses: only so does its allocator know when a GPU is done with the block
     *starts, _ = _starts(sizes)
     pieces = [block[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     return _Unpickler(io.BytesIO(pieces[0].numpy().data), pieces[1:]).load()
+
+
+def _mapped(parcel: int) -> Tensor:
+    """Maps a parcel as memory that can be changed: a page is copied when it first is. Its tensors keep the mapping."""
+    return torch.frombuffer(mmap.mmap(parcel, 0, flags=mmap.MAP_PRIVATE), dtype=torch.uint8)
+
+
+def _copied(file: io.FileIO, size: int, *, pinned: bool) -> Tensor:
+    block = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    content, filled = block.numpy().data, 0
+    file.seek(0)
+    while filled < size and (some := file.readinto(content[filled:])):
+        filled += some
+    return block
 
 
 class _Pickler(pickle.Pickler):

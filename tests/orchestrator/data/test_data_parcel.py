@@ -1,5 +1,7 @@
 """Values with tensors that travel between processes in an anonymous file."""
 
+import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ from orchestrator.data.parcel import pack, unpack
 
 def open_files() -> set[str]:
     return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def parcels_in_memory() -> int:
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count("memfd:orch-parcel")
 
 
 def sent(value: Any) -> Any:
@@ -59,11 +65,26 @@ def test_a_tensor_that_is_there_twice_stays_one() -> None:
     assert first is second
 
 
-def test_what_arrived_can_be_changed_and_changes_nothing_else() -> None:
-    arrived = sent([torch.zeros(3), torch.zeros(3)])
+@pytest.mark.parametrize("size", [3, 10**6], ids=["small", "large"])
+def test_what_arrived_can_be_changed_and_changes_nothing_else(size: int) -> None:
+    parcel = pack([torch.zeros(size), torch.zeros(size)])
+    again = os.dup(parcel)
+    arrived = unpack(parcel, pinned=False)
     arrived[0] += 1
 
-    assert torch.equal(arrived[1], torch.zeros(3))
+    assert torch.equal(arrived[0], torch.ones(size))
+    assert torch.equal(arrived[1], torch.zeros(size))
+    assert torch.equal(unpack(again, pinned=False)[0], torch.zeros(size))
+
+
+def test_one_tensor_keeps_a_large_parcel_and_its_end_gives_the_memory_back() -> None:
+    kept = sent([torch.zeros(10**6), torch.arange(10)])[1]
+    gc.collect()
+
+    assert torch.equal(kept, torch.arange(10))
+    assert parcels_in_memory() == 1
+    del kept
+    assert parcels_in_memory() == 0
 
 
 def test_a_parameter_keeps_that_it_learns() -> None:
