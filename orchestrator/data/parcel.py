@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64  # of a piece: more than the size of any element, as a view of another type requires
-_MAPPED = 2**20  # bytes from which mapping a parcel takes less time than copying it
+_MAPPED = 2**25  # bytes: from here on malloc takes new pages for every copy, and mapping is faster even if all change
 
 
 def pack(value: Any) -> int:
