@@ -43,7 +43,10 @@ def read_raw(rivals: Sequence[Rival], samples: int, repeats: int) -> list[Claim]
 
 
 def read_decoded(rivals: Sequence[Rival], shards: Path, samples: int, repeats: int) -> list[Claim]:
-    """Measures reading with the same decoding: in one process, and with a worker a core."""
+    """Measures reading with the same decoding, in one process and with a worker a core: against the ceiling, and peers.
+
+    The ceiling is the work alone, on samples in memory, times the processes that do it.
+    """
     claims = []
     alone = _DecodingAlone(shards, samples)
     cores = len(os.sched_getaffinity(0))
@@ -51,17 +54,25 @@ def read_decoded(rivals: Sequence[Rival], shards: Path, samples: int, repeats: i
     for words, workers in (("one process", 0), (f"{cores} workers", cores)):
         request = {"do": "read", "work": "decode", "order": "blocks", "workers": workers}
         turns = [_Turn(rival.name, partial(rival.ask, request)) for rival in rivals]
-        rates, why = _rates(turns if workers else [*turns, _Turn(ALONE, alone)], samples, repeats)
+        rates, why = _rates([*turns, _Turn(ALONE, alone)], samples, repeats)
+        rates[ALONE] = [rate * max(1, workers) for rate in rates[ALONE]]
         best = max(
             (name for name in rates if name not in {OURS, ALONE}), key=lambda name: median(rates[name]), default=""
         )
-        if not workers:
-            more = f"{note}; the peer is that work alone, on samples in memory: no library can be faster in one process"
-            claims.append(_claim(f"b. JPEG decoded, {words}", OURS, rates, why, ALONE, bar=None, note=more))
+        more = f"{note}; the peer is that work alone, on samples in memory, times its processes: the ceiling"
+        for name in (rival.name for rival in rivals if rival.name in rates):
+            title = f"b. share of the ceiling, {words}: {name}"
+            claims.append(_claim(title, name, rates, why, ALONE, bar=None, note=more))
         for rival in rivals[1:]:
             bar = DECODED_BAR if rival.name == best else None
-            claims.append(_claim(f"b. JPEG decoded, {words}", OURS, rates, why, rival.name, bar=bar, note=note))
+            most = f"{note}; {_most(rates, rival.name)}"
+            claims.append(_claim(f"b. JPEG decoded, {words}", OURS, rates, why, rival.name, bar=bar, note=most))
     return claims
+
+
+def _most(rates: Rates, peer: str) -> str:
+    """Tells which ratio to a peer the ceiling allows: a bar above that nobody can reach."""
+    return f"the ceiling is {median(rates[ALONE]) / median(rates[peer]):.2f} x the peer" if peer in rates else ""
 
 
 class _DecodingAlone:
