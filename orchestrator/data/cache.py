@@ -87,7 +87,9 @@ class Cache:
             self._take_room(draft, len(piece))
             with draft.open("r+b") as file:  # not from empty: others count it by its size
                 file.write(piece)
-            draft.replace(self._path(name))
+            with self._room.open("a+b") as counter:  # or somebody who counts meanwhile may miss it under both names
+                fcntl.flock(counter, fcntl.LOCK_EX)
+                draft.replace(self._path(name))
         except OSError as error:
             if not self._full:
                 log.warning("the cache in %s keeps nothing now: %s", self._pieces.parent, error)
