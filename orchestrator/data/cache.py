@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from orchestrator.errors import SurroundingsError
 
@@ -87,8 +88,7 @@ class Cache:
             self._take_room(draft, len(piece))
             with draft.open("r+b") as file:  # not from empty: others count it by its size
                 file.write(piece)
-            with self._room.open("a+b") as counter:  # or somebody who counts meanwhile may miss it under both names
-                fcntl.flock(counter, fcntl.LOCK_EX)
+            with self._counting():  # or somebody who counts meanwhile may miss it under both names
                 draft.replace(self._path(name))
         except OSError as error:
             if not self._full:
@@ -101,8 +101,7 @@ class Cache:
 
     def _take_room(self, draft: Path, size: int) -> None:
         """Counts a piece in before it is written, by a draft of its size, and makes room for it."""
-        with self._room.open("a+b") as counter:
-            fcntl.flock(counter, fcntl.LOCK_EX)
+        with self._counting() as counter:
             counter.seek(0)
             told = counter.read(_COUNTER_BYTES)
             used = int.from_bytes(told, "little") if len(told) == _COUNTER_BYTES else self._limit
@@ -114,6 +113,13 @@ class Cache:
                 file.truncate(size)
             counter.truncate(0)
             counter.write((used + size).to_bytes(_COUNTER_BYTES, "little"))
+
+    @contextmanager
+    def _counting(self) -> Iterator[BinaryIO]:
+        """Opens the count of bytes in use; nobody else counts, adds or names a piece meanwhile."""
+        with self._room.open("a+b") as counter:
+            fcntl.flock(counter, fcntl.LOCK_EX)
+            yield counter
 
     def _make_room(self, target_bytes: int) -> int:
         """Deletes what was not read for longest until no more than a target is used, and returns what is used."""
