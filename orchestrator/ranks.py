@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of_exit, kernel_oom_kills
+from orchestrator.causes import PREEMPTED_EXIT, cause_of_exit, kernel_oom_kills
 from orchestrator.recipe import Resources
 from orchestrator.records import record
-from orchestrator.state import State
+from orchestrator.state import Ending
 
 NO_SPACE_BYTES = 1 << 20  # a rank that leaves no record on a disk with less has failed for want of it
 
@@ -30,16 +30,6 @@ class Patience:
     save_s: float = 60.0  # for a stage that was asked to save and leave
     peers_s: float = 5.0  # for ranks whose peer has died: they can only wait for it in vain
     drain_s: float = 60.0  # for the forwarder to tell MLflow what is left in the journals
-
-
-@record
-class Ending:
-    """How an attempt ended, and why."""
-
-    state: State
-    cause: Cause | None = None
-    detail: str = ""
-    rank: int | None = None  # the one that failed first
 
 
 class Rank:

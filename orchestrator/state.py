@@ -37,6 +37,22 @@ class Attempt:
     detail: str = ""
     from_step: int | None = None
     to_step: int | None = None
+    evidence: tuple[str, ...] = ()  # what the verdict rests on: records, signals, what the cluster says
+    rank: int | None = None  # the rank that failed first
+    node: str | None = None  # where it ran
+    decision: str = ""  # what was done about it, and why
+
+
+@record
+class Ending:
+    """How an attempt ended, and why: the verdict."""
+
+    state: State
+    cause: Cause | None = None
+    detail: str = ""
+    evidence: tuple[str, ...] = ()
+    rank: int | None = None  # the one that failed first
+    node: str | None = None  # where it ran
 
 
 @record
@@ -98,7 +114,7 @@ def read_state(directory: Path) -> StageState:
     plain = _read_json(directory / STATE)
     if plain is None:
         return StageState()
-    attempts = tuple(Attempt(**{**entry, "nodes": tuple(entry["nodes"])}) for entry in plain["attempts"])
+    attempts = tuple(_attempt(entry) for entry in plain["attempts"])
     return StageState(state=plain["state"], attempts=attempts)
 
 
@@ -121,17 +137,29 @@ def open_attempt(directory: Path, *, launcher: str, job_id: str, nodes: tuple[st
     return attempt
 
 
-def close_attempt(directory: Path, *, state: State, cause: Cause | None = None, detail: str = "") -> Attempt:
+def close_attempt(directory: Path, ending: Ending, *, decision: str = "") -> Attempt:
     """Ends the running attempt of a stage and gives the stage its state. The caller holds the run's lock."""
     before = read_state(directory)
-    closed = _closed(directory, before.attempts[-1], state=state, cause=cause, detail=detail)
-    write_state(directory, StageState(state=state, attempts=(*before.attempts[:-1], closed)))
+    attempt = before.attempts[-1]
+    closed = replace(
+        attempt,
+        ended=time.time(),
+        state=ending.state,
+        cause=ending.cause,
+        detail=ending.detail,
+        to_step=None if attempt.from_step is None else _last_step(directory, attempt),
+        evidence=ending.evidence,
+        rank=ending.rank,
+        node=ending.node,
+        decision=decision,
+    )
+    write_state(directory, StageState(state=ending.state, attempts=(*before.attempts[:-1], closed)))
     return closed
 
 
-def _closed(directory: Path, attempt: Attempt, *, state: State, cause: Cause | None, detail: str) -> Attempt:
-    to_step = None if attempt.from_step is None else _last_step(directory, attempt)
-    return replace(attempt, ended=time.time(), state=state, cause=cause, detail=detail, to_step=to_step)
+def _attempt(plain: Mapping[str, Any]) -> Attempt:
+    lists = {name: tuple(plain[name]) for name in ("nodes", "evidence") if name in plain}
+    return Attempt(**{**plain, **lists})
 
 
 def outputs_ready(plain: Mapping[str, Any]) -> bool:

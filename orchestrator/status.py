@@ -13,6 +13,7 @@ from orchestrator.lock import user_name
 from orchestrator.progress import read_progress
 from orchestrator.run import Run
 from orchestrator.state import (
+    Ending,
     Launch,
     StageState,
     close_attempt,
@@ -110,9 +111,9 @@ def _close(directory: Path, launch: Launch) -> None:
         if before.state not in {"running", "queued"}:
             continue
         if outputs_ready(read_plain_stage(folder)):
-            close_attempt(folder, state="done")
+            close_attempt(folder, Ending(state="done"))
         elif before.state == "running":
-            close_attempt(folder, state="failed", cause="unknown", detail=gone)
+            close_attempt(folder, Ending(state="failed", cause="unknown", detail=gone))
         else:
             write_state(folder, StageState(state="waiting", attempts=before.attempts))
     write_launch(directory, replace(launch, ended=time.time(), notes=(*launch.notes, gone)))

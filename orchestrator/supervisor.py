@@ -16,10 +16,11 @@ from typing import Any
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import SurroundingsError
-from orchestrator.ranks import Ending, Patience, Ranks
+from orchestrator.ranks import Patience, Ranks
 from orchestrator.recipe import Resources
 from orchestrator.run import Run, RunLock
 from orchestrator.state import (
+    Ending,
     StageState,
     close_attempt,
     open_attempt,
@@ -105,19 +106,18 @@ class Supervisor:
         try:
             ranks = Ranks.start(self._directory, name, attempt.number, resources, self._patience)
         except OSError as error:
-            close_attempt(
-                folder, state="failed", cause="unknown", detail=f"its processes could not be started: {error}"
-            )
+            detail = f"its processes could not be started: {error}"
+            close_attempt(folder, Ending(state="failed", cause="unknown", detail=detail))
             raise
         try:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
         try:
-            close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
+            close_attempt(folder, ending)
         except OSError:  # a full disk: there is a little room for saying so
             self._ballast.drop()
-            close_attempt(folder, state=ending.state, cause=ending.cause, detail=ending.detail)
+            close_attempt(folder, ending)
         return ending
 
     def _wait(self, name: str, ranks: Ranks) -> Ending:

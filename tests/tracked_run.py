@@ -11,7 +11,7 @@ from PIL import Image
 from orchestrator.artifacts import Artifact, Checkpoint, Report, Shards, write_json
 from orchestrator.causes import Cause
 from orchestrator.journal import Journal
-from orchestrator.state import STAGE, Launch, State, close_attempt, open_attempt, read_launch, write_launch
+from orchestrator.state import STAGE, Ending, Launch, State, close_attempt, open_attempt, read_launch, write_launch
 
 KINDS: dict[str, type[Artifact]] = {"shards": Shards, "checkpoint": Checkpoint, "report": Report}
 STAGES: dict[str, dict[str, Any]] = {
@@ -123,11 +123,11 @@ class TrackedRun:
                 (folder / "pictures").mkdir()
                 Image.new("RGB", (8, 8), "teal").save(folder / "pictures" / "scene.png")
             KINDS[kind](folder).commit(f"{name}-fingerprint", FACTS[kind])
-        close_attempt(self.directory / name, state="done")
+        close_attempt(self.directory / name, Ending(state="done"))
 
     def fail(self, name: str, cause: Cause, detail: str, state: State = "failed") -> None:
         """Closes the attempt of a stage that did not finish."""
-        close_attempt(self.directory / name, state=state, cause=cause, detail=detail)
+        close_attempt(self.directory / name, Ending(state=state, cause=cause, detail=detail))
 
     def whole(self) -> None:
         """Runs everything to the end."""

@@ -13,6 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.journal import Journal
 from orchestrator.run import Run
 from orchestrator.state import (
+    Ending,
     Launch,
     close_attempt,
     open_attempt,
@@ -62,9 +63,9 @@ def test_an_attempt_knows_the_steps_it_made(run: Path) -> None:
         journal.metrics(step, {"loss": 1.0})
     journal.close()
     write_json_folder(run / "train" / "checkpoints" / "step_00000002")
-    first = close_attempt(run / "train", state="failed", cause="code_error", detail="why")
+    first = close_attempt(run / "train", Ending(state="failed", cause="code_error", detail="why"))
     begin(run)
-    second = close_attempt(run / "train", state="failed", cause="code_error", detail="why")
+    second = close_attempt(run / "train", Ending(state="failed", cause="code_error", detail="why"))
 
     assert (first.from_step, first.to_step) == (0, 3)
     assert (second.number, second.from_step, second.to_step) == (2, 2, 2)
@@ -107,7 +108,7 @@ def test_a_run_somebody_works_on_is_left_alone(run: Path) -> None:
 def test_work_that_somebody_removed_is_not_done_any_more(run: Path) -> None:
     begin(run)
     finish(run)
-    close_attempt(run / "train", state="done")
+    close_attempt(run / "train", Ending(state="done"))
     done = status(run)["stages"][0]["state"]
     (run / "train" / "model" / "manifest.json").unlink()
 
