@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Caption, Region, Sample
+from stages.samples import Caption, Region
 from stages.vision import Mask, mask_from_coco, mask_from_polygons, rle_from_mask, xyxy_from_xywh
 
 # place in the file, name for the notes, image entry, its annotations
@@ -24,15 +24,11 @@ def read_captions(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
         texts = [text for text in said if text is not None]
         if not texts:
             raise BrokenRecord("image has no captions", picture.name)
-        sample = Sample(
-            key=raw.key(number, image["file_name"]),
-            image=picture.data,
-            width_px=picture.width_px,
-            height_px=picture.height_px,
+        return picture.found(
+            raw.key(number, image["file_name"]),
             caption=texts[0],
             more_captions=tuple(Caption(text=text) for text in texts[1:]),
         )
-        return Found(sample=sample, picture=picture.name)
 
     yield from attempts_of_images(raw, notes, coco, found)
 
@@ -64,14 +60,7 @@ def _objects(
     regions = tuple(region for region in made if region is not None)
     if not regions:
         raise BrokenRecord("no region is left" if annotations else "image has no annotations", picture.name)
-    sample = Sample(
-        key=raw.key(number, image["file_name"]),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        regions=regions,
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(raw.key(number, image["file_name"]), regions=regions)
 
 
 def _region(annotation: Any, phrases: Phrases, picture: Picture, notes: Notes, source: str) -> Region:

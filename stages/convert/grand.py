@@ -11,7 +11,7 @@ from typing import Any
 from stages.convert.coco import mask_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Caption, Grounding, Region, Sample
+from stages.samples import Caption, Grounding, Region
 from stages.vision import rle_from_mask
 
 _NOISE = re.compile(r"^\s*(?:ass)?istant:\s*", re.IGNORECASE)  # what is left of a chat prompt in front of attributes
@@ -39,16 +39,12 @@ def _found(raw: RawPart, notes: Notes, number: int, name: str, path: Path) -> Fo
     if not captions and not regions:
         raise BrokenRecord("no caption and no region is left", picture.name)
     first = captions[0] if captions else Caption(text="")
-    sample = Sample(
-        key=raw.key(number, file_name),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
+    return picture.found(
+        raw.key(number, file_name),
         caption=first.text,
         regions=tuple(_placed(region, at, first) for at, region in enumerate(regions)),
         more_captions=tuple(captions[1:]),
     )
-    return Found(sample=sample, picture=picture.name)
 
 
 def _said(plain: Mapping[str, Any]) -> list[Any]:

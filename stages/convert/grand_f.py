@@ -8,7 +8,7 @@ from typing import Any
 from stages.convert.coco import attempts_of_images, attempts_of_lost, by_image, id_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import (
     Box,
     Mask,
@@ -173,12 +173,4 @@ def _found(key: str, picture: Picture, caption: Any, regions: list[Region]) -> F
         raise BrokenRecord("caption is empty", repr(caption)[:120])
     if not regions:
         raise BrokenRecord("no phrase is grounded", picture.name)
-    sample = Sample(
-        key=key,
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        caption=caption,
-        regions=tuple(regions),
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(key, caption=caption, regions=tuple(regions))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import InputError
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -71,15 +71,7 @@ def _found(raw: RawPart, notes: Notes, number: int, name: str, batch: "RecordBat
         regions += [] if region is None else [region]
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
-    sample = Sample(
-        key=raw.key(number, picture.name),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        caption=caption,
-        regions=tuple(regions),
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(raw.key(number, picture.name), caption=caption, regions=tuple(regions))
 
 
 def _picture(raw: RawPart, key: str) -> Picture:

@@ -11,7 +11,7 @@ from orchestrator.errors import InputError
 from stages.convert.grand_f import spans_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import NUMBER, checked, numbers
-from stages.samples import Caption, Region, Sample, TimedPoint, Turn
+from stages.samples import Caption, Region, TimedPoint, Turn
 from stages.vision import (
     Box,
     Mask,
@@ -47,11 +47,8 @@ def _found(raw: RawPart, line: int, content: bytes, notes: Notes) -> Found:
         captions = [text for text in (plain.get("caption", ""), *_texts(plain, "captions", "the line")) if text]
         caption = captions[0] if captions else ""
         picture = raw.picture(plain["image"])
-        sample = Sample(
-            key=raw.key(line, plain["image"]),
-            image=picture.data,
-            width_px=picture.width_px,
-            height_px=picture.height_px,
+        return picture.found(
+            raw.key(line, plain["image"]),
             caption=caption,
             regions=_regions(raw, plain.get("regions", []), picture, caption, notes),
             points=tuple(TimedPoint(**checked(one, _POINT, where)) for one, where in _each(plain, "points")),
@@ -60,7 +57,6 @@ def _found(raw: RawPart, line: int, content: bytes, notes: Notes) -> Found:
         )
     except InputError as error:
         raise BrokenRecord("line does not follow the schema", str(error)) from None
-    return Found(sample=sample, picture=picture.name)
 
 
 def _parsed(content: bytes) -> Any:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from orchestrator.errors import InputError
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, RawPart
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import MAX_PIXELS, Mask, box_of_mask, rle_from_mask
 
 _UNLABELLED = (0, 255)  # where they are not the number of a class
@@ -62,14 +62,10 @@ def _found(raw: RawPart, notes: Notes, number: int, path: Path, classes: Classes
             notes.repair("number without a class: left unlabelled")
     if not there:
         raise BrokenRecord("no region is left", path.name)
-    sample = Sample(
-        key=raw.key(number, path.name),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
+    return picture.found(
+        raw.key(number, path.name),
         regions=tuple(_region(numbers_HW == value, classes[value], raw) for value in there),
     )
-    return Found(sample=sample, picture=picture.name)
 
 
 def _region(mask_HW: Mask, name: str, raw: RawPart) -> Region:

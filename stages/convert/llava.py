@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, RawPart
-from stages.samples import Sample, Turn
+from stages.samples import Turn
 
 _PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
@@ -28,15 +28,11 @@ def read_instruct(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
 def _found(raw: RawPart, number: int, plain: Any, *, answer_is_caption: bool) -> Found:
     turns = _turns(plain["conversations"])
     picture = raw.picture(plain["image"])
-    sample = Sample(
-        key=raw.key(number, plain["image"]),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
+    return picture.found(
+        raw.key(number, plain["image"]),
         caption=turns[0].answer if answer_is_caption else "",
         turns=turns,
     )
-    return Found(sample=sample, picture=picture.name)
 
 
 def _turns(said: Any) -> tuple[Turn, ...]:

@@ -7,7 +7,7 @@ from functools import partial
 from stages.convert.coco import mask_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import rle_from_mask
 
 
@@ -31,11 +31,4 @@ def _found(raw: RawPart, notes: Notes, number: int, line: bytes) -> Found:
         caption=caption,
         source="longgrit",
     )
-    sample = Sample(
-        key=raw.key(number, str(plain["id"])),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        regions=(region,),
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(raw.key(number, str(plain["id"])), regions=(region,))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, RawPart
-from stages.samples import Sample, TimedPoint, Utterance
+from stages.samples import TimedPoint, Utterance
 
 _COCO = "mscoco"  # how the dataset_id of COCO's narratives begins
 _COCO_DIGITS = 12
@@ -34,16 +34,12 @@ def _found(raw: RawPart, number: int, line: bytes) -> Found:
         for one in plain["timed_caption"]
     ]
     utterances = sorted(said, key=lambda one: one.start_s)
-    sample = Sample(
-        key=raw.key(number, name),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
+    return picture.found(
+        raw.key(number, name),
         caption=caption,
         points=_points(plain["traces"], utterances),
         utterances=tuple(utterances),
     )
-    return Found(sample=sample, picture=picture.name)
 
 
 def _file_name(dataset: str, image_id: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stages.convert.coco import id_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import panoptic_ids, rle_from_mask, xyxy_from_xywh
 
 
@@ -40,14 +40,7 @@ def _found(
     )
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
-    sample = Sample(
-        key=raw.key(number, image["file_name"]),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        regions=regions,
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(raw.key(number, image["file_name"]), regions=regions)
 
 
 def _region(

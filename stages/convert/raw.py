@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.records import record
 from stages.convert.parts import Part
-from stages.samples import Sample
+from stages.samples import Caption, Region, Sample, TimedPoint, Turn, Utterance
 from stages.vision import Box, clip_box, image_size_px
 
 _CHUNK_CHARACTERS = 1 << 20
@@ -38,6 +38,14 @@ class BrokenRecord(Exception):
 
 
 @record
+class Found:
+    """A sample and the picture it is about; a picture can have several samples."""
+
+    sample: Sample
+    picture: str
+
+
+@record
 class Picture:
     """A whole image file."""
 
@@ -46,13 +54,16 @@ class Picture:
     width_px: int
     height_px: int
 
-
-@record
-class Found:
-    """A sample and the picture it is about; a picture can have several samples."""
-
-    sample: Sample
-    picture: str
+    def found(
+        self, key: str, *, caption: str = "", regions: tuple[Region, ...] = (), points: tuple[TimedPoint, ...] = (),
+        turns: tuple[Turn, ...] = (), more_captions: tuple[Caption, ...] = (), utterances: tuple[Utterance, ...] = (),
+    ) -> Found:  # fmt: skip
+        """Makes the sample that says this about the picture; InputError if it does not fit."""
+        sample = Sample(
+            key=key, image=self.data, width_px=self.width_px, height_px=self.height_px, caption=caption,
+            regions=regions, points=points, turns=turns, more_captions=more_captions, utterances=utterances,
+        )  # fmt: skip
+        return Found(sample=sample, picture=self.name)
 
 
 @record

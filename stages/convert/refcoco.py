@@ -9,7 +9,7 @@ from stages.convert.coco import id_of, mask_of
 from stages.convert.pickles import read_pickle
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import rle_from_mask, xyxy_from_xywh
 
 
@@ -53,14 +53,7 @@ def _found(
     regions = tuple(region for region in made if region is not None)
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
-    sample = Sample(
-        key=raw.key(number, image["file_name"]),
-        image=picture.data,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
-        regions=regions,
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(raw.key(number, image["file_name"]), regions=regions)
 
 
 def _region(reference: Any, objects: dict[Any, Any], picture: Picture, notes: Notes) -> Region:

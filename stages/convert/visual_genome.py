@@ -7,7 +7,7 @@ from typing import Any
 from stages.convert.coco import attempts_of_lost, by_image, id_of
 from stages.convert.raw import Attempt, BrokenRecord, Found, Notes, Picture, RawPart, boxed
 from stages.plain import numbers
-from stages.samples import Region, Sample
+from stages.samples import Region
 from stages.vision import xyxy_from_xywh
 
 _SOURCE = "visual_genome"
@@ -67,10 +67,7 @@ def _found(
     regions = tuple(region for region in judged if region is not None)
     if not regions:
         raise BrokenRecord("no region is left", picture.name)
-    sample = Sample(
-        key=key, image=picture.data, width_px=picture.width_px, height_px=picture.height_px, regions=regions
-    )
-    return Found(sample=sample, picture=picture.name)
+    return picture.found(key, regions=regions)
 
 
 def _official(plain: Any, picture: Picture, notes: Notes) -> Region:
