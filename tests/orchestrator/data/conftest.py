@@ -1,13 +1,16 @@
 """Sets of shards for the tests of the data plane."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.artifacts import Shards
+from orchestrator.data.adopt import adopt
+from orchestrator.data.remote import Remote
 from orchestrator.data.writer import ShardWriter
+from tests.rangeserver import RangeServer, serving
 
 MakeShards = Callable[..., Path]
 
@@ -27,3 +30,26 @@ def make_shards(tmp_path: Path) -> MakeShards:
         return directory
 
     return make
+
+
+def silent(done: int, total: int) -> None:
+    """Shows no progress."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RangeServer]:
+    """Serves a folder by ranges."""
+    (tmp_path / "far").mkdir()
+    with serving(tmp_path / "far") as server:
+        yield server
+
+
+@pytest.fixture
+def remote_set(make_shards: MakeShards, server: RangeServer, tmp_path: Path) -> Path:
+    """A set whose 25 samples lie behind a URL, with its indexes here."""
+    for tar in make_shards("a", 25).glob("*.tar"):
+        tar.rename(server.folder / tar.name)
+    remote = Remote(attempts=3, first_wait_s=0.01)
+    adopt(server.url("shard-{000000..000002}.tar"), tmp_path / "set", processes=1, remote=remote, advance=silent)
+    server.requests.clear()
+    return tmp_path / "set"

@@ -18,11 +18,7 @@ from orchestrator.data.index import build_index
 from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote
 from orchestrator.errors import DamagedArtifact, InputError, SurroundingsError
-from tests.orchestrator.data.conftest import MakeShards
-
-
-def silent(done: int, total: int) -> None:
-    """Shows no progress."""
+from tests.orchestrator.data.conftest import MakeShards, silent
 
 
 def foreign(folder: Path, tars: int = 3) -> Path:

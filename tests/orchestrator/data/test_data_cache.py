@@ -6,45 +6,23 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.data.adopt import adopt
 from orchestrator.data.cache import Cache
 from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote
 from orchestrator.errors import InputError, SurroundingsError
-from tests.orchestrator.data.conftest import MakeShards
-from tests.rangeserver import RangeServer, serving
+from tests.rangeserver import RangeServer
 
 PIECE = 4096
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def silent(done: int, total: int) -> None:
-    """Shows no progress."""
-
-
 def with_cache(folder: Path, limit: int = 10**6) -> Remote:
     return Remote(cache_folder=str(folder), cache_bytes=limit, piece_bytes=PIECE, attempts=3, first_wait_s=0.01)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RangeServer]:
-    (tmp_path / "far").mkdir()
-    with serving(tmp_path / "far") as server:
-        yield server
-
-
-@pytest.fixture
-def remote_set(make_shards: MakeShards, server: RangeServer, tmp_path: Path) -> Path:
-    for tar in make_shards("a", 25).glob("*.tar"):
-        tar.rename(server.folder / tar.name)
-    adopt(server.url("shard-{000000..000002}.tar"), tmp_path / "set", processes=1, remote=Remote(), advance=silent)
-    server.requests.clear()
-    return tmp_path / "set"
 
 
 def pieces(cache: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,31 +12,10 @@ from orchestrator.data.reader import ShardSet
 from orchestrator.data.remote import Remote, RemoteFile, open_place
 from orchestrator.data.stream import Drawn, SampleStream
 from orchestrator.errors import DamagedSample, InputError
-from tests.orchestrator.data.conftest import MakeShards
-from tests.rangeserver import FAULTS, RangeServer, serving
+from tests.orchestrator.data.conftest import MakeShards, silent
+from tests.rangeserver import FAULTS, RangeServer
 
 QUICK = Remote(attempts=3, first_wait_s=0.01)
-
-
-def silent(done: int, total: int) -> None:
-    """Shows no progress."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RangeServer]:
-    (tmp_path / "far").mkdir()
-    with serving(tmp_path / "far") as server:
-        yield server
-
-
-@pytest.fixture
-def remote_set(make_shards: MakeShards, server: RangeServer, tmp_path: Path) -> Path:
-    """A set whose 25 samples lie behind a URL, with its indexes here."""
-    for tar in make_shards("a", 25).glob("*.tar"):
-        tar.rename(server.folder / tar.name)
-    adopt(server.url("shard-{000000..000002}.tar"), tmp_path / "set", processes=1, remote=QUICK, advance=silent)
-    server.requests.clear()
-    return tmp_path / "set"
 
 
 def test_a_sample_behind_a_url_is_one_range(remote_set: Path, server: RangeServer) -> None:
