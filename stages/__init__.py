@@ -13,6 +13,9 @@ STAGES: Mapping[str, str] = {
     "glamm_pix2cap_sft": "stages.glamm.stages:Pix2CapSft",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "export": "stages.export.stage:ExportModel",
+    "rehearsal_data": "stages.rehearsal.data:RehearsalData",
+    "rehearsal_training": "stages.rehearsal.training:RehearsalTraining",
+    "rehearsal_check": "stages.rehearsal.check:RehearsalCheck",
 }
 
 FAMILIES: Mapping[str, str] = {
