@@ -1,0 +1,42 @@
+"""An empty MariaDB for accounting, made once on a machine and copied from then on."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from orchestrator.errors import SurroundingsError
+from slurm.devcluster.daemons import MARIADB_OPTIONS
+
+
+def empty_database(to: Path) -> None:
+    """Puts an empty database at `to`."""
+    kept = _cache() / _version()
+    if not kept.is_dir():
+        _make(kept)
+    shutil.copytree(kept, to)
+
+
+def _make(kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".draft-") as folder:
+        draft = Path(folder) / "database"
+        # "normal": root needs no password, and only who may open the socket gets in
+        given = ["--auth-root-authentication-method=normal", "--skip-test-db", f"--datadir={draft}"]
+        made = subprocess.run(
+            ["mariadb-install-db", *MARIADB_OPTIONS, *given], check=False, capture_output=True, text=True
+        )
+        if made.returncode != 0:
+            last = "\n".join((made.stdout + made.stderr).splitlines()[-8:])
+            raise SurroundingsError(f"mariadb-install-db failed:\n{last}")
+        if not kept.exists():  # somebody else may have been faster: theirs is as good
+            draft.rename(kept)
+
+
+def _cache() -> Path:
+    return Path.home() / ".cache" / "orch" / "devcluster"
+
+
+def _version() -> str:
+    said = subprocess.run(["mariadbd", "--no-defaults", "--version"], check=True, capture_output=True, text=True).stdout
+    return "mariadb-" + said.split(" Ver ")[1].split()[0]

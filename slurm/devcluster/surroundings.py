@@ -1,0 +1,61 @@
+"""What a dev cluster needs of the machine, and how it comes there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from orchestrator.errors import SurroundingsError
+
+PACKAGES = Path(__file__).parents[1] / "packages.txt"
+# a program of each package, and the package
+PROGRAMS = {
+    "ip": "iproute2",
+    "mariadbd": "mariadb-server",
+    "munged": "munge",
+    "sbatch": "slurm-client",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "slurmdbd": "slurmdbd",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
+PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def lacking() -> list[str]:
+    """Says in sentences what this machine lacks for a dev cluster; nothing if it is fit."""
+    if sys.platform != "linux":
+        return [f"a dev cluster needs Linux's namespaces; this is {sys.platform}"]
+    found = []
+    if os.geteuid() != 0:
+        found.append("a dev cluster needs root, for namespaces and network interfaces: try with sudo")
+    if packages := lacking_packages():
+        found.append(f"Debian packages are missing: apt-get install -y --no-install-recommends {' '.join(packages)}")
+    return found
+
+
+def lacking_packages() -> list[str]:
+    """Lists the Debian packages whose programs are not here."""
+    return sorted({package for program, package in PROGRAMS.items() if shutil.which(program, path=PLACES) is None})
+
+
+def require() -> None:
+    """Raises, naming all that is missing, where no dev cluster can run."""
+    if missing := lacking():
+        raise SurroundingsError("\n".join([*missing, "`orch cluster up --install` installs the packages (as root)."]))
+
+
+def install() -> None:
+    """Installs the Debian packages that are missing, without starting any of their services."""
+    if not (packages := lacking_packages()):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise SurroundingsError(f"installing {' '.join(packages)} needs root and apt-get")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
+        done = subprocess.run(["apt-get", *words], check=False, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            last = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+            raise SurroundingsError(f"apt-get {' '.join(words)} failed:\n{last}")
