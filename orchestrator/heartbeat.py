@@ -10,10 +10,11 @@ it:
     while worker.poll() is None:                           # a few times a second, to a few seconds
         hang = watch.poll()                                # None, or why this is a hang; nothing is done about it here
         if hang is not None:
-            text = stacks.dump(worker.pid, watch)          # orchestrator.stacks: of it and of its children; <= 15 s
-            # keep both: exits.write_exit(folder, Exit(rank=..., hang=hang.plain(), ...), stacks=text)
-            # wait hang.grace_s, or the peers lose this one before their own parents have looked; then kill
+            stand = stacks.dump(worker.pid, watch)         # orchestrator.stacks: of it and of its children; <= 15 s
+            exits.write_stacks(folder, rank, stand)        # and hung_exit(made_exit(...), hang, stand) below
+            # wait hang.grace_s, or the peers lose this one before their own parents have looked; then kill its group
     pulse = watch.pulse()                                  # step and phase it was last seen in, also after its end
+    exits.write_exit(folder, made_exit(...))               # orchestrator.exits: if it did not end well; verdict.py reads
     watch.close()
 
 All times are CLOCK_MONOTONIC of the node that both live on; clocks of other nodes do not matter.
@@ -128,9 +129,9 @@ class Beat:
         if address is None:
             return cls()
         try:
-            file = Path(address).open("r+b", buffering=0)
+            file = Path(address).open("r+b", buffering=0)  # noqa: SIM115  closed below, where it is mapped
             beat = cls(mmap.mmap(file.fileno(), MEMORY_BYTES))
-            beat._stacks = Path(address).open("ab", buffering=0)  # the handler writes to it
+            beat._stacks = Path(address).open("ab", buffering=0)  # noqa: SIM115  the handler writes to it
         except OSError as error:
             raise SurroundingsError(f"{BEAT}: {address} cannot be opened: {error}") from error
         file.close()
