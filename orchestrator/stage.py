@@ -1,5 +1,6 @@
 """The contract between a recipe and its work: a stage turns input artifacts into output artifacts."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ class Nothing:
     """No config, no inputs or no outputs."""
 
 
+def _unlimited() -> float:
+    return math.inf
+
+
 @record
 class StageContext:
     """What a running stage knows of the place it runs in."""
@@ -30,6 +35,7 @@ class StageContext:
     journal: "Journal"  # metrics, parameters, pictures; does nothing on ranks other than the first
     progress: "Progress"  # how far we are, for `orch status`; does nothing on ranks other than the first
     stop: Callable[[], bool]  # asked between steps; True = save and leave
+    time_left_s: Callable[[], float] = _unlimited  # until this process is killed, as far as anybody knows
 
 
 class Stage(ABC):

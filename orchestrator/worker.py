@@ -6,13 +6,11 @@ import logging
 import os
 import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from orchestrator.artifacts import Artifact, write_json
@@ -26,6 +24,7 @@ from orchestrator.records import record
 from orchestrator.run import Run
 from orchestrator.stage import Stage, StageContext
 from orchestrator.state import outputs_ready
+from orchestrator.stopping import StopRequest
 from orchestrator.world import World
 
 PARENT = "ORCH_PARENT"  # the process id whose death ends this one
@@ -52,31 +51,6 @@ class Place:
     def folder(self, directory: Path) -> Path:
         """Returns where this attempt's logs and error records lie."""
         return directory / "logs" / f"attempt_{self.attempt}"
-
-
-class StopRequest:
-    """Turns SIGTERM and SIGUSR2 into a flag that the stage asks for between steps.
-
-    A stage that has never asked has nothing it could save, so it is interrupted at once.
-    """
-
-    def __init__(self) -> None:
-        """Takes over both signals for this process."""
-        self._up = False
-        self._asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, self._receive)
-
-    def __call__(self) -> bool:
-        """Tells whether somebody wants this process to save and leave."""
-        self._asked = True
-        return self._up
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self._up = True
-        log.info("asked to stop by %s", signal.Signals(number).name)
-        if not self._asked:
-            raise Preempted(f"asked to stop by {signal.Signals(number).name} before there was anything to save")
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -121,7 +95,7 @@ def run_stage(run_dir: Path, stage_name: str) -> None:
     journal.append("attempt", number=place.attempt, ranks=world.size)
     context = StageContext(
         directory=directory, name=stage_name, fingerprint=document["fingerprint"], seed=document["seed"], world=world,
-        journal=journal, progress=Progress(home), stop=stop,
+        journal=journal, progress=Progress(home), stop=stop, time_left_s=stop.time_left_s,
     )  # fmt: skip
     started = time.monotonic()
     facts = stage.run(context)

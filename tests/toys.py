@@ -1,6 +1,7 @@
 """A small but complete training task: sentences of letters, and a transformer that learns which letter comes next."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -139,8 +140,13 @@ def toy_train(steps: int = 6, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**fields, **changes})
 
 
-def toy_context(directory: Path, world: World, *, stop_after: int | None = None, seed: int = 5) -> StageContext:
-    """Makes the place a toy stage runs in; this rank is asked to stop when `stop_after` steps have begun."""
+def toy_context(
+    directory: Path, world: World, *, stop_after: int | None = None, seed: int = 5, left_s: float = math.inf
+) -> StageContext:
+    """Makes the place a toy stage runs in; this rank is asked to stop when `stop_after` steps have begun.
+
+    It believes that it has `left_s` seconds until it is killed.
+    """
     asked = count(1)
     directory.mkdir(parents=True, exist_ok=True)
     return StageContext(
@@ -152,6 +158,7 @@ def toy_context(directory: Path, world: World, *, stop_after: int | None = None,
         journal=Journal(directory if world.is_main else None),
         progress=Progress(directory if world.is_main else None),
         stop=lambda: stop_after is not None and next(asked) >= stop_after,
+        time_left_s=lambda: left_s,
     )
 
 
@@ -173,10 +180,11 @@ def toy_fit(
     trainable: Sequence[str] = ("*",),
     stop_after: int | None = None,
     first_weights: int = 5,
+    left_s: float = math.inf,
 ) -> Fitted:
     """Trains the toy as a stage would; `first_weights` is the seed of the weights before any is loaded."""
     torch.set_num_threads(1)  # the toy is too small to share out, and tests run beside each other
-    context = toy_context(directory, world, stop_after=stop_after)
+    context = toy_context(directory, world, stop_after=stop_after, left_s=left_s)
     chosen = task or ToyTask()
     checkpoints = Checkpoints(
         directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=context.seed, world=world

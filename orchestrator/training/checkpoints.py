@@ -8,12 +8,14 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import MANIFEST, Checkpoint, write_json
 from orchestrator.errors import OrchError, SurroundingsError
+from orchestrator.stopping import lacking_s, measured_save_s
 from orchestrator.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -34,11 +36,13 @@ class Checkpoints:
         """Keeps them in `directory`, for the stage with this fingerprint."""
         self.directory = directory
         self._fingerprint, self._train, self._seed, self._world = fingerprint, train, seed, world
+        self.save_s = 0.0  # how long the slowest save took, as far as this process knows
 
     def resume(self, engine: "Engine") -> int:
         """Loads the newest whole checkpoint; returns its step, or 0. Collective: every rank must call."""
         found = newest(self.directory, self._fingerprint) if self._world.is_main else None
-        step = self._world.broadcast(found[0] if found else 0)
+        measured_s = measured_save_s(self.directory.parent) if self._world.is_main else 0.0
+        step, self.save_s = self._world.broadcast((found[0] if found else 0, measured_s))
         if step:
             path = self.path(step)
             engine.load(path, step=step)
@@ -49,18 +53,28 @@ class Checkpoints:
         """Tells whether a checkpoint is due after this step."""
         return step % self._train.save.every_steps == 0 or step == self._train.steps
 
+    def fits(self, left_s: float) -> bool:
+        """Tells whether a save will be done on every rank before it is killed, going by those before.
+
+        Collective: every rank must call.
+        """
+        return self._world.highest(lacking_s(self.save_s, left_s)) <= 0
+
     def save(self, engine: "Engine", step: int) -> None:
         """Saves all that going on needs, under its final name only when complete. Collective: every rank must call."""
+        started = time.monotonic()
         draft = self.directory / f".step_{step:08d}.draft"
         self._together(lambda: self._clear(draft), on_main=True)
         try:
             self._together(lambda: engine.save(draft), on_main=False)
-            self._together(lambda: self._publish(draft, step), on_main=True)
+            took_s = time.monotonic() - started  # publishing is quick
+            self._together(lambda: self._publish(draft, step, took_s), on_main=True)
         except OrchError:
             if self._world.is_main:
                 shutil.rmtree(draft, ignore_errors=True)
             raise
-        log.info("saved step %d in %s", step, self.path(step))
+        self.save_s = max(self.save_s, time.monotonic() - started)
+        log.info("saved step %d in %.2f s in %s", step, time.monotonic() - started, self.path(step))
 
     def path(self, step: int) -> Path:
         """Names the folder of the checkpoint of this step."""
@@ -84,7 +98,7 @@ class Checkpoints:
             shutil.rmtree(left_over)
         draft.mkdir()
 
-    def _publish(self, draft: Path, step: int) -> None:
+    def _publish(self, draft: Path, step: int, took_s: float) -> None:
         state = {
             "step": step,
             "samples": step * self._train.global_batch,  # the position in the data
@@ -93,6 +107,7 @@ class Checkpoints:
             "fingerprint": self._fingerprint,
             "world_size": self._world.size,
             "engine": self._train.engine.name,
+            "save_s": took_s,  # the next attempt, and whoever submits it, plans its last minute with it
         }
         write_json(draft / STATE, state)
         sizes = {path.relative_to(draft).as_posix(): path.stat().st_size for path in _files(draft)}

@@ -62,11 +62,26 @@ def fit(
         _tell(step, seen, window, {**engine.scalars(), **bad}, train, context)
         stopping = seen.stop and step < train.steps
         if stopping or checkpoints.saves_at(step):
-            checkpoints.save(engine, step)
+            saved = _saved(engine, step, checkpoints, context)
             window.restart()
-        if stopping:
-            raise Preempted(f"stopped after step {step} of {train.steps}; everything is saved")
+            if stopping or (step == train.steps and not saved):
+                kept = "everything is saved" if saved else "there was no time to save it"
+                raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
     return train.steps
+
+
+def _saved(engine: Engine, step: int, checkpoints: Checkpoints, context: StageContext) -> bool:
+    """Saves, if there is time for it before this process is killed. Collective: every rank must call."""
+    left_s = context.time_left_s()
+    if not checkpoints.fits(left_s):
+        log.warning(
+            "step %d is not saved: a save takes up to %.1f s here, and there may be no more than %.1f s left",
+            step, checkpoints.save_s, left_s,
+        )  # fmt: skip
+        context.journal.append("unsaved", step=step, save_s=checkpoints.save_s, left_s=left_s)
+        return False
+    checkpoints.save(engine, step)
+    return True
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.config import OptimConfig
+from orchestrator.stopping import measured_save_s
+from orchestrator.training.config import OptimConfig, SaveConfig
 from orchestrator.training.loop import seed_step
 from orchestrator.training.task import Losses
 from orchestrator.world import World
@@ -62,6 +63,17 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit_with_dropout(tm
         "done",
     )
     assert curve(tmp_path / "paused") == curve(tmp_path / "whole")
+
+
+def test_a_save_that_would_not_fit_the_time_left_is_not_begun_and_the_journal_says_so(tmp_path: Path) -> None:
+    train = toy_train(6, save=SaveConfig(every_steps=2))
+    hurried = toy_fit(ALONE, tmp_path, train, left_s=-1.0)
+
+    assert hurried.outcome == "Preempted: stopped after step 6 of 6; there was no time to save it"
+    assert [event["step"] for event in events(tmp_path, "unsaved")] == [2, 4, 6]
+    assert not (tmp_path / "checkpoints").exists()
+    assert toy_fit(ALONE, tmp_path, train, left_s=1000.0).outcome == "done"
+    assert measured_save_s(tmp_path) > 0
 
 
 def test_a_run_killed_between_checkpoints_repeats_the_lost_steps_bit_for_bit(tmp_path: Path) -> None:
