@@ -13,6 +13,7 @@ import typer
 
 from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
+from slurm.cluster_commands import app as cluster_commands
 from stages.data_commands import app as data_commands
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_commands)
+app.add_typer(cluster_commands)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from slurm.devcluster.database import empty_database
 from slurm.devcluster.settings import NOTE, Layout, read_note, write_note, write_settings
 
 MOST_NODES = 32
+LEAST_REQUEUE_DELAY_S = 5  # slurmctld refuses less, and then takes 120
 DAEMON_TIMEOUT_S = 30.0
 FORK_S = 2.0
 LAST_LINES = 12
@@ -32,10 +33,12 @@ class DevCluster:
         self.layout = layout
 
     @classmethod
-    def up(cls, folder: Path, *, name: str = "dev", nodes: int = 3, requeue_delay_s: int = 5) -> "DevCluster":
+    def up(
+        cls, folder: Path, *, name: str = "dev", nodes: int = 3, requeue_delay_s: int = LEAST_REQUEUE_DELAY_S
+    ) -> "DevCluster":
         """Starts a cluster in a folder; whatever goes wrong on the way, nothing of it stays."""
         folder = folder.resolve()
-        _check(folder, name, nodes)
+        _check(folder, name, nodes, requeue_delay_s)
         surroundings.require()
         folder.mkdir(parents=True, exist_ok=True)
         layout = Layout(folder=folder, name=name, nodes=nodes, subnet=0, requeue_delay_s=requeue_delay_s)
@@ -56,6 +59,21 @@ class DevCluster:
         if layout is None:
             raise InputError(f"{folder}: no dev cluster here; start one with `orch cluster up`")
         return cls(layout)
+
+    @classmethod
+    def remains(cls, folder: Path, name: str) -> "DevCluster":
+        """Opens what is left of a cluster, whatever that is, to take it down."""
+        left = Layout(folder=folder, name=name, nodes=0, subnet=0, requeue_delay_s=LEAST_REQUEUE_DELAY_S)
+        return cls(read_note(folder) or left)
+
+    @staticmethod
+    def places(name: str, usual: Path) -> list[Path]:
+        """Finds the folders of every cluster of a name: the usual one, and those that only bridges speak of."""
+        usual = usual.resolve()
+        found = {folder for other, folder in hosts.bridges().values() if other == name}
+        if read_note(usual) is not None or hosts.inits(usual):
+            found.add(usual)
+        return sorted(found)
 
     def down(self) -> None:
         """Ends every process of the cluster and removes all it made; works in any state, also half-way up."""
@@ -132,6 +150,35 @@ class DevCluster:
 
         hosts.wait(idle, timeout_s, f"{self.layout.name}: not idle after {timeout_s:g} s", every_s=0.2)
 
+    def status(self) -> dict[str, Any]:
+        """Says what runs: hosts with Slurm's word about them, daemons, jobs."""
+        layout = self.layout
+        said = self.run(["sinfo", "-h", "-N", "-p", "main", "-o", "%N %T"])
+        states = dict(line.split() for line in said.stdout.splitlines())
+        names = {host: [hosts.name_of(one) for one in self.pids(host)] for host in (layout.controller, *layout.hosts)}
+        nodes = [
+            {
+                "name": host,
+                "state": states.get(host, "unknown") if names[host] else f"killed ({states.get(host, 'unknown')})",
+                "address": layout.address(host),
+                "processes": len(names[host]),
+                "slurmd": "slurmd" in names[host],
+            }
+            for host in layout.hosts
+        ]
+        jobs = self.run(["squeue", "-h", "-o", "%i|%T|%P|%N|%r|%j"]).stdout.splitlines()
+        keys = ("id", "state", "partition", "nodes", "reason", "name")
+        return {
+            "name": layout.name,
+            "folder": str(layout.folder),
+            "cluster_file": str(self.cluster_file()),
+            "daemons": {
+                one: one in names[layout.controller] for one in ("slurmctld", "slurmdbd", "mariadbd", "munged")
+            },
+            "nodes": nodes,
+            "jobs": [dict(zip(keys, line.split("|", 5), strict=True)) for line in jobs],
+        }
+
     def _start(self) -> None:
         layout = self.layout
         write_settings(layout, socket.gethostname())
@@ -182,11 +229,13 @@ class DevCluster:
         hosts.wait(lambda: not any(map(hosts.runs, victims)), 10, f"{name} outlived kill -9")
 
 
-def _check(folder: Path, name: str, nodes: int) -> None:
+def _check(folder: Path, name: str, nodes: int, requeue_delay_s: int) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]{0,15}", name):
         raise InputError(f"name: {name!r} cannot name hosts; a small letter, then up to 15 small letters or digits")
     if not 1 <= nodes <= MOST_NODES:
         raise InputError(f"nodes: {nodes} is not between 1 and {MOST_NODES}")
+    if requeue_delay_s < LEAST_REQUEUE_DELAY_S:
+        raise InputError(f"requeue delay: Slurm allows no less than {LEAST_REQUEUE_DELAY_S} s, not {requeue_delay_s}")
     if len(str(folder)) > LONGEST_FOLDER or re.search(r"[^\w./+@-]", str(folder)):
         raise InputError(
             f"folder: {str(folder)!r} must have at most {LONGEST_FOLDER} characters, none of them special: "

@@ -218,6 +218,12 @@ host=$1 address=$2 folder=$3
 hostname "$host"
 mount --bind "$folder/hosts" /etc/hosts
 mount -t tmpfs shm /dev/shm  # hosts share no memory
+# /sys shows the interfaces of this host, yet the cgroups stay where slurmd looks for them
+mkdir -p "$folder/run/cgroup"
+mount --rbind /sys/fs/cgroup "$folder/run/cgroup"
+mount -t sysfs sysfs /sys
+mount --rbind "$folder/run/cgroup" /sys/fs/cgroup
+umount --lazy "$folder/run/cgroup"
 ip link set lo up
 until ip link set eth0 up 2>/dev/null; do sleep 0.02; done  # the other end is put there from outside
 ip address add "$address/24" dev eth0
