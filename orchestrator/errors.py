@@ -11,6 +11,7 @@ OrchError                    1  anything orch can explain; the message is for th
 |   `-- TrackingRefused      3  MLflow answers, and will never take this
 |-- StageFailed              1  a stage ended without its outputs
 |-- WorkersLost              1  a micro-batch kills every data worker that computes it
+|-- AsymmetricRanks          1  ranks run different modules, so that they would wait for each other for ever
 |-- Preempted                -  asked to stop; everything was saved, the job wants to be queued again
 `-- Diverged                 1  the loss or the gradients are not finite
 """
@@ -98,6 +99,10 @@ class StageFailed(OrchError):
 
 class WorkersLost(OrchError):
     """Data workers die or hang over the same samples, one after another; the message names them."""
+
+
+class AsymmetricRanks(OrchError):
+    """Ranks of one job run different modules; the message names them, the modules and the step."""
 
 
 class Preempted(OrchError):

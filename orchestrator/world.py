@@ -76,14 +76,21 @@ class World:
 
     def highest(self, value: float) -> float:
         """Returns the highest of the ranks' values. Collective: every rank must call."""
-        if not self.joined:
-            return value
+        return self.highest_of({"value": value})["value"]
+
+    def highest_of(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Returns the highest of each value over the ranks, which must agree on the names and their order.
+
+        Collective: every rank must call.
+        """
+        if not self.joined or not values:
+            return dict(values)
         import torch
         import torch.distributed as dist
 
-        highest = torch.tensor([value], dtype=torch.float64)
+        highest = torch.tensor(list(values.values()), dtype=torch.float64)
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        return float(highest.item())
+        return dict(zip(values, highest.tolist(), strict=True))
 
     def gather(self, value: T) -> list[T]:
         """Returns every rank's value, in rank order, on every rank. Collective: every rank must call."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,8 +20,18 @@ class Losses:
     terms: Mapping[str, Tensor]  # scalars for the log, detached; every rank must give the same names
 
 
+@record
+class Uneven:
+    """A part of the model that some batches run more often than others, or not at all."""
+
+    module: str  # its name in the model
+    before: str | None = None  # the module that every rank runs next; null = nothing more of the model
+
+
 class TrainTask(ABC, Generic[Batch]):
     """All that differs between two training stages."""
+
+    uneven: ClassVar[Sequence[Uneven]] = ()  # what `runs` speaks of, in the order in which the model runs them
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -41,6 +51,11 @@ class TrainTask(ABC, Generic[Batch]):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Computes the loss. `model` is the wrapped one: call it once, never a part of it or self.model."""
+
+    def runs(self, batch: Batch) -> Mapping[str, int]:
+        """Says how often a batch runs the parts in `uneven`: module -> runs. Ranks with fewer make up for it."""
+        del batch
+        return {}
 
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
         """Measures a sample for packs and buckets, e.g. in tokens; 0 = leave it out. Asked only where recipes use them.
