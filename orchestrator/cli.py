@@ -1,4 +1,4 @@
-"""The commands of `orch`. The one file that joins orchestrator, stages and, later, slurm.
+"""The commands of `orch`. The one file that joins orchestrator, stages and slurm.
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
@@ -7,7 +7,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
 from slurm.cluster_commands import app as cluster_commands
 from stages.data_commands import app as data_commands
+
+if TYPE_CHECKING:
+    from orchestrator.launcher import Launcher
 
 app = typer.Typer(
     name="orch",
@@ -52,7 +55,7 @@ def plan(
     from orchestrator.errors import RecipeError
 
     made = session.make_plan(recipe, overrides or [])
-    faults = [*made.faults, *(session.launcher(on).check(made) if on else ())]
+    faults = [*made.faults, *(session.launcher(on, _cluster).check(made) if on else ())]
     if as_json and not faults:
         print(json.dumps(made.document(), indent=1))
         return
@@ -81,10 +84,11 @@ def launch(
     """
     from orchestrator.start import Manner, start
 
-    launcher = session.launcher(on)
+    launcher = session.launcher(on, _cluster)
     changes = [*(overrides or []), *([f"name={name}"] if name is not None else [])]
     make = partial(session.make_plan, recipe, changes)
-    raise typer.Exit(start(make, launcher, Manner(follow=follow, as_json=as_json, require_clean=require_clean)))
+    manner = Manner(follow=follow, as_json=as_json, require_clean=require_clean)
+    raise typer.Exit(start(make, launcher, _launcher_of, manner))
 
 
 @app.command()
@@ -92,7 +96,7 @@ def resume(
     run: options.RunName,
     overrides: options.Overrides = None,
     from_stage: options.FromStage = None,
-    on: options.On = "local",
+    on: options.OnAgain = None,
     *,
     follow: options.Follow = True,
     as_json: options.Json = False,
@@ -104,11 +108,13 @@ def resume(
     from orchestrator.launcher import set_aside
     from orchestrator.start import Manner, command_line, start
 
-    launcher, found = session.launcher(on), session.find_run(run)
+    found = session.find_run(run)
+    launcher = _launcher_of(found.directory) if on is None else session.launcher(on, _cluster)
     make = partial(session.make_plan, found.directory / "recipe.yaml", overrides or [], found.directory)
     if from_stage is not None:
-        set_aside(make(), launcher, from_stage, command=command_line())
-    raise typer.Exit(start(make, launcher, Manner(follow=follow, as_json=as_json, require_clean=False)))
+        set_aside(make(), launcher, from_stage, before=_launcher_of, command=command_line())
+    manner = Manner(follow=follow, as_json=as_json, require_clean=False)
+    raise typer.Exit(start(make, launcher, _launcher_of, manner))
 
 
 @app.command("status")
@@ -124,11 +130,11 @@ def show_status(
     """
     from orchestrator.display import ending_lines, make_console, status_table
     from orchestrator.follow import follow as watch_run
-    from orchestrator.status import latest_run, status
+    from orchestrator.status import Observer, latest_run
 
     directory = session.find_run(run).directory if run is not None else latest_run(session.runs_folder())
-    console = make_console()
-    shown = watch_run(directory, console) if watch and not as_json else status(directory)
+    console, observer = make_console(), Observer(directory, _launcher_of(directory))
+    shown = watch_run(observer, console) if watch and not as_json else observer.look()
     if as_json:
         print(json.dumps(shown, indent=1))
         return
@@ -147,7 +153,7 @@ def runs(*, as_json: options.Json = False) -> None:
     from orchestrator.display import make_console, runs_table
     from orchestrator.status import known_runs, status
 
-    statuses = [status(directory) for directory in known_runs(session.runs_folder())]
+    statuses = [status(directory, _launcher_of(directory)) for directory in known_runs(session.runs_folder())]
     if as_json:
         print(json.dumps(statuses, indent=1))
     else:
@@ -169,12 +175,13 @@ def logs(
     """
     from orchestrator.display import log_path
     from orchestrator.follow import log_pieces
-    from orchestrator.status import stage_status
+    from orchestrator.status import Observer
 
     directory = session.find_run(run).directory
-    path = log_path(directory, stage_status(directory, stage), attempt, rank)
+    observer = Observer(directory, _launcher_of(directory))
+    path = log_path(directory, observer.stage(stage), attempt, rank)
     print(f"{path}", file=sys.stderr)
-    for piece in log_pieces(directory, stage, path, follow=follow):
+    for piece in log_pieces(observer, stage, path, follow=follow):
         sys.stdout.write(piece)
         sys.stdout.flush()
 
@@ -187,7 +194,8 @@ def cancel(run: options.RunName, stage: Annotated[str | None, typer.Argument(met
     """
     from orchestrator.status import cancel_run
 
-    print(cancel_run(session.find_run(run).directory, stage))
+    directory = session.find_run(run).directory
+    print(cancel_run(directory, _launcher_of(directory), stage))
 
 
 @app.command()
@@ -199,8 +207,10 @@ def report(
     Example: orch report quickstart --output quickstart.html
     """
     from orchestrator.report import make_report
+    from orchestrator.status import status
 
     directory = session.find_run(run).directory
+    status(directory, _launcher_of(directory))  # what ended unseen is closed first
     path = output or directory / "report.html"
     make_report(directory, path)
     print(path)
@@ -263,6 +273,19 @@ def show_stages(
         return
     for line in manual_lines(described, in_full=name is not None):
         print(line)
+
+
+def _cluster(name_or_path: str) -> "Launcher":
+    """Returns the cluster that a name under slurm/clusters/ or a file means."""
+    from slurm.cluster import read_cluster
+    from slurm.launcher import SlurmLauncher
+
+    return SlurmLauncher(read_cluster(name_or_path))
+
+
+def _launcher_of(directory: Path) -> "Launcher":
+    """Returns the place to which the last launch of a run handed it over."""
+    return session.launcher_of(directory, _cluster)
 
 
 if __name__ == "__main__":

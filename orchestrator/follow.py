@@ -10,16 +10,16 @@ from rich.live import Live
 
 from orchestrator.display import duration, progress_in_words, rate_in_words, status_table, values_in_words
 from orchestrator.state import read_tracking
-from orchestrator.status import stage_status, status
+from orchestrator.status import Observer
 
 TICK_S = 0.5  # the one who follows takes its time from the same cores
 LINE_EVERY_S = 10.0
 TOLD = frozenset({"FINISHED", "FAILED", "KILLED"})  # what the forwarder notes last
 
 
-def follow(directory: Path, console: Console) -> dict[str, Any]:
+def follow(run: Observer, console: Console) -> dict[str, Any]:
     """Shows a run until nobody works on it any more, and returns its last status."""
-    shown = status(directory)
+    shown = run.look()
     if not console.is_terminal:
         lines = Lines()
         while True:
@@ -28,18 +28,18 @@ def follow(directory: Path, console: Console) -> dict[str, Any]:
             if over(shown):
                 return shown
             time.sleep(TICK_S)
-            shown = status(directory)
+            shown = run.look()
     with Live(status_table(shown), console=console, auto_refresh=False) as live:
         while not over(shown):
             time.sleep(TICK_S)
-            shown = status(directory)
+            shown = run.look()
             live.update(status_table(shown), refresh=True)
     return shown
 
 
-def wait(directory: Path) -> dict[str, Any]:
+def wait(run: Observer) -> dict[str, Any]:
     """Waits in silence until nobody works on a run any more, and returns its last status."""
-    while not over(shown := status(directory)):
+    while not over(shown := run.look()):
         time.sleep(TICK_S)
     return shown
 
@@ -54,12 +54,12 @@ def wait_for_mlflow(directory: Path, patience_s: float) -> bool:
     return True
 
 
-def log_pieces(directory: Path, stage: str, path: Path, *, follow: bool) -> Iterator[str]:
+def log_pieces(run: Observer, stage: str, path: Path, *, follow: bool) -> Iterator[str]:
     """Yields a log as it is, and, to follow it, what is appended until the stage ends or begins another attempt."""
     with path.open("r", encoding="utf-8", errors="replace") as file:
-        attempts = len(stage_status(directory, stage)["attempts"])
+        attempts = len(run.stage(stage)["attempts"])
         while True:
-            shown = stage_status(directory, stage)  # before reading: what it wrote last must not be missed
+            shown = run.stage(stage)  # before reading: what it wrote last must not be missed
             while piece := file.read(1 << 16):
                 yield piece
             if not follow or shown["state"] != "running" or len(shown["attempts"]) != attempts:

@@ -2,13 +2,15 @@
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import Fault, InputError, RecipeError, RunBusy
 from orchestrator.lock import user_name
 from orchestrator.plan import Plan
+from orchestrator.records import record
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, StageState, read_state, write_launch, write_state
 from orchestrator.supervisor import CANCEL
@@ -16,6 +18,17 @@ from orchestrator.tracking.addresses import absolute_uri, without_password
 from orchestrator.typed import suggestion
 
 TRIES, BETWEEN_TRIES_S = 3, 0.2
+CLUSTER = "cluster.yaml"  # in a run folder: the cluster of its last launch there, as it was read then
+
+
+@record
+class Waiting:
+    """A job that was handed over and has not begun."""
+
+    job_id: str
+    reason: str  # why it waits, in plain words; empty where nobody says
+    estimated_start: float | None  # seconds since 1970
+    state: str  # the word of the one who keeps the queue: PENDING, ...
 
 
 class Job(Protocol):
@@ -33,7 +46,7 @@ class Launcher(Protocol):
     """A place that can run stages: this machine, a cluster.
 
     A whole run is handed over at once: on this machine to one supervisor that holds the run's lock, on a cluster to
-    one job a stage, chained by dependencies.
+    one job a stage, chained by dependencies. Whoever does not answer raises SurroundingsError.
     """
 
     @property
@@ -46,16 +59,34 @@ class Launcher(Protocol):
     def submit(self, run: Run, lock: RunLock) -> Job:
         """Hands over a prepared run, with its lock."""
 
+    def settle(self, directory: Path) -> Mapping[str, Waiting]:
+        """Brings the run folder up to what is true, and returns the jobs of stages that wait to begin."""
+
+    def holder(self, directory: Path) -> str | None:
+        """Names, in a sentence, who works on the run here, other than this process; None = nobody."""
+
+    def cancel(self, directory: Path, stage: str | None, user: str) -> str:
+        """Asks what works on the run, or on one stage, to save and end; says what happens now."""
+
+
+Place = Callable[[Path], Launcher]  # run folder -> where its last launch handed it over
+
 
 def launch(
-    make: Callable[[], Plan], launcher: Launcher, code_root: Path, *, command: str, require_clean: bool = False
+    make: Callable[[], Plan],
+    launcher: Launcher,
+    code_root: Path,
+    *,
+    before: Place,
+    command: str,
+    require_clean: bool = False,
 ) -> Job:
     """Checks everything, takes the run, prepares its folder and hands it to the launcher.
 
     The plan is made again once the run is ours: what another launch finished meanwhile must not be archived as stale.
     """
     run = Run(checked(make(), launcher).directory)
-    with take(run, command) as lock:
+    with _taken(run, before, command) as lock:
         plan = checked(make(), launcher)
         run.prepare(plan, code_root, require_clean=require_clean)
         (plan.directory / CANCEL).unlink(missing_ok=True)  # a wish of an earlier launch
@@ -68,7 +99,7 @@ def launch(
         return launcher.submit(run, lock)
 
 
-def set_aside(plan: Plan, launcher: Launcher, stage: str, *, command: str) -> None:
+def set_aside(plan: Plan, launcher: Launcher, stage: str, *, before: Place, command: str) -> None:
     """Moves the folders of a stage and of everything that follows from it to the archive, so that they run afresh."""
     names = [planned.name for planned in plan.stages]
     if stage not in names:
@@ -79,7 +110,7 @@ def set_aside(plan: Plan, launcher: Launcher, stage: str, *, command: str) -> No
         if again.intersection(planned.after):
             again.add(planned.name)
     run = Run(plan.directory)
-    with take(run, command):
+    with _taken(run, before, command):
         for name in names:
             folder = run.stage_directory(name)
             if name in again and folder.is_dir():
@@ -104,6 +135,19 @@ def take(run: Run, command: str) -> RunLock:
         except RunBusy:
             time.sleep(BETWEEN_TRIES_S)
     return run.lock(command)
+
+
+@contextmanager
+def _taken(run: Run, before: Place, command: str) -> Iterator[RunLock]:
+    """Holds the run; RunBusy if the jobs of an earlier launch still work on it, wherever that was."""
+    place = before(run.directory)
+    place.settle(run.directory)
+    with take(run, command) as lock:
+        place = before(run.directory)  # again: another launch may have ended just before the run was ours
+        holder = place.holder(run.directory)
+        if holder is not None:
+            raise RunBusy(f"{run.directory} is being worked on: {holder}")
+        yield lock
 
 
 def _record(plan: Plan, launcher: Launcher) -> Launch:

@@ -2,18 +2,38 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.errors import Fault, OrchError
+from orchestrator.errors import Fault, OrchError, SurroundingsError
+from orchestrator.launcher import CLUSTER, Waiting
+from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.ranks import Patience, rank_count
 from orchestrator.run import Run, RunLock
-from orchestrator.supervisor import Supervisor
+from orchestrator.state import (
+    Ending,
+    Launch,
+    StageState,
+    close_attempt,
+    outputs_ready,
+    read_launch,
+    read_plain_stage,
+    read_state,
+    write_launch,
+    write_state,
+)
+from orchestrator.supervisor import Supervisor, ask_to_cancel
 
 LOCK = "ORCH_LOCK"  # the inherited descriptor that holds the run
+NAME = "local"
+
+log = logging.getLogger(__name__)
 
 
 class LocalJob:
@@ -36,7 +56,7 @@ class LocalJob:
 class LocalLauncher:
     """This machine."""
 
-    name = "local"
+    name = NAME
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists the stages that ask for more nodes or GPUs than this machine has."""
@@ -56,6 +76,45 @@ class LocalLauncher:
             )  # fmt: skip
         return LocalJob(process)
 
+    def settle(self, directory: Path) -> Mapping[str, Waiting]:
+        """Closes what a vanished supervisor left open; on this machine nothing waits in a queue."""
+        settle(directory)
+        return {}
+
+    def holder(self, directory: Path) -> str | None:
+        """Names the supervisor, or whoever else holds the run; None if nobody does, or this very process."""
+        holder = Run(directory).holder()
+        if holder is None or (holder.get("pid"), holder.get("host")) == (os.getpid(), socket.gethostname()):
+            return None
+        return busy(directory)
+
+    def cancel(self, directory: Path, stage: str | None, user: str) -> str:
+        """Leaves word for the supervisor, on whatever machine it works."""
+        launch = read_launch(directory)
+        ask_to_cancel(directory, stage, user)
+        where = "whoever works on it" if launch is None else launch.host
+        return f"asked {where} to cancel {stage or directory}; what runs there saves first, if it can"
+
+
+def settle(directory: Path) -> None:
+    """Closes the launch and the attempts of a supervisor that is gone (killed, or its machine went down).
+
+    Leaves the runs of a cluster alone: what became of a job, only its queue can say. A launch that ended before it
+    came to the cluster (there is no cluster file in the run folder) handed nothing over, and is closed here.
+    """
+    launch, run = read_launch(directory), Run(directory)
+    if launch is None or launch.ended is not None or run.holder() is not None:
+        return
+    if launch.launcher != NAME and (directory / CLUSTER).exists():
+        return
+    try:
+        with run.lock("orch status"):
+            launch = read_launch(directory)  # again: it may have ended before the lock was ours
+            if launch is not None and launch.ended is None:
+                _close(directory, launch)
+    except (SurroundingsError, OSError) as error:  # somebody was faster, we may only look, or the disk is full
+        log.info("%s is not closed by us: %s", directory, error)
+
 
 def visible_gpus() -> int:
     """Counts the GPUs that this process may use, without asking torch."""
@@ -74,6 +133,25 @@ def _too_much(stage: PlannedStage, gpus: int) -> Iterator[Fault]:
     elif asked.gpus_per_node and rank_count(asked) > asked.gpus_per_node:
         message = f"asks for {rank_count(asked)} processes on {asked.gpus_per_node} GPUs: at most one a GPU"
         yield Fault(key=f"{key}.tasks_per_node", message=message)
+
+
+def _close(directory: Path, launch: Launch) -> None:
+    if launch.launcher == NAME:
+        gone = f"the supervisor process {launch.pid} on {launch.host} is gone"
+    else:
+        gone = f"the launch on {launch.host} ended before anything was submitted to {launch.launcher}"
+    for entry in launch.stages:
+        folder = directory / entry["name"]
+        before = read_state(folder)
+        if before.state not in {"running", "queued"}:
+            continue
+        if outputs_ready(read_plain_stage(folder)):
+            close_attempt(folder, Ending(state="done"))
+        elif before.state == "running":
+            close_attempt(folder, Ending(state="failed", cause="unknown", detail=gone))
+        else:
+            write_state(folder, StageState(state="waiting", attempts=before.attempts))
+    write_launch(directory, replace(launch, ended=time.time(), notes=(*launch.notes, gone)))
 
 
 def main(arguments: list[str]) -> int:

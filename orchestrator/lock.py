@@ -42,7 +42,7 @@ class RunLock:
             return cls(directory, fileno, command)
         except BlockingIOError:
             os.close(fileno)
-            raise RunBusy(_busy(directory)) from None
+            raise RunBusy(busy(directory)) from None
         except OSError as error:
             os.close(fileno)
             reason = "the file system has no locks" if error.errno == errno.ENOLCK else error.strerror
@@ -114,7 +114,8 @@ def _named(directory: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _busy(directory: Path) -> str:
+def busy(directory: Path) -> str:
+    """Says who holds a run, to whoever must wait for it."""
     holder = _named(directory)
     if not holder:
         return f"{directory} is being worked on by another process, which has not said its name yet"

@@ -12,6 +12,9 @@ Overrides = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one under runs/.")]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the run's recipe.")]
 On = Annotated[str, typer.Option("--on", metavar="local|CLUSTER", help="Where it runs.")]
+OnAgain = Annotated[
+    str | None, typer.Option("--on", metavar="local|CLUSTER", help="Where it runs; by default where it ran before.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON for programs.")]
 Follow = Annotated[bool, typer.Option("--follow/--detach", help="Watches until the end, or returns at once.")]
 NewName = Annotated[str | None, typer.Option("--name", help="The run's name; the recipe's by default.")]

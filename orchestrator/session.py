@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from orchestrator.launcher import Launcher
     from orchestrator.plan import Catalog, Plan
     from orchestrator.run import Run
+
+Clusters = Callable[[str], "Launcher"]  # a name or a file -> the cluster it means; only cli.py knows any
 
 CATALOG = "ORCH_CATALOG"  # names another module with STAGES and FAMILIES: where a plug-in package joins
 RUNS = "ORCH_RUNS"  # the folder in which runs are found by name; `runs` by default
@@ -29,13 +31,26 @@ def catalog() -> "Catalog":
         raise InputError(f"{CATALOG}: {name!r} is no module with STAGES and FAMILIES: {error}") from error
 
 
-def launcher(on: str) -> "Launcher":
-    """Returns the place that `--on` names."""
+def launcher(on: str, clusters: Clusters) -> "Launcher":
+    """Returns the place that `--on` names: this machine, or a cluster by name or by file."""
     from orchestrator.local import LocalLauncher
 
-    if on != LocalLauncher.name:
-        raise InputError(f"--on: {on!r} cannot run anything yet: dispatch to Slurm is not built; allowed: local")
-    return LocalLauncher()
+    return LocalLauncher() if on == LocalLauncher.name else clusters(on)
+
+
+def launcher_of(directory: Path, clusters: Clusters) -> "Launcher":
+    """Returns the place to which the last launch of a run handed it over, as its cluster file was then.
+
+    Without such a file in the run folder nothing was ever handed to a cluster.
+    """
+    from orchestrator.launcher import CLUSTER
+    from orchestrator.local import LocalLauncher
+    from orchestrator.state import read_launch
+
+    launch, cluster = read_launch(directory), directory / CLUSTER
+    if launch is None or launch.launcher == LocalLauncher.name or not cluster.exists():
+        return LocalLauncher()
+    return clusters(str(cluster))
 
 
 def make_plan(recipe: Path, overrides: Sequence[str], directory: Path | None = None) -> "Plan":

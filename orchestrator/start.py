@@ -11,10 +11,10 @@ from typing import NoReturn
 
 from orchestrator.display import ending_lines, make_console, plan_table
 from orchestrator.follow import follow, wait, wait_for_mlflow
-from orchestrator.launcher import Launcher, checked, launch
+from orchestrator.launcher import Launcher, Place, checked, launch
 from orchestrator.plan import Plan
 from orchestrator.records import record
-from orchestrator.status import status
+from orchestrator.status import Observer
 
 INTERRUPTED_EXIT = 130
 MLFLOW_PATIENCE_S = 15.0  # of the one who follows; the forwarder itself has more
@@ -29,20 +29,21 @@ class Manner:
     require_clean: bool
 
 
-def start(make: Callable[[], Plan], launcher: Launcher, manner: Manner) -> int:
+def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: Manner) -> int:
     """Launches a plan and returns the exit code: of the run if it is followed, else 0."""
     plan = checked(make(), launcher)
     console, run = make_console(), plan.directory
     if not manner.as_json:
         console.print(plan_table(plan))
-    launch(make, launcher, code_root(), command=command_line(), require_clean=manner.require_clean)
+    launch(make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean)
+    observer = Observer(run, launcher)
     if not manner.follow:
-        lines = [json.dumps(status(run), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
+        lines = [json.dumps(observer.look(), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
         console.out("\n".join(lines), highlight=False)
         return 0
     _insist_on_interrupts()
     try:
-        shown = wait(run) if manner.as_json else follow(run, console)
+        shown = wait(observer) if manner.as_json else follow(observer, console)
         tells = shown["tracking_uri"] is not None and any(stage.action != "reuse" for stage in plan.stages)
         told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:

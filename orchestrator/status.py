@@ -1,42 +1,82 @@
-"""Answers what a run is doing, and closes what a vanished supervisor left open."""
+"""Answers what a run is doing: from its folder, and from the launcher that knows what waits and what has vanished."""
 
 import itertools
-import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError, SurroundingsError
+from orchestrator.launcher import Launcher, Waiting
 from orchestrator.lock import user_name
-from orchestrator.progress import read_progress
-from orchestrator.run import Run
+from orchestrator.progress import PROGRESS, read_progress
+from orchestrator.records import record
 from orchestrator.state import (
-    Ending,
+    LAUNCH,
+    STATE,
     Launch,
     StageState,
-    close_attempt,
     outputs_ready,
     read_launch,
     read_plain_stage,
     read_state,
     read_tracking,
-    write_launch,
-    write_state,
 )
-from orchestrator.supervisor import ask_to_cancel
 
-log = logging.getLogger(__name__)
+ASK_EVERY_S = 5.0  # a queue is asked by everybody; what the run folder says is read as often as one likes
 
 
-def status(directory: Path) -> dict[str, Any]:
-    """Returns what `orch status --json` prints (interface.md), after closing what a dead supervisor left open."""
-    settle(directory)
+@record
+class Answer:
+    """What a launcher said of a run, and when; or why it said nothing."""
+
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    time: float | None = None  # seconds since 1970; None = it never answered
+    silence: str | None = None
+
+
+class Observer:
+    """Looks at a run again and again, and asks its launcher no more than once in a few seconds."""
+
+    def __init__(self, directory: Path, launcher: Launcher, *, ask_every_s: float = ASK_EVERY_S) -> None:
+        """Asks for the first time when it looks for the first time."""
+        self.directory = directory
+        self._launcher = launcher
+        self._ask_every_s = ask_every_s
+        self._answer = Answer()
+        self._ask_at = 0.0
+
+    def look(self) -> dict[str, Any]:
+        """Returns what `orch status --json` prints (interface.md)."""
+        if time.monotonic() >= self._ask_at:
+            self._answer = _asked(self.directory, self._launcher, self._answer)
+            self._ask_at = time.monotonic() + self._ask_every_s
+        return read_status(self.directory, self._answer)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """Returns one stage's part of it."""
+        return _only(self.look(), name)
+
+
+def status(directory: Path, launcher: Launcher) -> dict[str, Any]:
+    """Returns what `orch status --json` prints (interface.md), after the launcher has closed what ended unseen."""
+    return Observer(directory, launcher).look()
+
+
+def stage_status(directory: Path, launcher: Launcher, name: str) -> dict[str, Any]:
+    """Returns one stage's part of the status."""
+    return Observer(directory, launcher).stage(name)
+
+
+def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]:
+    """Reads the status from the run folder, joined with what the launcher answered; changes and asks nothing."""
+    answer = answer or Answer()
     launch = read_launch(directory)
     entries = [] if launch is None else [dict(entry) for entry in launch.stages]
-    stages = [_stage_status(directory, entry) for entry in entries]
+    stages = [_stage_status(directory, entry, answer.waiting.get(entry["name"])) for entry in entries]
     tracking = read_tracking(directory)
+    over = launch is not None and launch.ended is not None
     return {
         "run": str(directory),
         "recipe": directory.name if launch is None else launch.recipe,
@@ -50,28 +90,21 @@ def status(directory: Path) -> dict[str, Any]:
         "mlflow_run_id": tracking.get("mlflow_run_id"),
         "report": str(directory / "report.html") if (directory / "report.html").is_file() else None,
         "notes": [] if launch is None else list(launch.notes),
+        "as_of": _last_written(directory, entries) if over or answer.time is None else answer.time,
+        "silence": answer.silence,  # why the launcher does not answer; null = it does
         "goodput": _goodput(stages),
         "stages": stages,
     }
 
 
-def stage_status(directory: Path, name: str) -> dict[str, Any]:
-    """Returns one stage's part of the status."""
-    stages: dict[str, dict[str, Any]] = {stage["name"]: stage for stage in status(directory)["stages"]}
-    if name not in stages:
-        raise InputError(f"{directory} has no stage {name!r}; it has {', '.join(stages) or 'none'}")
-    return stages[name]
-
-
-def cancel_run(directory: Path, stage: str | None) -> str:
+def cancel_run(directory: Path, launcher: Launcher, stage: str | None) -> str:
     """Asks whoever works on a run to stop, and says what happens now."""
+    shown = status(directory, launcher)
     if stage is not None:
-        stage_status(directory, stage)
-    shown = status(directory)
-    if Run(directory).holder() is None:
+        _only(shown, stage)
+    if launcher.holder(directory) is None:
         return f"nothing to cancel: nobody works on {directory}, its state is {shown['state']}"
-    ask_to_cancel(directory, stage, user_name())
-    return f"asked {shown['host']} to cancel {stage or directory}; what runs there saves first, if it can"
+    return launcher.cancel(directory, stage, user_name())
 
 
 def known_runs(runs: Path) -> list[Path]:
@@ -89,50 +122,53 @@ def latest_run(runs: Path) -> Path:
     return known[0]
 
 
-def settle(directory: Path) -> None:
-    """Closes the launch and the attempts of a supervisor that is gone (killed, or its machine went down)."""
-    launch, run = read_launch(directory), Run(directory)
-    if launch is None or launch.ended is not None or run.holder() is not None:
-        return
+def _asked(directory: Path, launcher: Launcher, before: Answer) -> Answer:
+    """Asks the launcher; where it does not answer, what it said before is still the best there is."""
+    launch = read_launch(directory)
+    if launch is None or launch.ended is not None:
+        return Answer()  # nothing is open: there is nothing to ask
     try:
-        with run.lock("orch status"):
-            launch = read_launch(directory)  # again: it may have ended before the lock was ours
-            if launch is not None and launch.ended is None:
-                _close(directory, launch)
-    except (SurroundingsError, OSError) as error:  # somebody was faster, we may only look, or the disk is full
-        log.info("%s is not closed by us: %s", directory, error)
+        return Answer(waiting=launcher.settle(directory), time=time.time())
+    except (SurroundingsError, OSError) as error:
+        return Answer(waiting=before.waiting, time=before.time, silence=str(error))
 
 
-def _close(directory: Path, launch: Launch) -> None:
-    gone = f"the supervisor process {launch.pid} on {launch.host} is gone"
-    for entry in launch.stages:
-        folder = directory / entry["name"]
-        before = read_state(folder)
-        if before.state not in {"running", "queued"}:
+def _last_written(directory: Path, entries: list[dict[str, Any]]) -> float | None:
+    """Returns when the run folder last learned something: what is shown without an answer is as old as that."""
+    places = [directory / LAUNCH]
+    places += [directory / entry["name"] / name for entry in entries for name in (STATE, PROGRESS)]
+    return max(_times(places), default=None)
+
+
+def _times(paths: list[Path]) -> Iterator[float]:
+    for path in paths:
+        try:
+            yield path.stat().st_mtime
+        except OSError:
             continue
-        if outputs_ready(read_plain_stage(folder)):
-            close_attempt(folder, Ending(state="done"))
-        elif before.state == "running":
-            close_attempt(folder, Ending(state="failed", cause="unknown", detail=gone))
-        else:
-            write_state(folder, StageState(state="waiting", attempts=before.attempts))
-    write_launch(directory, replace(launch, ended=time.time(), notes=(*launch.notes, gone)))
+
+
+def _only(shown: Mapping[str, Any], name: str) -> dict[str, Any]:
+    stages: dict[str, dict[str, Any]] = {stage["name"]: stage for stage in shown["stages"]}
+    if name not in stages:
+        raise InputError(f"{shown['run']} has no stage {name!r}; it has {', '.join(stages) or 'none'}")
+    return stages[name]
 
 
 def _run_state(launch: Launch | None, states: list[str]) -> str:
     if launch is None:
         return "waiting"
+    if launch.ended is None and "queued" in states and "running" not in states:
+        return "queued"  # whatever has failed: something of this launch is still to come
     for state in ("running", "cancelled", "failed"):
         if state in states:
             return state
     if all(state in {"done", "reused"} for state in states):
         return "done"
-    if launch.ended is None:
-        return "queued" if "queued" in states else "running"
-    return "failed"
+    return "running" if launch.ended is None else "failed"
 
 
-def _stage_status(directory: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _stage_status(directory: Path, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
     folder = directory / entry["name"]
     plain, state = read_plain_stage(folder), read_state(folder)
     ready = outputs_ready(plain)
@@ -141,6 +177,8 @@ def _stage_status(directory: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         shown = "reused" if entry.get("action") == "reuse" else "done"
     elif not ready and shown == "done":
         shown = "waiting"  # its output was removed or changed by hand
+    if waiting is not None and shown in {"waiting", "running"}:
+        shown = "queued"
     progress = _current_progress(folder, state)
     counts_steps = progress.get("unit") == "step"
     steps = plain.get("steps") if plain.get("steps") is not None else (progress.get("total") if counts_steps else None)
@@ -153,6 +191,7 @@ def _stage_status(directory: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "steps": steps,
         "eta_s": progress.get("eta_s") if shown == "running" else None,
         "progress": progress,
+        "waiting": None if waiting is None or shown != "queued" else asdict(waiting),
         "fingerprint": plain["fingerprint"],
         "mlflow_run_id": read_tracking(folder).get("mlflow_run_id"),
         "outputs": {name: output["path"] for name, output in plain["outputs"].items()},
@@ -173,7 +212,8 @@ def _goodput(stages: list[dict[str, Any]]) -> dict[str, Any]:
     busy_s = 0.0
     for stage in stages:
         attempts: list[dict[str, Any]] = stage["attempts"]
-        busy_s += sum((attempt["ended"] or time.time()) - attempt["started"] for attempt in attempts)
+        # another host's clock may be ahead of ours: no attempt lasts less than no time
+        busy_s += sum(max(0.0, (attempt["ended"] or time.time()) - attempt["started"]) for attempt in attempts)
         steps = [
             (a["from_step"], a["to_step"]) for a in attempts if a["from_step"] is not None and a["to_step"] is not None
         ]

@@ -8,8 +8,9 @@ from typing import Any
 from orchestrator.artifacts import Artifact, Report
 from orchestrator.errors import InputError
 from orchestrator.journal import read_events
+from orchestrator.local import settle
 from orchestrator.records import record
-from orchestrator.status import status
+from orchestrator.status import read_status
 
 Points = tuple[tuple[float, float], ...]
 
@@ -55,7 +56,8 @@ def gather(directory: Path) -> RunView:
     """Reads a run folder, finished or not."""
     if not directory.is_dir():
         raise InputError(f"{directory} is not a run folder")
-    shown = status(directory)
+    settle(directory)
+    shown = read_status(directory)
     documents = {entry["name"]: read_json(directory / entry["name"] / "stage.json") for entry in shown["stages"]}
     stages = tuple(_stage(directory, entry, documents) for entry in shown["stages"])
     return RunView(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingRefused
+from orchestrator.local import settle
 from orchestrator.records import record
 from orchestrator.state import LAUNCH, Launch, read_launch
-from orchestrator.status import settle
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
 from orchestrator.tracking.story import recipe_story, stage_stories
 from orchestrator.tracking.teller import Teller

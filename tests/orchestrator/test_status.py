@@ -11,6 +11,7 @@ import pytest
 from orchestrator.artifacts import Report, write_json
 from orchestrator.errors import InputError
 from orchestrator.journal import Journal
+from orchestrator.local import LocalLauncher
 from orchestrator.run import Run
 from orchestrator.state import (
     Ending,
@@ -24,6 +25,7 @@ from orchestrator.state import (
 )
 from orchestrator.status import cancel_run, known_runs, latest_run, stage_status, status
 
+HERE = LocalLauncher()
 LAUNCH = Launch(
     recipe="toy", launcher="local", host="here", user="me", started=1.0, pid=os.getpid(),
     stages=({"name": "train", "action": "run", "reason": "has not run yet"},),
@@ -74,32 +76,32 @@ def test_an_attempt_knows_the_steps_it_made(run: Path) -> None:
 def test_goodput_counts_what_had_to_be_done_again(run: Path) -> None:
     test_an_attempt_knows_the_steps_it_made(run)
 
-    assert status(run)["goodput"]["lost_steps"] == 1
-    assert status(run)["goodput"]["share"] == pytest.approx(2 / 3)
+    assert status(run, HERE)["goodput"]["lost_steps"] == 1
+    assert status(run, HERE)["goodput"]["share"] == pytest.approx(2 / 3)
 
 
 def test_a_run_whose_supervisor_is_gone_is_closed_by_the_next_who_looks(run: Path) -> None:
     begin(run)
-    shown = status(run)
+    shown = status(run, HERE)
 
     assert shown["state"] == "failed"
     assert shown["stages"][0]["attempts"][0]["detail"] == f"the supervisor process {os.getpid()} on here is gone"
     assert shown["ended"] is not None
-    assert status(run) == shown
+    assert status(run, HERE) == shown
 
 
 def test_a_supervisor_that_died_after_the_last_write_leaves_a_stage_that_is_done(run: Path) -> None:
     begin(run)
     finish(run)
 
-    assert status(run)["state"] == "done"
+    assert status(run, HERE)["state"] == "done"
     assert read_state(run / "train").attempts[0].state == "done"
 
 
 def test_a_run_somebody_works_on_is_left_alone(run: Path) -> None:
     begin(run)
     with Run(run).lock("test"):
-        shown = status(run)
+        shown = status(run, HERE)
 
     assert (shown["state"], shown["ended"]) == ("running", None)
     assert read_state(run / "train").state == "running"
@@ -109,10 +111,10 @@ def test_work_that_somebody_removed_is_not_done_any_more(run: Path) -> None:
     begin(run)
     finish(run)
     close_attempt(run / "train", Ending(state="done"))
-    done = status(run)["stages"][0]["state"]
+    done = status(run, HERE)["stages"][0]["state"]
     (run / "train" / "model" / "manifest.json").unlink()
 
-    assert (done, status(run)["stages"][0]["state"]) == ("done", "waiting")
+    assert (done, status(run, HERE)["stages"][0]["state"]) == ("done", "waiting")
 
 
 def test_the_work_of_another_plan_is_not_this_stages_output(run: Path) -> None:
@@ -126,18 +128,18 @@ def test_the_work_of_another_plan_is_not_this_stages_output(run: Path) -> None:
 def test_progress_of_an_earlier_attempt_is_not_shown(run: Path) -> None:
     write_json(run / "train" / "progress.json", {"done": 7, "total": 10, "unit": "step", "time": 5.0, "values": {}})
     with Run(run).lock("test"):
-        before = status(run)["stages"][0]["step"]
+        before = status(run, HERE)["stages"][0]["step"]
         begin(run)
-        after = status(run)["stages"][0]["step"]
+        after = status(run, HERE)["stages"][0]["step"]
 
     assert (before, after) == (7, None)
 
 
 def test_unknown_stages_and_missing_runs_are_named(run: Path) -> None:
     with pytest.raises(InputError, match="has no stage 'tarin'; it has train"):
-        stage_status(run, "tarin")
+        stage_status(run, HERE, "tarin")
     with pytest.raises(InputError, match="has no stage"):
-        cancel_run(run, "tarin")
+        cancel_run(run, HERE, "tarin")
     with pytest.raises(InputError, match="there is no run in"):
         latest_run(run / "nothing")
 
@@ -151,7 +153,7 @@ def test_the_latest_run_is_the_one_launched_last(run: Path) -> None:
 
 
 def test_cancelling_what_nobody_works_on_says_so(run: Path) -> None:
-    assert "nobody works on" in cancel_run(run, None)
+    assert "nobody works on" in cancel_run(run, HERE, None)
     assert not (run / "cancel.json").exists()
 
 
