@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.errors import Fault, RecipeError
+from orchestrator.heartbeat import Limits
 from orchestrator.records import hidden, record
+from orchestrator.retry import RetryPolicy
 from orchestrator.typed import allowed, dotted, plain, suggestion, typed
 
 MOST_NODES = 1_000_000  # of a file after its YAML aliases are written out: a thousand stages, but no bomb
@@ -75,6 +77,8 @@ class Recipe:
     runs: Path = Path("runs")
     seed: int = 0
     tracking: Tracking = field(default_factory=Tracking)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    watch: Limits = field(default_factory=Limits)
     vars: dict[str, Any] = field(default_factory=dict)  # for ${vars.x} only
 
     def __post_init__(self) -> None:
@@ -189,8 +193,9 @@ def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
 def _misplaced(written: DictConfig, parts: list[str]) -> str | None:
     """Says why an override names nothing that exists. Keys below config and inputs are checked with the stage."""
     levels: list[tuple[str, Sequence[str]]] = [("a recipe", allowed(Recipe))]
-    if parts[0] == "tracking":
-        levels.append(("tracking", allowed(Tracking)))
+    sections = {"tracking": Tracking, "retry": RetryPolicy, "watch": Limits}
+    if parts[0] in sections:
+        levels.append((parts[0], allowed(sections[parts[0]])))
     if parts[0] == "vars":
         levels.append(("vars", _names(written, "vars")))
     if parts[0] == "stages":
@@ -266,9 +271,7 @@ def _written_uri(written: DictConfig) -> str | None:
 
 
 def _with_written_uri(recipe: Recipe, uri: str | None) -> Recipe:
-    tracking = Tracking(uri=recipe.tracking.uri, experiment=recipe.tracking.experiment, written_uri=uri)
-    values = {name: getattr(recipe, name) for name in allowed(Recipe)}
-    return Recipe(**{**values, "tracking": tracking})
+    return replace(recipe, tracking=replace(recipe.tracking, written_uri=uri))
 
 
 def _secrets(value: Any, key: str, *, kept: str | None) -> list[Fault]:

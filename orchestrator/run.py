@@ -15,8 +15,10 @@ from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.history import ARCHIVE, CHECKPOINTS, INPUTS, SHORT, STAGE
 from orchestrator.lock import RunLock, holder_of
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.recipe import dump_recipe
+from orchestrator.recipe import Recipe, dump_recipe
 from orchestrator.snapshot import SPARE_BYTES, refuse_dirty, write_snapshot
+from orchestrator.state import read_state
+from orchestrator.typed import plain
 
 __all__ = ["Run", "RunLock"]
 
@@ -74,7 +76,7 @@ class Run:
             _keep_room(self.directory)
             for stage in plan.stages:
                 self._settle(stage)
-                write_json(self.stage_directory(stage.name) / STAGE, stage.document())
+                write_json(self.stage_directory(stage.name) / STAGE, self._document(stage, plan.recipe))
             write_json(self.directory / PLAN, plan.document())
             _write_text(self.directory / RECIPE, dump_recipe(plan.recipe))
 
@@ -105,6 +107,12 @@ class Run:
                 kept.mkdir(parents=True)
                 (folder / CHECKPOINTS).rename(kept / CHECKPOINTS)
             write_json(folder / INPUTS, digests)
+
+    def _document(self, stage: PlannedStage, recipe: Recipe) -> dict[str, Any]:
+        """Returns what `stage.json` holds: the stage, and what whoever runs it has to know of this launch."""
+        earlier = len(read_state(self.stage_directory(stage.name)).attempts)
+        rules = {"retry": plain(recipe.retry), "watch": plain(recipe.watch), "earlier_attempts": earlier}
+        return {**stage.document(), **rules}
 
     def _settle(self, stage: PlannedStage) -> None:
         """Leaves in the stage's folder what the plan builds on, and nothing else; the rest goes to the archive."""

@@ -41,6 +41,7 @@ class Attempt:
     rank: int | None = None  # the rank that failed first
     node: str | None = None  # where it ran
     decision: str = ""  # what was done about it, and why
+    saved_step: int | None = None  # of the last whole checkpoint when it ended: where the next attempt goes on
 
 
 @record
@@ -127,12 +128,10 @@ def open_attempt(directory: Path, *, launcher: str, job_id: str, nodes: tuple[st
     """Begins the next attempt of a stage. The caller holds the run's lock."""
     before = read_state(directory)
     number = max((attempt.number for attempt in before.attempts), default=0) + 1
-    from_step = last_checkpoint(directory)
-    if from_step is None and read_plain_stage(directory).get("steps") is not None:
-        from_step = 0
     attempt = Attempt(
-        number=number, launcher=launcher, job_id=job_id, nodes=nodes, started=time.time(), from_step=from_step
-    )
+        number=number, launcher=launcher, job_id=job_id, nodes=nodes, started=time.time(),
+        from_step=_saved_step(directory),
+    )  # fmt: skip
     write_state(directory, StageState(state="running", attempts=(*before.attempts, attempt)))
     return attempt
 
@@ -152,9 +151,16 @@ def close_attempt(directory: Path, ending: Ending, *, decision: str = "") -> Att
         rank=ending.rank,
         node=ending.node,
         decision=decision,
+        saved_step=_saved_step(directory),
     )
     write_state(directory, StageState(state=ending.state, attempts=(*before.attempts[:-1], closed)))
     return closed
+
+
+def _saved_step(directory: Path) -> int | None:
+    """Returns the step that an attempt would go on from; None for a stage that counts no steps."""
+    step = last_checkpoint(directory)
+    return 0 if step is None and read_plain_stage(directory).get("steps") is not None else step
 
 
 def _attempt(plain: Mapping[str, Any]) -> Attempt:

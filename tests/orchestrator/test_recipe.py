@@ -84,7 +84,7 @@ vars: {data: /data}
     assert "did you mean 'data'?" in faults["stages.a.config.root"]
     assert "ORCH_TEST_UNSET, which is not set" in faults["stages.a.config.s"]
     assert "did you mean 'gpus_per_node'?" in faults["stages.a.resources.gpu_per_node"]
-    assert "allowed: name, stages, runs, seed, tracking, vars" in faults["colour"]
+    assert "allowed: name, stages, runs, seed, tracking, retry, watch, vars" in faults["colour"]
     assert "'many' is not a whole number" in faults["stages.c.resources.nodes"]
 
 
@@ -214,3 +214,30 @@ def test_the_environment_does_not_leak_into_a_dump_unasked(recipe_file: Path, mo
 
     assert os.environ["ORCH_TEST_SECRET"] not in dump_recipe(load_recipe(recipe_file))
     assert OmegaConf.create(dump_recipe(load_recipe(recipe_file))).name == "demo"
+
+
+def test_rules_of_retrying_and_watching_are_typed_kept_and_overridden(tmp_path: Path) -> None:
+    text = """
+name: demo
+retry: {attempts: 5, never: [diverged]}
+stages: {a: {stage: convert}}
+"""
+    recipe = load_recipe(written(tmp_path, text), ["watch.step_s=2.5"])
+    again = load_recipe(written(tmp_path, dump_recipe(recipe)))
+
+    assert (recipe.retry.attempts, recipe.retry.never, recipe.watch.step_s) == (5, ("diverged",), 2.5)
+    assert (again.retry, again.watch) == (recipe.retry, recipe.watch)
+
+
+def test_rules_of_retrying_that_make_no_sense_are_refused_with_what_would(tmp_path: Path) -> None:
+    text = """
+name: demo
+retry: {attempts: 0, never: [bad_luck]}
+watch: {factor: 1, steps_s: 3}
+stages: {a: {stage: convert}}
+"""
+    faults = faults_of(written(tmp_path, text), "retry.attempt=2")
+
+    assert "out_of_memory" in faults["retry.never.0"]
+    assert "did you mean 'step_s'?" in faults["watch.steps_s"]
+    assert "did you mean 'attempts'?" in faults["retry.attempt"]
