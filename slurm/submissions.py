@@ -1,0 +1,173 @@
+"""What was handed to Slurm for a stage, written down before it is: so that no job is lost and none runs twice.
+
+`STAGE/slurm/submission.json` holds the one submission that counts. Its token is in the name of the job and in what the
+job carries; a job runs only if the file still names its token (`claim`). So it does not matter how a launch died, or
+whether an sbatch that was given up reached Slurm after all: whoever comes later writes a new token, and every job of an
+older one finds itself a duplicate and leaves without touching anything.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.artifacts import write_json
+from orchestrator.errors import SurroundingsError
+from orchestrator.records import record
+
+FOLDER = "slurm"
+SUBMISSION = "submission.json"
+HISTORY = "submissions.jsonl"
+LOCK = "lock"
+PATIENCE_S = 30.0  # whoever holds the lock writes two small files
+POLL_S = 0.02
+
+
+@record
+class Submission:
+    """One job that was asked for."""
+
+    token: str
+    name: str  # of the job
+    launch: float  # when the launch began that wanted it: an older submission does not count
+    state: Literal["intent", "submitted", "claimed"] = "intent"
+    job_id: str | None = None  # null until Slurm has said it
+    after: tuple[str, ...] = ()  # the stages it waits for
+    after_ids: tuple[str, ...] = ()  # their jobs, as Slurm was told
+    time: float = 0.0
+    exclude: tuple[str, ...] = ()
+    signal_s: int = 0
+    hours: float | None = None
+
+
+def new_token() -> str:
+    """Returns eight characters that no other submission has."""
+    return secrets.token_hex(4)
+
+
+def folder_of(stage: Path) -> Path:
+    """Returns where a stage's folder keeps what belongs to Slurm."""
+    return stage / FOLDER
+
+
+def make_folder(stage: Path) -> Path:
+    """Makes that folder for this user's eyes only: Slurm's logs repeat whatever a job prints."""
+    folder = folder_of(stage)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+@contextlib.contextmanager
+def locked(stage: Path) -> Iterator[None]:
+    """Holds a stage's folder for the moment in which its state or its submission is written."""
+    path = folder_of(stage) / LOCK
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SurroundingsError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        _hold(file, path)
+        yield
+    finally:
+        os.close(file)
+
+
+def read_submission(stage: Path) -> Submission | None:
+    """Reads the submission that counts; None if there is none."""
+    try:
+        plain = json.loads((folder_of(stage) / SUBMISSION).read_text(encoding="utf-8"))
+        lists = {name: tuple(plain[name]) for name in ("after", "after_ids", "exclude")}
+        return Submission(**{**plain, **lists})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SurroundingsError(f"{folder_of(stage) / SUBMISSION} cannot be read: {error}") from error
+
+
+def intend(stage: Path, submission: Submission, *, instead_of: Submission | None) -> bool:
+    """Writes down what is about to be asked for; from here on, no job of an older submission may begin.
+
+    `instead_of` is what the caller found here and took for lost or ended. False if that is no longer what is here:
+    somebody else asked again, or its job began after all.
+    """
+    with locked(stage):
+        if read_submission(stage) != instead_of:
+            return False
+        _write(stage, replace(submission, state="intent", time=time.time()))
+        return True
+
+
+def note_id(stage: Path, token: str, job_id: str) -> None:
+    """Writes down the id that Slurm gave, unless the job itself was faster or the submission no longer counts."""
+    with locked(stage):
+        found = read_submission(stage)
+        if found is not None and found.token == token and found.state == "intent":
+            _write(stage, replace(found, state="submitted", job_id=job_id))
+
+
+def note_dependency(stage: Path, token: str, after_ids: tuple[str, ...]) -> None:
+    """Writes down that a waiting job now waits for other jobs."""
+    with locked(stage):
+        found = read_submission(stage)
+        if found is not None and found.token == token:
+            _write(stage, replace(found, after_ids=after_ids))
+
+
+def claim(stage: Path, token: str, job_id: str) -> bool:
+    """Lets a job begin, or begin again, on a stage; False makes it a duplicate, which must leave at once."""
+    with locked(stage):
+        found = read_submission(stage)
+        if found is None or found.token != token or found.job_id not in {None, job_id}:
+            return False
+        _write(stage, replace(found, state="claimed", job_id=job_id))
+        return True
+
+
+def withdraw(stage: Path, seen: Submission) -> bool:
+    """Takes a submission back: no job of it may begin from now on. False if it is no longer what the caller saw."""
+    with locked(stage):
+        if read_submission(stage) != seen:
+            return False
+        _remember(stage, "withdrawn", seen)
+        (folder_of(stage) / SUBMISSION).unlink()
+        return True
+
+
+def _hold(file: int, path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                message = f"{path} has been held by another process for {PATIENCE_S:.0f} s; is one of its hosts stuck?"
+                raise SurroundingsError(message) from None
+            time.sleep(POLL_S)
+        except OSError as error:
+            raise SurroundingsError(f"{path} cannot be locked: {error.strerror}") from error
+        else:
+            return
+
+
+def _write(stage: Path, submission: Submission) -> None:
+    """Writes the submission, and the folder it is in, through to the disk: what comes next reaches Slurm."""
+    write_json(folder_of(stage) / SUBMISSION, asdict(submission))
+    folder = os.open(folder_of(stage), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    _remember(stage, submission.state, submission)
+
+
+def _remember(stage: Path, event: str, submission: Submission) -> None:
+    line = json.dumps({"event": event, "at": time.time(), "host": os.uname().nodename, **asdict(submission)})
+    with (folder_of(stage) / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
