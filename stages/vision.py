@@ -17,6 +17,7 @@ from stages.samples import Rle
 
 Box = tuple[float, float, float, float]
 Mask = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]  # height x width x 3: red, green, blue
 
 MAX_PIXELS = 100_000_000  # a picture that claims more is an accident or an attack
 
@@ -33,11 +34,14 @@ class Fitted:
 
 def decode_image(data: bytes) -> Image.Image:
     """Decodes a JPEG or PNG to RGB. EXIF rotation is not applied: annotations are made on the stored pixels."""
-    image = _opened(data)
-    try:
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"the image is damaged ({error})") from None
+    pixels_HWC = _ordinary_jpeg(data)
+    return _decoded_by_pillow(data) if pixels_HWC is None else Image.fromarray(pixels_HWC)
+
+
+def decode_pixels(data: bytes) -> Pixels:
+    """Decodes like `decode_image`, for who wants an array: in half the time, as no image is made of it on the way."""
+    pixels_HWC = _ordinary_jpeg(data)
+    return np.array(_decoded_by_pillow(data)) if pixels_HWC is None else pixels_HWC
 
 
 def image_size_px(data: bytes) -> tuple[int, int]:
@@ -151,7 +155,7 @@ def union(masks_HW: Iterable[Mask]) -> Mask:
 
 def panoptic_ids(png: bytes) -> NDArray[np.int32]:
     """Reads COCO's panoptic PNG: id = R + 256 G + 65536 B, 0 is void."""
-    rgb = np.asarray(decode_image(png), dtype=np.int32)
+    rgb = decode_pixels(png).astype(np.int32)
     ids: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
     return ids
 
@@ -162,6 +166,31 @@ def panoptic_png(ids_HW: NDArray[np.int32]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _ordinary_jpeg(data: bytes) -> Pixels | None:
+    """Decodes what nearly all photographs are, by libjpeg-turbo without Pillow around it: same pixels, half the time.
+
+    None stands for everything else, and for whatever has a flaw: Pillow then decides what can be used.
+    """
+    import simplejpeg  # planning does not need it, a login node may not have it
+
+    try:
+        height_px, width_px, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours != "YCbCr" or height_px * width_px > MAX_PIXELS:
+            return None
+        pixels_HWC: Pixels = simplejpeg.decode_jpeg(data)
+    except ValueError:
+        return None
+    return pixels_HWC
+
+
+def _decoded_by_pillow(data: bytes) -> Image.Image:
+    image = _opened(data)
+    try:
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"the image is damaged ({error})") from None
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -12,9 +12,11 @@ from pycocotools import mask as coco
 from orchestrator.errors import InputError
 from stages.samples import Rle
 from stages.vision import (
+    MAX_PIXELS,
     box_of_mask,
     clip_box,
     decode_image,
+    decode_pixels,
     fit_square,
     image_size_px,
     mask_from_coco,
@@ -38,6 +40,21 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 def noise(height: int, width: int, share: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width)) < share
+
+
+def coloured(width: int, height: int) -> Image.Image:
+    """Draws soft and sharp colours, so that how chroma is scaled up shows."""
+    numbers = np.random.default_rng(width * 1000 + height)
+    coarse = Image.fromarray(numbers.integers(0, 256, (1 + height // 8, 1 + width // 8, 3), dtype=np.uint8))
+    sharp = Image.fromarray(numbers.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.blend(coarse.resize((width, height), Image.Resampling.BICUBIC), sharp, 0.3)
+
+
+def assert_pixels_are_those_of_pillow(data: bytes) -> None:
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    assert (np.asarray(decode_image(data)) == expected).all()
+    assert (decode_pixels(data) == expected).all()
 
 
 @settings(max_examples=150, deadline=None)
@@ -85,6 +102,7 @@ def test_lists_of_run_lengths_that_do_not_add_up_are_refused(counts: list[object
         mask_from_coco({"size": [4, 4], "counts": counts})
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
 def test_any_text_is_a_mask_or_refused(text: str) -> None:
@@ -175,10 +193,96 @@ def test_a_cut_off_image_is_found_out(kind: str) -> None:
         image_size_px(data[: len(data) // 2])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 1), (2, 3), (17, 33), (64, 48), (131, 129)])
+@pytest.mark.parametrize("restart_every", [0, 1, 3])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+def test_an_ordinary_jpeg_has_the_pixels_that_pillow_finds_in_it(
+    size: tuple[int, int], restart_every: int, *, progressive: bool, subsampling: str
+) -> None:
+    buffer = io.BytesIO()
+    coloured(*size).save(
+        buffer, "JPEG", subsampling=subsampling, progressive=progressive, restart_marker_blocks=restart_every
+    )
+
+    assert_pixels_are_those_of_pillow(buffer.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P"])
+def test_other_kinds_of_images_have_the_pixels_that_pillow_finds_in_them(mode: str) -> None:
+    kind = "JPEG" if mode in {"L", "CMYK"} else "PNG"
+
+    assert_pixels_are_those_of_pillow(encoded(coloured(40, 30).convert(mode), kind))
+
+
+def test_a_jpeg_that_stores_red_green_and_blue_has_the_pixels_that_pillow_finds_in_it() -> None:
+    buffer = io.BytesIO()
+    coloured(40, 30).save(buffer, "JPEG", keep_rgb=True)
+
+    assert_pixels_are_those_of_pillow(buffer.getvalue())
+
+
+def test_pixels_can_be_changed_whoever_decoded_them() -> None:
+    for data in (encoded(coloured(8, 8), "JPEG"), encoded(coloured(8, 8), "PNG")):
+        decode_pixels(data)[0, 0] = 7
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_was_cut_off_anywhere_is_refused(*, progressive: bool) -> None:
+    buffer = io.BytesIO()
+    coloured(33, 17).save(buffer, "JPEG", progressive=progressive)
+    data = buffer.getvalue()
+
+    for size in range(len(data) - 1):  # without its very last byte Pillow takes it: the end is known by then
+        with pytest.raises(InputError):
+            decode_image(data[:size])
+        with pytest.raises(InputError):
+            decode_pixels(data[:size])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=300, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+    progressive=st.booleans(),
+)
+def test_a_jpeg_with_bytes_changed_gives_what_pillow_makes_of_it_or_is_refused_with_it(
+    changes: list[tuple[int, int]], *, progressive: bool
+) -> None:
+    buffer = io.BytesIO()
+    coloured(24, 20).save(buffer, "JPEG", progressive=progressive, restart_marker_blocks=2)
+    data = bytearray(buffer.getvalue())
+    for place, value in changes:
+        data[place % len(data)] = value
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            expected = None if image.width * image.height > MAX_PIXELS else np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        expected = None
+
+    if expected is None:
+        with pytest.raises(InputError):
+            decode_pixels(bytes(data))
+    else:
+        assert (decode_pixels(bytes(data)) == expected).all()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_jpeg_that_claims_too_many_pixels_is_refused_before_they_are_made() -> None:
+    data = bytearray(encoded(coloured(16, 16), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (11_000).to_bytes(2, "big") * 2
+
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(InputError, match="claims 11000 x 11000 px"):
+            decode(bytes(data))
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", b"\xff\xd8\xff"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
-    with pytest.raises(InputError):
-        image_size_px(data)
+    for read in (image_size_px, decode_image, decode_pixels):
+        with pytest.raises(InputError):
+            read(data)
 
 
 def test_fitting_keeps_the_shape_and_pads_below_and_right() -> None:
