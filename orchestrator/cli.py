@@ -14,6 +14,7 @@ import typer
 from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
 from slurm.cluster_commands import app as cluster_commands
+from slurm.drill_commands import drill
 from stages.data_commands import app as data_commands
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands)
 app.add_typer(cluster_commands)
+app.command()(drill)
 
 
 def main() -> None:
