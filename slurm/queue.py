@@ -19,9 +19,7 @@ TERMINAL = frozenset({
     "TIMEOUT",
 })  # fmt: skip
 SQUEUE_FIELDS = ("%i", "%j", "%T", "%S", "%e", "%V", "%N", "%r")
-SACCT_FIELDS = (
-    "JobIDRaw", "JobName", "State", "Start", "End", "Submit", "NodeList", "ExitCode", "Restarts", "Reason",
-)  # fmt: skip
+SACCT_FIELDS = ("JobIDRaw", "JobName", "State", "Start", "End", "Submit", "NodeList", "ExitCode", "Reason")
 NAMES_A_CALL = 500  # one argument of a command is at most 128 KiB long
 LOOK_BACK_S = 30 * 86_400.0
 SETTLING_S = 10.0  # a job that was just queued again is "completing" for a while, and cannot be changed meanwhile
@@ -186,7 +184,8 @@ def _accounted(names: Sequence[str], since: float) -> list[JobFacts]:
             values = line.split("|", len(SACCT_FIELDS) - 1)
             number, _, step = values[0].partition(".")
             if not step:
-                jobs[number] = _of_sacct(values)
+                restarts = (jobs[number].restarts or 0) + 1 if number in jobs else 0
+                jobs[number] = replace(_of_sacct(values), restarts=restarts)
             elif number in jobs:
                 steps = {**jobs[number].steps, step: values[2].split(" ", 1)[0].rstrip("+")}
                 jobs[number] = replace(jobs[number], steps=steps)
@@ -194,14 +193,14 @@ def _accounted(names: Sequence[str], since: float) -> list[JobFacts]:
 
 
 def _of_sacct(values: Sequence[str]) -> JobFacts:
-    number, name, states, start, end, submit, nodes, exit_code, restarts, reason = values
+    number, name, states, start, end, submit, nodes, exit_code, reason = values
     state, _, by = states.partition(" ")  # "CANCELLED by 1000"
     code, _, number_of_signal = exit_code.partition(":")
     return JobFacts(
         id=number, name=name, state=state.rstrip("+"), reason=by or ("" if reason == "None" else reason),
         nodes=() if nodes == "None assigned" else expand(nodes), submitted=_moment(submit), started=_moment(start),
         ended=_moment(end), exit_code=_count(code), signal=_count(number_of_signal) or None,
-        restarts=_count(restarts), source="sacct",
+        source="sacct",
     )  # fmt: skip
 
 
