@@ -20,8 +20,11 @@ TERMINAL = frozenset({
 })  # fmt: skip
 SQUEUE_FIELDS = ("%i", "%j", "%T", "%S", "%e", "%V", "%N", "%r")
 SACCT_FIELDS = ("JobIDRaw", "JobName", "State", "Start", "End", "Submit", "NodeList", "ExitCode", "Reason")
+# without states, sacct leaves out what was cancelled before it could have begun
+SACCT_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,RS,RV,S,TO"
 NAMES_A_CALL = 500  # one argument of a command is at most 128 KiB long
-LOOK_BACK_S = 30 * 86_400.0
+DAY_S = 86_400.0  # clocks of clusters differ, and their time zones do
+LOOK_BACK_S = 30 * DAY_S
 SETTLING_S = 10.0  # a job that was just queued again is "completing" for a while, and cannot be changed meanwhile
 
 
@@ -43,6 +46,10 @@ class JobFacts:
     restarts: int | None = None
     steps: Mapping[str, str] = field(default_factory=dict)  # "batch", "0", ... -> its state
     source: Literal["squeue", "scontrol", "sacct"] = "squeue"
+
+    def killed_by_dependency(self) -> bool:
+        """Tells whether Slurm removed it because what it waited for had failed: nobody cancelled it."""
+        return self.state == "CANCELLED" and self.reason.startswith("Dependency")
 
     def ended_for_good(self) -> bool:
         """Tells whether Slurm is through with it; one that was preempted or lost a node may be queued again."""
@@ -175,9 +182,9 @@ def _of_squeue(values: Sequence[str]) -> JobFacts:
 
 def _accounted(names: Sequence[str], since: float) -> list[JobFacts]:
     """Asks accounting for every job of these names, and of a job that was queued again for its last time only."""
-    started = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 86_400))  # clocks differ
-    command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--starttime={started}"]
-    command.append(f"--format={','.join(SACCT_FIELDS)}")
+    begin, end = (time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at)) for at in (since - DAY_S, time.time() + DAY_S))
+    command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--starttime={begin}", f"--endtime={end}"]
+    command += [f"--state={SACCT_STATES}", f"--format={','.join(SACCT_FIELDS)}"]
     jobs: dict[str, JobFacts] = {}
     for chunk in _chunks(names):
         for line in ask([*command, f"--name={','.join(chunk)}"]).splitlines():
@@ -199,7 +206,7 @@ def _of_sacct(values: Sequence[str]) -> JobFacts:
     return JobFacts(
         id=number, name=name, state=state.rstrip("+"), reason=by or ("" if reason == "None" else reason),
         nodes=() if nodes == "None assigned" else expand(nodes), submitted=_moment(submit), started=_moment(start),
-        ended=_moment(end), exit_code=_count(code), signal=_count(number_of_signal) or None,
+        ended=_moment(end) if state.rstrip("+") in TERMINAL else None, exit_code=_count(code), signal=_count(number_of_signal) or None,
         source="sacct",
     )  # fmt: skip
 
