@@ -1,17 +1,22 @@
 """The contract between a recipe and its work: a stage turns input artifacts into output artifacts."""
 
+import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from orchestrator.errors import OrchError
 from orchestrator.records import record
 
 if TYPE_CHECKING:
     from orchestrator.journal import Journal
     from orchestrator.progress import Progress
     from orchestrator.world import World
+
+log = logging.getLogger(__name__)
 
 
 @record
@@ -21,6 +26,11 @@ class Nothing:
 
 def _unlimited() -> float:
     return math.inf
+
+
+def _leave(error: OrchError) -> NoReturn:
+    log.critical("%s: %s", type(error).__name__, error)
+    os._exit(error.exit_code)
 
 
 @record
@@ -36,6 +46,7 @@ class StageContext:
     progress: "Progress"  # how far we are, for `orch status`; does nothing on ranks other than the first
     stop: Callable[[], bool]  # asked between steps; True = save and leave
     time_left_s: Callable[[], float] = _unlimited  # until this process is killed, as far as anybody knows
+    fail: Callable[[OrchError], NoReturn] = _leave  # ends this process at once, from any thread, and records why
 
 
 class Stage(ABC):

@@ -40,6 +40,7 @@ class DeepSpeedEngine:
         optimizer = make_adamw(parameter_groups(module, train.optim), train.optim)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json)
         self.module: nn.Module = self._engine
+        self.model = module
         self.accumulation = train.accumulation_on(world.size)
         self._train, self._world, self._updates = train, world, 0
         self._holdings = _holdings_of(module, self._engine.optimizer, train.engine.zero_stage)

@@ -20,6 +20,7 @@ class Engine(Protocol):
     """A model that learns: backward for each micro-batch, then one step."""
 
     module: nn.Module  # what a task calls
+    model: nn.Module  # what the task built; `module` itself, or inside it
     accumulation: int  # micro-batches a step
 
     def backward(self, loss: Tensor) -> None:
@@ -55,7 +56,7 @@ class TorchEngine:
 
     def __init__(self, task: TrainTask[object], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
         """Builds the model and its optimizer. Collective: every rank must call."""
-        self.module = task.build_model().to(world.device)
+        self.module = self.model = task.build_model().to(world.device)
         task.load_weights(self.module)
         freeze(self.module, trainable)
         if train.engine.activation_checkpointing:

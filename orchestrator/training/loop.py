@@ -19,6 +19,7 @@ from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
 from orchestrator.training.engine import Engine
+from orchestrator.training.symmetry import Guard
 from orchestrator.training.task import TrainTask
 
 log = logging.getLogger(__name__)
@@ -51,22 +52,26 @@ def fit(
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
     window = _Window()
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
-    for step in range(start + 1, train.steps + 1):
-        seed_step(context.seed, step, context.world.rank)
-        seen = _agree(_learn(task, engine, batches, window), stream.take_losses(), step, context)
-        damage.take(step, seen.lost, drawn=stream.drawn_before(step))
-        engine.step()
-        _refuse_not_finite(engine.scalars(), step)
-        window.add(seen.losses, train.global_batch)
-        bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
-        _tell(step, seen, window, {**engine.scalars(), **bad}, train, context)
-        stopping = seen.stop and step < train.steps
-        if stopping or checkpoints.saves_at(step):
-            saved = _saved(engine, step, checkpoints, context)
-            window.restart()
-            if stopping or (step == train.steps and not saved):
-                kept = "everything is saved" if saved else "there was no time to save it"
-                raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
+    with Guard(engine.model, task.uneven, context.world, context.fail) as guard:
+        for step in range(start + 1, train.steps + 1):
+            seed_step(context.seed, step, context.world.rank)
+            guard.begin(step)
+            losses = _learn(task, engine, batches, window, guard)
+            seen = _agree(losses, stream.take_losses(), step, context)
+            damage.take(step, seen.lost, drawn=stream.drawn_before(step))
+            engine.step()
+            guard.end()
+            _refuse_not_finite(engine.scalars(), step)
+            window.add(seen.losses, train.global_batch)
+            bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
+            _tell(step, seen, window, {**engine.scalars(), **bad}, train, context)
+            stopping = seen.stop and step < train.steps
+            if stopping or checkpoints.saves_at(step):
+                saved = _saved(engine, step, checkpoints, context)
+                window.restart()
+                if stopping or (step == train.steps and not saved):
+                    kept = "everything is saved" if saved else "there was no time to save it"
+                    raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
     return train.steps
 
 
@@ -101,17 +106,21 @@ class _Seen:
     stop: bool
 
 
-def _learn(task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window") -> dict[str, float]:
+def _learn(
+    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window", guard: Guard
+) -> dict[str, float]:
     """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
     sums: dict[str, torch.Tensor] = {}
     window.begin_step()
     for _ in range(engine.accumulation):
         with window.waiting():
             batch = next(batches)
+        guard.forward(task.runs(batch))
         losses = task.loss(engine.module, batch)
-        engine.backward(losses.total)
+        engine.backward(guard.backward(losses.total))
         for name, value in {"loss": losses.total.detach(), **_prefixed(losses.terms)}.items():
             sums[name] = sums[name] + value.double() if name in sums else value.double()
+    guard.agree()
     return {name: value.item() / engine.accumulation for name, value in sums.items()}
 
 

@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.errors import AsymmetricRanks
 from orchestrator.records import record
+from orchestrator.training.balance import Balance
 from orchestrator.training.optim import is_partitioned
+from orchestrator.training.task import Uneven
 from orchestrator.world import World
 
 QUIET_S = 1.5  # nothing has begun for so long: only then the ranks ask each other
 LOOK_EVERY_S = 0.5
 SHOWN = 2048  # of the latest beginnings of a step; where ranks part, the others stop soon after
 MOST_RANKS_NAMED = 8
+FORWARD, BACKWARD, AGREE = "<the next micro-batch>", "<the backward pass>", "<the end of the step>"
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +56,15 @@ class Shown:
 class Guard:
     """Keeps the order in which this rank's modules begin within a step, and compares it when nothing goes on."""
 
-    def __init__(self, model: nn.Module, world: World, fail: Callable[[AsymmetricRanks], None]) -> None:
+    def __init__(
+        self, model: nn.Module, parts: Sequence[Uneven], world: World, fail: Callable[[AsymmetricRanks], None]
+    ) -> None:
         """Hooks into every module whose weights lie on several ranks; without any, there is nothing to guard.
 
-        `fail` is called from another thread: the main one cannot be interrupted where it waits.
+        `parts` are balanced all the same. `fail` is called from another thread: the main one cannot be interrupted
+        where it waits.
         """
+        self._balance = Balance(model, parts, world)
         gathered = {
             name: module
             for name, module in model.named_modules()
@@ -75,9 +82,20 @@ class Guard:
         """Starts a step."""
         self._begun, self._step = [], step
 
-    def mark(self, event: str) -> None:
-        """Notes that this rank goes on to another part of the step, e.g. the backward pass."""
-        self._begun.append(event)
+    def forward(self, runs: Mapping[str, int]) -> None:
+        """Starts a micro-batch that runs the uneven parts so often. Collective: every rank must call."""
+        self._begun.append(FORWARD)
+        self._balance.expect(runs, self._step)
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Ends the forward pass; returns the loss with what was made up for in its graph, counting nothing."""
+        penalty = self._balance.penalty()
+        self._begun.append(BACKWARD)
+        return loss if penalty is None else loss + penalty
+
+    def agree(self) -> None:
+        """Ends the last backward pass of the step."""
+        self._begun.append(AGREE)
 
     def end(self) -> None:
         """Ends a step: until the next, ranks may do different things."""
