@@ -6,6 +6,7 @@ OrchError                    1  anything orch can explain; the message is for th
 |   `-- DamagedArtifact      2  an artifact's files do not match its manifest
 |       `-- DamagedSample    2  one sample of a set of shards is lost; names its tar, its key and the reason
 |-- SurroundingsError        3  disk, permissions, another program, the cluster
+|   |-- StorageAway          3  a file system does not answer
 |   |-- RunBusy              3  somebody else is launching this run; names the holder
 |   |-- TrackingAway         3  MLflow does not answer, or not now; nothing is lost, `orch sync` tells it later
 |   `-- TrackingRefused      3  MLflow answers, and will never take this
@@ -79,6 +80,10 @@ class SurroundingsError(OrchError):
     """The machine, the disk or the cluster does not let us work."""
 
     exit_code = 3
+
+
+class StorageAway(SurroundingsError):
+    """A file system does not answer, or answers with errors wherever it is asked."""
 
 
 class RunBusy(SurroundingsError):
