@@ -136,10 +136,10 @@ def _own_cause(error: BaseException) -> Cause | None:
             return cause
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         return "disk"
-    cause = _cause_in_words(error)
-    if cause is None and isinstance(error, WorkersLost):  # silent ones wait for something, others choke on a sample
+    found = _cause_in_words(error)
+    if found is None and isinstance(error, WorkersLost):  # silent ones wait for something, others choke on a sample
         return "hang" if "it gave no result" in str(error) else "bad_data"
-    return cause
+    return found
 
 
 def _cause_in_words(error: BaseException) -> Cause | None:

@@ -83,7 +83,8 @@ def verdict(
         return _hang(hung, evidence, size)
     first = min(faults, key=_blame)
     where = f"rank {first.rank}{f' ({first.node})' if first.node and len(set(nodes)) > 1 else ''}: " if size > 1 else ""
-    return _ending(first.cause, where + first.message, evidence, first.rank, first.node or (outside and outside.node))
+    node = first.node or (outside.node if outside else None)
+    return _ending(first.cause, where + first.message, evidence, first.rank, node)
 
 
 def _ending(cause: Cause, detail: str, evidence: Iterable[str], rank: int | None, node: str | None) -> Ending:

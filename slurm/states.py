@@ -53,7 +53,6 @@ _OTHERS: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"error: Unable to create step[^\n]*: (?:Required node not available|Node\S* .* down)", re.IGNORECASE),
      "node_failure"),
     (re.compile(r"error: Task launch for \S+ failed on node (?P<node>[\w.-]+)"), "node_failure"),
-    (re.compile(r"slurm_send_node_msg|slurmctld: .*(?:Connection refused|Unable to contact)", re.IGNORECASE), "communication"),
 )  # fmt: skip
 # among several lines the one that explains the others: a lost node has its job requeued, a limit its step cancelled
 _RANKING: tuple[Cause, ...] = (
