@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from orchestrator import options
-
-if TYPE_CHECKING:
-    from slurm.devcluster import DevCluster
 
 app = typer.Typer(
     name="cluster",
@@ -70,11 +67,13 @@ def down(name: Name = "dev", *, as_json: options.Json = False) -> None:
     """
     from slurm.devcluster import DevCluster
 
-    ended = [str(folder) for folder in DevCluster.places(name, _folder(name))]
-    for folder in ended:
-        DevCluster.remains(Path(folder), name).down()
+    # by its name in the kernel's list of networks, and by what lies where it usually lies
+    places = {folder for other, folder in DevCluster.everywhere() if other == name}
+    usual = DevCluster.remains(_folder(name), name)
+    ended = [folder for folder in places if DevCluster.remains(folder, name).down()]
+    ended += [usual.layout.folder] if usual.down() else []
     if as_json:
-        typer.echo(json.dumps({"name": name, "ended": ended}, indent=1))
+        typer.echo(json.dumps({"name": name, "ended": [str(folder) for folder in ended]}, indent=1))
     else:
         typer.echo(f"cluster {name} is down; nothing of it is left" if ended else f"there is no cluster {name}")
 
@@ -87,8 +86,8 @@ def status(name: Name = "dev", *, as_json: options.Json = False) -> None:
     """
     from slurm.devcluster import DevCluster
 
-    places = DevCluster.places(name, _folder(name))
-    facts = DevCluster.open(places[0] if places else _folder(name)).status()
+    places = dict(DevCluster.everywhere())
+    facts = DevCluster.open(places.get(name, _folder(name))).status()
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
     else:
@@ -111,4 +110,4 @@ def _print_status(facts: dict[str, Any]) -> None:
 
 
 def _folder(name: str) -> Path:
-    return Path.home() / ".orch" / "devcluster" / name
+    return (Path.home() / ".orch" / "devcluster" / name).resolve()

@@ -42,9 +42,9 @@ class DevCluster:
         surroundings.require()
         folder.mkdir(parents=True, exist_ok=True)
         layout = Layout(folder=folder, name=name, nodes=nodes, subnet=0, requeue_delay_s=requeue_delay_s)
+        write_note(layout, first=True)
         cluster = cls(layout)
         try:
-            write_note(layout)
             cluster = cls(_claim(layout))
             cluster._start()
         except BaseException:  # an interrupt too
@@ -67,24 +67,23 @@ class DevCluster:
         return cls(read_note(folder) or left)
 
     @staticmethod
-    def places(name: str, usual: Path) -> list[Path]:
-        """Finds the folders of every cluster of a name: the usual one, and those that only bridges speak of."""
-        usual = usual.resolve()
-        found = {folder for other, folder in hosts.bridges().values() if other == name}
-        if read_note(usual) is not None or hosts.inits(usual):
-            found.add(usual)
-        return sorted(found)
+    def everywhere() -> list[tuple[str, Path]]:
+        """Finds every cluster of this machine that still has a network: its name and its folder."""
+        return sorted(hosts.bridges().values())
 
-    def down(self) -> None:
-        """Ends every process of the cluster and removes all it made; works in any state, also half-way up."""
+    def down(self) -> bool:
+        """Ends every process of the cluster and removes all it made, in whatever state; says if there was anything."""
         layout = self.layout
-        for host in hosts.inits(layout.folder):
+        living = hosts.inits(layout.folder)
+        for host in living:
             hosts.kill_host(layout, host)
-        for bridge, (_, folder) in hosts.bridges().items():
-            if folder == layout.folder:
-                hosts.remove_bridge(bridge)
-        if (layout.folder / NOTE).exists():
-            shutil.rmtree(layout.folder)
+        bridges = [bridge for bridge, (_, folder) in hosts.bridges().items() if folder == layout.folder]
+        for bridge in bridges:
+            hosts.remove_bridge(bridge)
+        noted = read_note(layout.folder) is not None
+        if noted:
+            _remove(layout.folder)
+        return bool(living or bridges or noted)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -121,7 +120,8 @@ class DevCluster:
 
     def start_host(self, host: str) -> None:
         """Starts a host again, as after a reboot, and its slurmd; returns before the controller has noticed."""
-        hosts.start_host(self.layout, host)
+        if not self.pids(host):
+            hosts.start_host(self.layout, host)
         self._launch(host, daemons.slurmd(self.layout, host))
 
     def stop_controller(self) -> None:
@@ -197,8 +197,10 @@ class DevCluster:
         self.wait_idle()
 
     def _launch(self, host: str, daemon: daemons.Daemon) -> None:
-        """Starts a daemon in a host; returns when it answers, or says what its log said last."""
+        """Starts a daemon in a host, unless it runs; returns when it answers, or says what its log said last."""
         init = self._init(host)
+        if any(hosts.name_of(process) == daemon.name for process in hosts.processes(init)):
+            return
         command = ["setsid", "--fork", *daemon.command]
         line = hosts.enter(init, command, self.environment() | dict(daemon.environment), cwd=self.layout.folder)
         with daemon.logs[-1].open("ab") as log:
@@ -245,7 +247,7 @@ def _check(folder: Path, name: str, nodes: int, requeue_delay_s: int) -> None:
         raise InputError(f"{folder} holds a dev cluster already; `orch cluster down` ends it")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"folder: {folder} is not empty")
-    for other, place in hosts.bridges().values():
+    for other, place in DevCluster.everywhere():
         if other == name:
             raise InputError(f"name: a dev cluster {name!r} is up in {place}; choose another name, or take it down")
 
@@ -258,6 +260,16 @@ def _claim(layout: Layout) -> Layout:
             write_note(claimed)
             return claimed
     raise SurroundingsError("all networks 10.77.1.0/24 to 10.77.254.0/24 are taken")
+
+
+def _remove(folder: Path) -> None:
+    """Removes a cluster's folder; the note goes last, so that an interrupted removal can be taken up again."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != NOTE:
+            entry.unlink()
+    shutil.rmtree(folder)
 
 
 def _last_lines(logs: Sequence[Path]) -> str:

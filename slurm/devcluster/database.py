@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.errors import SurroundingsError
 from slurm.devcluster.daemons import MARIADB_OPTIONS
+from slurm.devcluster.surroundings import PLACES
 
 
 def empty_database(to: Path) -> None:
@@ -24,7 +25,11 @@ def _make(kept: Path) -> None:
         # "normal": root needs no password, and only who may open the socket gets in
         given = ["--auth-root-authentication-method=normal", "--skip-test-db", f"--datadir={draft}"]
         made = subprocess.run(
-            ["mariadb-install-db", *MARIADB_OPTIONS, *given], check=False, capture_output=True, text=True
+            ["mariadb-install-db", *MARIADB_OPTIONS, *given],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={"PATH": PLACES},
         )
         if made.returncode != 0:
             last = "\n".join((made.stdout + made.stderr).splitlines()[-8:])
@@ -38,5 +43,6 @@ def _cache() -> Path:
 
 
 def _version() -> str:
-    said = subprocess.run(["mariadbd", "--no-defaults", "--version"], check=True, capture_output=True, text=True).stdout
+    asked = ["mariadbd", "--no-defaults", "--version"]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True, env={"PATH": PLACES}).stdout
     return "mariadb-" + said.split(" Ver ")[1].split()[0]

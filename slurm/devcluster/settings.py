@@ -1,6 +1,7 @@
 """What Slurm and its database are told, as texts of configuration files; and what one cluster is."""
 
 import json
+import os
 from pathlib import Path
 
 from orchestrator.records import record
@@ -62,17 +63,23 @@ class Layout:
         return self.folder.joinpath(*parts)
 
 
-def write_note(layout: Layout) -> None:
-    """Notes on disk what is being made, before anything is."""
+def write_note(layout: Layout, *, first: bool = False) -> None:
+    """Notes on disk what is being made; the first note is taken before anything is made, by one of us only."""
     facts = {
         "name": layout.name,
         "nodes": layout.nodes,
         "subnet": layout.subnet,
         "requeue_delay_s": layout.requeue_delay_s,
     }
-    draft = layout.path(f".{NOTE}")
+    note, draft = layout.path(NOTE), layout.path(f".{NOTE}.{os.getpid()}")
     draft.write_text(json.dumps(facts, indent=1) + "\n")
-    draft.rename(layout.path(NOTE))
+    try:
+        if first:
+            note.hardlink_to(draft)  # unlike a rename, fails if somebody else was faster
+        else:
+            draft.rename(note)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_note(folder: Path) -> Layout | None:
@@ -150,7 +157,8 @@ ReturnToService=2
 # lost hosts, ended jobs and free places are noticed within seconds
 SlurmdTimeout=10
 SlurmctldTimeout=10
-MessageTimeout=10
+MessageTimeout=5
+TCPTimeout=1
 KillWait=5
 UnkillableStepTimeout=30
 MinJobAge=300

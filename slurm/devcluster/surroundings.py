@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import SurroundingsError
 
-PACKAGES = Path(__file__).parents[1] / "packages.txt"
+POLICY = Path("/usr/sbin/policy-rc.d")  # asked by Debian before it starts a service
 # a program of each package, and the package
 PROGRAMS = {
     "ip": "iproute2",
@@ -18,8 +20,6 @@ PROGRAMS = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
     "slurmdbd": "slurmdbd",
-    "nsenter": "util-linux",
-    "unshare": "util-linux",
 }
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -28,12 +28,12 @@ def lacking() -> list[str]:
     """Says in sentences what this machine lacks for a dev cluster; nothing if it is fit."""
     if sys.platform != "linux":
         return [f"a dev cluster needs Linux's namespaces; this is {sys.platform}"]
-    found = []
+    found, packages = [], lacking_packages()
     if os.geteuid() != 0:
         found.append("a dev cluster needs root, for namespaces and network interfaces: try with sudo")
-    if packages := lacking_packages():
+    if packages:
         found.append(f"Debian packages are missing: apt-get install -y --no-install-recommends {' '.join(packages)}")
-    return found
+    return found or _refused()
 
 
 def lacking_packages() -> list[str]:
@@ -53,9 +53,39 @@ def install() -> None:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise SurroundingsError(f"installing {' '.join(packages)} needs root and apt-get")
+    with _services_left_alone():
+        _apt("update", "-qq")
+        _apt("install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", *packages)
+
+
+def _refused() -> list[str]:
+    """Says what the kernel refuses; only trying tells whether root may make namespaces and bridges here."""
+    apart = ["unshare", "--pid", "--fork", "--mount", "--net", "--uts", "--ipc"]
+    tried = subprocess.run(
+        [*apart, "ip", "link", "add", "probe", "type", "bridge"], check=False, capture_output=True, text=True
+    )
+    if tried.returncode == 0:
+        return []
+    return [f"this machine lets root make no namespaces or no bridges: {tried.stderr.strip()}"]
+
+
+def _apt(*words: str) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", *words], check=False, capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            last = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
-            raise SurroundingsError(f"apt-get {' '.join(words)} failed:\n{last}")
+    done = subprocess.run(["apt-get", *words], check=False, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        last = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+        raise SurroundingsError(f"apt-get {' '.join(words)} failed:\n{last}")
+
+
+@contextmanager
+def _services_left_alone() -> Iterator[None]:
+    """Tells Debian not to start what it installs: a cluster starts its own daemons, in its own hosts."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)

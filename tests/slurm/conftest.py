@@ -1,6 +1,7 @@
 """The cluster that the tests of Slurm share: started once, when the first test asks for it."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,16 @@ def devcluster() -> Iterator[DevCluster]:
     """Yields a real Slurm of three hosts; skips where there can be none, saying why."""
     if missing := surroundings.lacking():
         pytest.skip("; ".join(missing))
-    # in a short folder: sockets lie in it
-    with tempfile.TemporaryDirectory(prefix="orch-", ignore_cleanup_errors=True) as folder:
-        cluster = DevCluster.up(Path(folder) / "c", name=f"t{os.getpid()}")
-        try:
-            yield cluster
-        finally:
-            cluster.down()
+    _end_orphans()
+    cluster = DevCluster.up(Path(tempfile.mkdtemp(prefix="orch-")), name=f"t{os.getpid()}")
+    try:
+        yield cluster
+    finally:
+        cluster.down()
+
+
+def _end_orphans() -> None:
+    """Takes down the clusters of test runs that were killed: a cluster's name is its maker's process number."""
+    for name, folder in DevCluster.everywhere():
+        if re.fullmatch(r"t\d+", name) and not Path("/proc", name[1:]).exists():
+            DevCluster.remains(folder, name).down()
