@@ -15,6 +15,7 @@ from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
 from slurm.cluster_commands import app as cluster_commands
 from slurm.drill_commands import drill
+from slurm.nodes_command import nodes
 from stages.data_commands import app as data_commands
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(data_commands)
 app.add_typer(cluster_commands)
 app.command()(drill)
+app.command()(nodes)
 
 
 def main() -> None:
