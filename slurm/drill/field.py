@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import orchestrator
 from orchestrator.errors import SurroundingsError
 from slurm.devcluster import DevCluster
-from slurm.drill.recipe import Shape, write_recipe
+from slurm.drill.recipe import CHECK, TRAIN, Shape, training_stages, write_recipe
 from slurm.drill.server import TrackingServer
-from slurm.drill.trace import CHECK, TRAIN, Trace, read_trace
+from slurm.drill.trace import Trace, read_trace
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ class Field:
         """Writes the recipe; nothing is launched yet. `runs` is the folder of the run folders."""
         self.cluster, self.folder, self.name, self.shape, self.server = cluster, folder, name, shape, server
         self.run = runs / name
+        self._training = training_stages(shape)
         self.began = 0.0  # when it was launched
         self.harmed = 0.0  # when the harm was done
         self.notes: list[str] = []  # what went differently from what was rehearsed
@@ -115,7 +116,7 @@ class Field:
         for host in self.cluster.hosts:
             for pid in self.cluster.pids(host):
                 words = _words(pid)
-                if "orchestrator.worker" in words and words[-2:] == [str(self.run), TRAIN]:
+                if "orchestrator.worker" in words and words[-2] == str(self.run) and words[-1] in self._training:
                     found[_rank(pid)] = pid
         return found
 
@@ -139,7 +140,7 @@ class Field:
         return self.run / TRAIN / "checkpoints" / f"step_{step:08d}"
 
     def _is_training(self, words: Sequence[str]) -> bool:
-        return any(word.startswith(str(self.run / TRAIN)) for word in words)
+        return any(word.startswith(str(self.run / stage)) for word in words for stage in self._training)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "orchestrator.cli", *arguments]

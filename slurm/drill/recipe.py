@@ -7,6 +7,7 @@ import yaml
 
 from orchestrator.records import record
 
+TRAIN, CHECK = "train", "check"
 RANKS = 3
 SAMPLES = 240
 GLOBAL_BATCH = 12
@@ -21,7 +22,8 @@ class Shape:
     save_every: int = 4
     hours: float | None = None
     workers: int = 0  # data processes a rank
-    retry: dict[str, Any] | None = None  # the recipe's `retry:`, if not the default
+    hang_s: float = 60.0  # without a step for so long, a rank counts as hung
+    links: int = 1  # training stages, one going on with the model of the other
 
 
 def write_recipe(path: Path, shape: Shape, *, tracking: str | None = None) -> Path:
@@ -30,7 +32,33 @@ def write_recipe(path: Path, shape: Shape, *, tracking: str | None = None) -> Pa
     return path
 
 
+def training_stages(shape: Shape) -> list[str]:
+    """Names the training stages of a recipe of this shape."""
+    return [TRAIN, *(f"{TRAIN}_{number}" for number in range(2, shape.links + 1))]
+
+
 def _document(shape: Shape, tracking: str | None) -> dict[str, Any]:
+    small = {"cpus_per_task": 1, "memory_gb": 2}
+    names = training_stages(shape)
+    links = {name: _training(shape, after) for name, after in zip(names, [None, *names[:-1]], strict=True)}
+    return {
+        "name": "drill",
+        "seed": 7,
+        "tracking": {"uri": tracking, "experiment": "drill"},
+        "watch": {"step_s": shape.hang_s},
+        "stages": {
+            "data": {"stage": "rehearsal_data", "config": {"samples": SAMPLES}, "resources": small},
+            **links,
+            CHECK: {
+                "stage": "rehearsal_check",
+                "inputs": {"model": f"{names[-1]}.model", "shards": "data.shards"},
+                "resources": small,
+            },
+        },
+    }
+
+
+def _training(shape: Shape, after: str | None) -> dict[str, Any]:
     train = {
         "steps": shape.steps,
         "global_batch": GLOBAL_BATCH,
@@ -40,25 +68,10 @@ def _document(shape: Shape, tracking: str | None) -> dict[str, Any]:
         "optim": {"lr": 0.05, "warmup_steps": 2},
         "engine": {"name": "torch", "precision": "fp32"},
     }
-    small = {"cpus_per_task": 1, "memory_gb": 2}
-    several = {"nodes": RANKS, "tasks_per_node": 1, **small, **({"hours": shape.hours} if shape.hours else {})}
+    several = {"nodes": RANKS, "tasks_per_node": 1, "cpus_per_task": 1, "memory_gb": 2}
     return {
-        "name": "drill",
-        "seed": 7,
-        "tracking": {"uri": tracking, "experiment": "drill"},
-        **({"retry": shape.retry} if shape.retry else {}),
-        "stages": {
-            "data": {"stage": "rehearsal_data", "config": {"samples": SAMPLES}, "resources": small},
-            "train": {
-                "stage": "rehearsal_training",
-                "inputs": {"shards": {"points": "data.shards"}},
-                "config": {"step_s": shape.step_s, "train": train},
-                "resources": several,
-            },
-            "check": {
-                "stage": "rehearsal_check",
-                "inputs": {"model": "train.model", "shards": "data.shards"},
-                "resources": small,
-            },
-        },
+        "stage": "rehearsal_training",
+        "inputs": {"shards": {"points": "data.shards"}, **({"model": f"{after}.model"} if after else {})},
+        "config": {"step_s": shape.step_s, "train": train},
+        "resources": {**several, **({"hours": shape.hours} if shape.hours else {})},
     }

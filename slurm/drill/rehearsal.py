@@ -14,10 +14,10 @@ from slurm.devcluster import DevCluster
 from slurm.drill import faults
 from slurm.drill.field import DrillFailed, Field
 from slurm.drill.proof import damage_differences, differences, duplicates
-from slurm.drill.recipe import Shape
+from slurm.drill.recipe import TRAIN, Shape
 from slurm.drill.scenarios import Scenario
 from slurm.drill.server import TrackingServer
-from slurm.drill.trace import TRAIN, Trace, executions
+from slurm.drill.trace import Trace, executions
 
 HOSTS = 4  # one more than the training needs: it can go on without a bad one
 SMALL_DISK_MB = 48

@@ -11,8 +11,7 @@ from orchestrator.causes import Cause
 from orchestrator.records import record
 from slurm.drill import faults
 from slurm.drill.field import DrillFailed, Field
-from slurm.drill.recipe import RANKS, Shape
-from slurm.drill.trace import TRAIN
+from slurm.drill.recipe import RANKS, TRAIN, Shape
 
 BOOT_S = 15.0  # a host that lost power is back after so long; Slurm calls it down after 10 s
 KILL_LAUNCHER_AFTER_S = (0.4, 0.8, 1.2, 1.6)
@@ -216,8 +215,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         causes=frozenset({"preempted"}),
     ),
     Scenario(
-        name="time_limit", what="one minute for two minutes of training", act=time_limit,
-        causes=frozenset({"timeout"}), shape=Shape(step_s=5.0, hours=1 / 60),
+        name="time_limit", what="two minutes for more than two minutes of training", act=time_limit,
+        causes=frozenset({"timeout"}), shape=Shape(step_s=5.0, hours=2 / 60),
     ),
     Scenario(name="slurmctld_restarted", what="slurmctld killed, back after the training", act=slurmctld_restarted),
     Scenario(
@@ -230,7 +229,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         causes=frozenset({"disk"}),
     ),
     Scenario(
-        name="rank_hung", what="SIGSTOP of one rank", act=rank_hung, causes=frozenset({"hang"})
+        name="rank_hung", what="SIGSTOP of one rank", act=rank_hung, causes=frozenset({"hang"}),
+        shape=Shape(hang_s=12.0),
     ),
     Scenario(
         name="checkpoint_corrupted", what="newest checkpoint corrupted, rank killed", act=checkpoint_corrupted,

@@ -9,9 +9,9 @@ from orchestrator.journal import read_events
 from orchestrator.records import record
 from orchestrator.state import Attempt, read_state
 from slurm.devcluster import DevCluster
+from slurm.drill.recipe import CHECK, TRAIN
 
-TRAIN, CHECK = "train", "check"
-_FIELDS = ("JobID", "JobName", "State", "Start", "End", "Restarts")
+_FIELDS = ("JobID", "JobName", "State", "Submit", "Start", "End")
 
 
 @record
@@ -48,12 +48,12 @@ class Trace:
         return next((step.time - moment for step in self.steps if step.attempt in late), None)
 
 
-def read_trace(run: Path) -> Trace:
-    """Reads the journal, the attempts and the result of a run."""
+def read_trace(run: Path, stage: str = TRAIN) -> Trace:
+    """Reads the journal and the attempts of a training stage, and the result of its run."""
     return Trace(
-        steps=tuple(_steps(read_events(run / TRAIN))),
-        attempts=read_state(run / TRAIN).attempts,
-        damage=tuple(s for e in read_events(run / TRAIN) if e.get("event") == "damage" for s in e["samples"]),
+        steps=tuple(_steps(read_events(run / stage))),
+        attempts=read_state(run / stage).attempts,
+        damage=tuple(s for e in read_events(run / stage) if e.get("event") == "damage" for s in e["samples"]),
         result=_result(run / CHECK / "report" / "result.json"),
     )
 
@@ -86,7 +86,8 @@ class Execution:
     job_id: str
     name: str
     state: str
-    start: str  # ISO, or a word such as Unknown
+    submit: str  # ISO, or a word such as Unknown; of a requeued job: when it was requeued
+    start: str
     end: str
 
 
@@ -95,8 +96,10 @@ def executions(cluster: DevCluster, run_name: str) -> Sequence[Execution]:
     command = ["sacct", "-X", "-D", "-n", "-P", "-S", "now-2days", "-o", ",".join(_FIELDS)]
     lines = cluster.run(command).stdout.splitlines()
     rows = [dict(zip(_FIELDS, line.split("|"), strict=True)) for line in lines if line]
-    return [
-        Execution(job_id=row["JobID"], name=row["JobName"], state=row["State"], start=row["Start"], end=row["End"])
-        for row in rows
-        if row["JobName"].startswith(f"orch-{run_name}-")
-    ]
+    ours = [row for row in rows if row["JobName"].startswith(f"orch-{run_name}-")]
+    words = {
+        "job_id": "JobID",
+        "name": "JobName",
+        **{field: field.title() for field in ("state", "submit", "start", "end")},
+    }
+    return [Execution(**{field: row[column] for field, column in words.items()}) for row in ours]
