@@ -31,6 +31,8 @@ _HEADER = struct.Struct("<8sIIQQQQQQQ")
 _CHECK = struct.Struct("<Q")
 _SAMPLE, _TWO_SAMPLES = struct.Struct("<QQ"), struct.Struct("<QQQQ")
 _MEMBER = struct.Struct("<QQQQ")
+_HEADER_BYTES, _SAMPLE_BYTES, _MEMBER_BYTES = _HEADER.size, _SAMPLE.size, _MEMBER.size
+_two_samples, _members = _TWO_SAMPLES.unpack_from, _MEMBER.iter_unpack  # looked up once: they are asked every sample
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -86,10 +88,10 @@ class TarIndex:
         """Returns the key of a sample, and where its members lie, in the order of the tar."""
         if not 0 <= number < self._samples:
             raise IndexError(f"sample {number} of {self._samples}")
-        begin, key, end, key_end = _TWO_SAMPLES.unpack_from(self.body, _HEADER.size + number * _SAMPLE.size)
-        members, keys = self._members_start, self._keys_start
-        rows: list[Row] = list(_MEMBER.iter_unpack(self.body[members + begin * 32 : members + end * 32]))
-        return self.body[keys + key : keys + key_end].decode("utf-8", "surrogateescape"), rows
+        body, members, keys = self.body, self._members_start, self._keys_start
+        begin, key, end, key_end = _two_samples(body, _HEADER_BYTES + number * _SAMPLE_BYTES)
+        rows: list[Row] = [*_members(body[members + begin * _MEMBER_BYTES : members + end * _MEMBER_BYTES])]
+        return body[keys + key : keys + key_end].decode("utf-8", "surrogateescape"), rows
 
     def key(self, number: int) -> str:
         """Returns the key of a sample."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import urlsplit
@@ -78,30 +79,32 @@ class LocalFile:
 
 
 class ReadAhead:
-    """A piece of a tar in memory, for samples that are read one after the other. One is enough for many tars."""
+    """A piece of a place in memory, for samples that are read one after the other. One is enough for many tars."""
 
     def __init__(self, size: int = 1 << 20) -> None:
-        """Takes its memory when it is first used."""
+        """Reads so much at once; no more, for that much stays in the processor's cache."""
         self._size = size
-        self._view = memoryview(b"")
         self._of: Place | None = None
         self._start = self._end = 0
+        self._piece = b""
 
-    def read(self, place: Place, offset: int, size: int) -> memoryview:
-        """Reads bytes and more behind them; fewer only where the place ends."""
-        if self._of is not place or not self._start <= offset <= offset + size <= self._end:
-            if size > self._size:
-                return memoryview(place.read(offset, size))
-            if not self._view:
-                self._view = memoryview(bytearray(self._size))
-            self._of, self._start, self._end = place, offset, offset  # nothing yet, should the next line fail
-            self._end += place.fill(offset, self._view)
-        at = offset - self._start
-        return self._view[at : min(at + size, self._end - self._start)]
+    def read(self, place: Place, start: int, end: int) -> tuple[int, bytes]:
+        """Returns bytes that hold those from start to end and more, and where they begin; fewer at the place's end."""
+        if self._of is not place or not self._start <= start <= end <= self._end:
+            self._of, self._piece = None, b""  # never two of them; and none, should the next line fail
+            self._piece = self._more(place, start, end - start)
+            self._of, self._start, self._end = place, start, start + len(self._piece)
+        return self._start, self._piece
 
     def forget(self) -> None:
         """Reads anew what comes next."""
         self._of = None
+
+    def _more(self, place: Place, start: int, size: int) -> bytes:
+        if size < self._size:
+            with suppress(OSError):  # what lies behind may be what cannot be read
+                return place.read(start, self._size)
+        return place.read(start, size)
 
     def __reduce__(self) -> tuple[type["ReadAhead"], tuple[int]]:
         """Leaves its piece behind: another process reads its own."""

@@ -62,19 +62,20 @@ class ShardReader:
             raise self._not_there(number) from None
         if self._moved:
             rows = self._moved.get(number, rows)
-        begin, last = rows[0][0], rows[-1]
+        start, (offset, size, _, _) = rows[0][0], rows[-1]
+        end = offset + size
         try:
             if number == self._next:  # one after the other: a larger piece at once
-                block: bytes | memoryview = self._ahead.read(self._place, begin, last[0] + last[1] - begin)
+                start, piece = self._ahead.read(self._place, start, end)
             else:
-                block = self._place.read(begin, last[0] + last[1] - begin)
+                piece = self._place.read(start, end - start)
         except (OSError, OverflowError, MemoryError) as error:
             raise DamagedSample(self.tar, key, f"it cannot be read: {_told(error)}") from error
         self._next = number + 1
         found: dict[str, bytes] = {}
         extensions = self.index.extensions
         for offset, size, check, kind in rows:
-            content = bytes(block[offset - begin : offset - begin + size])
+            content = piece[offset - start : offset - start + size]
             if xxh3_64_intdigest(content) != check:
                 return self._again(number, extensions[kind], offset, size, short=len(content) < size)
             found[extensions[kind]] = content

@@ -9,6 +9,7 @@ to read on from any place takes at most `window` open blocks.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the fin
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbouring numbers end far apart
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _LONGEST = 2**62
-_STRETCH = 1024  # places: numpy takes hardly longer for them than for the few of a micro-batch
+_STRETCH = 8192  # places: numpy takes hardly longer for them than for the few of a micro-batch
 
 
 def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int) -> Callable[[Numbers], Numbers]:
@@ -132,7 +133,11 @@ class Shuffle:
 
 def by_value(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yields each value that occurs, in rising order, and where it does."""
-    for value in sorted(set(values.tolist())):  # for the few of a micro-batch much faster than np.unique
+    distinct = set(values.tolist())  # for the few of a micro-batch much faster than np.unique
+    if len(distinct) == 1:
+        yield distinct.pop(), np.arange(len(values))
+        return
+    for value in sorted(distinct):
         yield value, np.flatnonzero(values == value)
 
 
@@ -149,6 +154,7 @@ def _mixed(numbers: Numbers) -> Numbers:
     return numbers ^ (numbers >> _SHIFTS[2])
 
 
+@lru_cache(64)
 def _keys(seed: int, source: str, epoch: int, *, purpose: bytes, number: int) -> Numbers:
     text = f"{seed}\n{epoch}\n{source}".encode()
     digest = hashlib.shake_128(purpose + b"\n" + text).digest(8 * number)
