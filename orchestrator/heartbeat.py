@@ -14,7 +14,7 @@ it:
             exits.write_stacks(folder, rank, stand)        # and hung_exit(made_exit(...), hang, stand) below
             # wait hang.grace_s, or the peers lose this one before their own parents have looked; then kill its group
     pulse = watch.pulse()                                  # step and phase it was last seen in, also after its end
-    exits.write_exit(folder, made_exit(...))               # orchestrator.exits: if it did not end well; verdict.py reads
+    exits.write_exit(folder, made_exit(...))               # orchestrator.exits: if it did not end well, for verdict.py
     watch.close()
 
 All times are CLOCK_MONOTONIC of the node that both live on; clocks of other nodes do not matter.
@@ -28,7 +28,8 @@ import statistics
 import struct
 import time
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, Literal, Self, get_args
 
@@ -68,6 +69,12 @@ class Limits:
         for name in ("factor", "straggler"):
             if getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 1")
+
+
+def limits_of(document: Mapping[str, Any]) -> Limits:
+    """Reads the limits in a `stage.json`; the usual ones if it has none."""
+    plain = document.get("watch", {})
+    return Limits(**{field.name: plain[field.name] for field in fields(Limits) if field.name in plain})
 
 
 @record
@@ -153,6 +160,11 @@ class Beat:
         self._length_ns, self._since_ns = now - self._since_ns, now
         self._steps, self._step = self._steps + 1, number
         self._write()
+
+    @property
+    def done(self) -> int:
+        """Is the last step that is done."""
+        return self._step
 
     @property
     def phase(self) -> Phase:

@@ -7,27 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import write_json
+from orchestrator.heartbeat import Beat, Phase
 
 PROGRESS = "progress.json"
+_MOST_NOTES = 5
 
 log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Writes `progress.json` in a stage's folder, at most once in `every_s` seconds.
+    """Writes `progress.json` in a stage's folder, at most once in `every_s` seconds, and the heartbeat of this rank.
 
     `done` and `total` count `unit`s ("step", "sample", "image"); `values` are a few numbers worth showing live.
     """
 
-    def __init__(self, directory: Path | None, *, every_s: float = 0.5) -> None:
+    def __init__(self, directory: Path | None, *, every_s: float = 0.5, beat: Beat | None = None) -> None:
         """Reports into `directory`; None reports nowhere (ranks other than the first, tests)."""
         self._directory = directory
+        self._beat = beat or Beat()
+        self._notes: list[str] = []
         self._every_s = every_s
         self._written = 0.0
         self._started: tuple[float, int] | None = None
 
+    def enter(self, phase: Phase) -> None:
+        """Says what this rank is about to do."""
+        self._beat.enter(phase)
+
+    def note(self, text: str) -> None:
+        """Keeps a sentence for whoever looks at how far we are; the latest few."""
+        self._notes = [*self._notes, text][-_MOST_NOTES:]
+
     def advance(self, done: int, total: int | None, unit: str, **values: float) -> None:
         """Says that `done` of `total` units are done; the rate counts from the first call on."""
+        self._beat.step(done)
         now = time.time()
         if self._started is None:
             self._started = (now, done)
@@ -39,7 +52,7 @@ class Progress:
         rate = (done - first) / (now - since) if now > since else 0.0
         eta_s = (total - done) / rate if total is not None and rate > 0 else None
         count = {"done": done, "total": total, "unit": unit}
-        shown = {**count, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values}
+        shown = {**count, "rate_per_s": rate, "eta_s": eta_s, "time": now, "values": values, "notes": self._notes}
         try:
             write_json(self._directory / PROGRESS, shown)
         except OSError as error:  # a full disk must not end training: the next checkpoint will say so by itself

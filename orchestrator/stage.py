@@ -46,6 +46,7 @@ class StageContext:
     progress: "Progress"  # how far we are, for `orch status`; does nothing on ranks other than the first
     stop: Callable[[], bool]  # asked between steps; True = save and leave
     time_left_s: Callable[[], float] = _unlimited  # until this process is killed, as far as anybody knows
+    straggler: float = 1.5  # a rank that needs so many times the ranks' median for a step is reported
     fail: Callable[[OrchError], NoReturn] = _leave  # ends this process at once, from any thread, and records why
 
 

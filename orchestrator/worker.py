@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.artifacts import Artifact, write_json
-from orchestrator.causes import PREEMPTED_EXIT, Cause, cause_of
+from orchestrator.causes import PREEMPTED_EXIT, cause_of
 from orchestrator.errors import DamagedArtifact, OrchError, Preempted, StageFailed, SurroundingsError
+from orchestrator.heartbeat import Beat, limits_of
 from orchestrator.journal import Journal
 from orchestrator.lifeline import die_with
 from orchestrator.plan import open_stage
@@ -59,22 +61,24 @@ def main(arguments: list[str]) -> NoReturn:
     run_dir, stage_name = Path(arguments[0]), arguments[1]
     place = Place.from_environment()
     _log_to_stderr(place)
+    beat = Beat()
     try:
-        run_stage(run_dir, stage_name)
+        beat = Beat.from_environment()
+        run_stage(run_dir, stage_name, beat)
     except OrchError as error:
         log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400  explained by itself; a traceback is noise
         code = PREEMPTED_EXIT if isinstance(error, Preempted) else error.exit_code
-        _record_failure(place.folder(run_dir / stage_name), place, error, code)
+        _record_failure(run_dir / stage_name, beat, error, code)
     except Exception as error:
         log.exception("the stage ended with an error that orch cannot explain")
         code = 1
-        _record_failure(place.folder(run_dir / stage_name), place, error, code)
+        _record_failure(run_dir / stage_name, beat, error, code)
     else:
         code = 0
     _leave_at_once(code)
 
 
-def run_stage(run_dir: Path, stage_name: str) -> None:
+def run_stage(run_dir: Path, stage_name: str, beat: Beat) -> None:
     """Runs one stage of a prepared run in this process. Collective: every rank must call."""
     run, place, stop = Run(run_dir), Place.from_environment(), StopRequest()
     directory = run.stage_directory(stage_name)
@@ -95,10 +99,12 @@ def run_stage(run_dir: Path, stage_name: str) -> None:
     journal.append("attempt", number=place.attempt, ranks=world.size)
     context = StageContext(
         directory=directory, name=stage_name, fingerprint=document["fingerprint"], seed=document["seed"], world=world,
-        journal=journal, progress=Progress(home), stop=stop, time_left_s=stop.time_left_s,
+        journal=journal, progress=Progress(home, beat=beat), stop=stop, time_left_s=stop.time_left_s,
+        fail=lambda error: _fail(directory, beat, error), straggler=limits_of(document).straggler,
     )  # fmt: skip
     started = time.monotonic()
     facts = stage.run(context)
+    beat.enter("ending")
     world.barrier()  # every rank has written its share
     if world.is_main:
         _commit(run, document, stage, facts)
@@ -181,10 +187,19 @@ def _commit_of(run_dir: Path) -> str | None:
     return commit.get("commit")
 
 
-def _record_failure(folder: Path, place: Place, error: BaseException, exit_code: int) -> None:
-    cause: Cause = cause_of(error)
-    what = {"class": type(error).__name__, "message": str(error), "cause": cause}
-    failure = {**what, "exit_code": exit_code, "time": time.time()}
+def _fail(directory: Path, beat: Beat, error: OrchError) -> NoReturn:
+    """Ends this process for an error found beside the main thread, which may be stuck for ever."""
+    log.critical("%s: %s", type(error).__name__, error)
+    _record_failure(directory, beat, error, error.exit_code)
+    _leave_at_once(error.exit_code)
+
+
+def _record_failure(directory: Path, beat: Beat, error: BaseException, exit_code: int) -> None:
+    place = Place.from_environment()
+    folder = place.folder(directory)
+    what = {"class": type(error).__name__, "message": str(error), "cause": cause_of(error), "exit_code": exit_code}
+    where = {"step": beat.done, "phase": beat.phase, "node": socket.gethostname(), "time": time.time()}
+    failure = {**what, **where}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"rank_{place.rank}.error.json", failure)

@@ -52,13 +52,16 @@ def fit(
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
     window = _Window()
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
+    context.progress.enter("data")
     with Guard(engine.model, task.uneven, context.world, context.fail) as guard:
         for step in range(start + 1, train.steps + 1):
             seed_step(context.seed, step, context.world.rank)
             guard.begin(step)
-            losses = _learn(task, engine, batches, window, guard)
+            losses = _learn(task, engine, batches, window, guard, context)
+            context.progress.enter("agreeing")
             seen = _agree(losses, stream.take_losses(), step, context)
             damage.take(step, seen.lost, drawn=stream.drawn_before(step))
+            context.progress.enter("backward")
             engine.step()
             guard.end()
             _refuse_not_finite(engine.scalars(), step)
@@ -72,6 +75,7 @@ def fit(
                 if stopping or (step == train.steps and not saved):
                     kept = "everything is saved" if saved else "there was no time to save it"
                     raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
+    context.progress.enter("ending")
     return train.steps
 
 
@@ -85,7 +89,9 @@ def _saved(engine: Engine, step: int, checkpoints: Checkpoints, context: StageCo
         )  # fmt: skip
         context.journal.append("unsaved", step=step, save_s=checkpoints.save_s, left_s=left_s)
         return False
+    context.progress.enter("saving")
     checkpoints.save(engine, step)
+    context.progress.enter("data")
     return True
 
 
@@ -107,16 +113,20 @@ class _Seen:
 
 
 def _learn(
-    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window", guard: Guard
-) -> dict[str, float]:
+    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window", guard: Guard,
+    context: StageContext,
+) -> dict[str, float]:  # fmt: skip
     """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
     sums: dict[str, torch.Tensor] = {}
     window.begin_step()
     for _ in range(engine.accumulation):
+        context.progress.enter("data")
         with window.waiting():
             batch = next(batches)
+        context.progress.enter("forward")
         guard.forward(task.runs(batch))
         losses = task.loss(engine.module, batch)
+        context.progress.enter("backward")
         engine.backward(guard.backward(losses.total))
         for name, value in {"loss": losses.total.detach(), **_prefixed(losses.terms)}.items():
             sums[name] = sums[name] + value.double() if name in sums else value.double()

@@ -211,7 +211,7 @@ def test_interrupting_the_one_who_follows_leaves_the_run_going(orch: Any) -> Non
         ("error", "code_error", "ValueError: the toy is broken"),
         ("diverged", "diverged", "nan at step 3"),
         ("exit", "unknown", "exit code 9"),
-        ("forget", "unknown", "output value"),
+        ("forget", "code_error", "output value"),
     ],
 )
 def test_a_failure_is_told_with_its_cause(orch: Any, how: str, cause: str, detail: str) -> None:
