@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.streaming import claims, damage, reading, resuming, scale
-from benchmarks.streaming.claims import Claim
+from benchmarks import claims
+from benchmarks.claims import Claim
+from benchmarks.streaming import damage, reading, resuming, scale
 from benchmarks.streaming.rivals import OURS, PEERS, Cannot, Rival, environment_of_peers, versions_of_peers
 from benchmarks.streaming.tars import write_set
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import webdataset
 
-from benchmarks.streaming.claims import Claim, claim
+from benchmarks.claims import Claim, claim
 from orchestrator.artifacts import Shards
 from orchestrator.data.adopt import adopt
 from orchestrator.data.reader import ShardSet

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.streaming.claims import Claim, cannot, claim
+from benchmarks.claims import Claim, cannot, claim
 from benchmarks.streaming.programs.serve import BATCH
 from benchmarks.streaming.programs.work import decode
 from benchmarks.streaming.rivals import OURS, Cannot, Rival

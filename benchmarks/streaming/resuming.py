@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.streaming.claims import Claim, cannot, claim
+from benchmarks.claims import Claim, cannot, claim
 from benchmarks.streaming.programs.serve import BATCH
 from benchmarks.streaming.rivals import OURS, Cannot, Rival
 from benchmarks.streaming.tars import write_large_set, write_set

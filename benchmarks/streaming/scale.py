@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.streaming.claims import Claim, claim
+from benchmarks.claims import Claim, claim
 from benchmarks.streaming.tars import write_manifest_only
 from orchestrator.artifacts import Shards
 from orchestrator.data.index import build_index

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.streaming.claims import cannot, claim
+from benchmarks.claims import cannot, claim
 from benchmarks.streaming.damage import survive_damage
 
 ROOT = Path(__file__).parents[2]
