@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -159,6 +160,7 @@ def _record(plan: Plan, launcher: Launcher) -> Launch:
         started=time.time(),
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
         tracking={"uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment},
+        notify=asdict(plan.recipe.notify),
     )
 
 

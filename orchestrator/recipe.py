@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.errors import Fault, RecipeError
 from orchestrator.heartbeat import Limits
+from orchestrator.notify import Notify
 from orchestrator.records import hidden, record
 from orchestrator.retry import RetryPolicy
 from orchestrator.typed import allowed, dotted, plain, suggestion, typed
@@ -79,6 +80,7 @@ class Recipe:
     tracking: Tracking = field(default_factory=Tracking)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     watch: Limits = field(default_factory=Limits)
+    notify: Notify = field(default_factory=Notify)
     vars: dict[str, Any] = field(default_factory=dict)  # for ${vars.x} only
 
     def __post_init__(self) -> None:
@@ -193,7 +195,7 @@ def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
 def _misplaced(written: DictConfig, parts: list[str]) -> str | None:
     """Says why an override names nothing that exists. Keys below config and inputs are checked with the stage."""
     levels: list[tuple[str, Sequence[str]]] = [("a recipe", allowed(Recipe))]
-    sections = {"tracking": Tracking, "retry": RetryPolicy, "watch": Limits}
+    sections = {"tracking": Tracking, "retry": RetryPolicy, "watch": Limits, "notify": Notify}
     if parts[0] in sections:
         levels.append((parts[0], allowed(sections[parts[0]])))
     if parts[0] == "vars":

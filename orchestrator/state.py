@@ -75,6 +75,7 @@ class Launch:
     started: float
     stages: tuple[Mapping[str, Any], ...]  # in order: {"name", "action", "reason"}
     tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment"}
+    notify: Mapping[str, Any] = field(default_factory=dict)  # whom to tell: the fields of notify.Notify
     pid: int | None = None  # of the supervisor
     ended: float | None = None
     notes: tuple[str, ...] = ()  # what the user should hear at the end

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from orchestrator.errors import Fault, InputError, RecipeError
+from orchestrator.notify import Notify
 from orchestrator.recipe import CREDENTIALS
 from orchestrator.records import record
 from orchestrator.typed import plain, suggestion, typed
@@ -50,15 +51,6 @@ class Checks:
     disk_gb: float = 1.0  # free on the run's file system and in the temporary folder
     clock_s: float = 5.0  # how far its clock may be off
     gpus: bool = True  # count and memory errors of its GPUs, where the stage asks for any
-
-
-@record
-class Notify:
-    """Whom to tell about a run, without the run waiting for it."""
-
-    webhook_env: str | None = None  # the name of the environment variable that holds the address, never the address
-    command: tuple[str, ...] = ()  # gets the message as JSON on its standard input
-    events: tuple[Literal["started", "failed", "done", "needs_human"], ...] = ("failed", "done", "needs_human")
 
 
 @record

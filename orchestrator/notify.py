@@ -1,0 +1,179 @@
+"""Tells people and programs what became of a run: a webhook, a command. Whatever goes wrong there, the work goes on."""
+
+import getpass
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.records import record
+from orchestrator.state import read_launch
+
+Event = Literal["started", "failed", "done", "needs_human"]
+
+TRY_S = 5.0  # for the other side to answer
+TRIES, BETWEEN_TRIES_S = 3, 1.0
+PATIENCE_S = 20.0  # of whoever ends right after telling
+SENTENCES: Mapping[Event, str] = {
+    "started": "has begun",
+    "failed": "has failed",
+    "done": "is done",
+    "needs_human": "needs somebody to look at it",
+}
+
+log = logging.getLogger(__name__)
+
+
+@record
+class Notify:
+    """Whom to tell about a run, without the run waiting for it. Never part of a fingerprint."""
+
+    webhook_env: str | None = None  # the name of the environment variable that holds the address, never the address
+    command: tuple[str, ...] = ()  # gets the message as JSON on its standard input; no shell
+    events: tuple[Event, ...] = ("failed", "done", "needs_human")
+
+    def __post_init__(self) -> None:
+        """Refuses an address where the name of a variable belongs: a run folder holds no secrets."""
+        if self.webhook_env is not None and not self.webhook_env.isidentifier():
+            raise ValueError("webhook_env must be the name of an environment variable, not an address")
+
+
+class Telling:
+    """Messages on their way."""
+
+    def __init__(self, threads: Sequence[threading.Thread]) -> None:
+        """Keeps what sends them."""
+        self._threads = threads
+
+    def wait(self, patience_s: float = PATIENCE_S) -> bool:
+        """Waits until all have arrived or were given up; False if the patience ended first."""
+        deadline = time.monotonic() + patience_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+def tell(
+    run: Path, event: Event, *, stage: str = "", cause: str = "", detail: str = "", others: Sequence[Notify] = ()
+) -> Telling:
+    """Tells everybody who wants to hear of such an event: whom the recipe names (launch.json), and `others`.
+
+    Returns at once and never raises. A process that is about to end calls `wait` on what it gets.
+    """
+    try:
+        message = _message(run, event, stage=stage, cause=cause, detail=detail)
+        listeners = [listener for listener in dict.fromkeys([_of_recipe(run), *others]) if event in listener.events]
+        sends = [
+            threading.Thread(target=send, args=(listener, message), daemon=True)  # a name server may never answer
+            for listener in listeners
+            for send in (_post, _run)
+        ]
+        for thread in sends:
+            thread.start()
+    except Exception:  # telling is a courtesy: the work does not end for want of it
+        log.exception("nobody could be told that %s %s", run, SENTENCES[event])
+        return Telling([])
+    return Telling(sends)
+
+
+def _of_recipe(run: Path) -> Notify:
+    launch = read_launch(run)
+    written = {} if launch is None else dict(launch.notify)
+    lists = {name: tuple(written[name]) for name in ("command", "events") if name in written}
+    return Notify(**{**written, **lists})
+
+
+def _message(run: Path, event: Event, *, stage: str, cause: str, detail: str) -> dict[str, Any]:
+    launch = read_launch(run)
+    what = f"{run.name}/{stage}" if stage else run.name
+    why = ": ".join(filter(None, [cause, detail]))
+    return {
+        "text": f"{what} {SENTENCES[event]}" + (f" ({why})" if why else ""),  # what Slack and its like show
+        "event": event,
+        "run": str(run.resolve()),
+        "recipe": run.name if launch is None else launch.recipe,
+        "launcher": None if launch is None else launch.launcher,
+        "stage": stage or None,
+        "cause": cause or None,
+        "detail": detail or None,
+        "host": socket.gethostname(),
+        "user": _user(),
+        "time": time.time(),
+    }
+
+
+def _post(listener: Notify, message: Mapping[str, Any]) -> None:
+    if listener.webhook_env is None:
+        return
+    # the address is a secret: the name of its variable is all that is ever written
+    address, name = os.environ.get(listener.webhook_env, ""), listener.webhook_env
+    if not address.startswith(("http://", "https://")):
+        log.warning("the webhook was not told: %s holds no http address", name)
+        return
+    for left in reversed(range(TRIES)):
+        trouble, again = _posted(address, message)
+        if not trouble:
+            return
+        log.warning("the webhook of %s did not take the message: %s", name, trouble)
+        if not again:
+            return
+        time.sleep(BETWEEN_TRIES_S if left else 0.0)
+
+
+def _posted(address: str, message: Mapping[str, Any]) -> tuple[str, bool]:
+    """Posts once; returns what went wrong ("" = nothing), and whether another try may help."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    body = json.dumps(message).encode()
+    try:
+        request = urllib.request.Request(  # noqa: S310 - only http and https come here
+            address, data=body, headers={"Content-Type": "application/json", "User-Agent": "orch"}
+        )
+        with urllib.request.urlopen(request, timeout=TRY_S):  # noqa: S310 - the same
+            return "", False
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"it answers {error.code}", error.code >= 500 or error.code == 429
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"it cannot be reached ({type(reason).__name__})", True
+    except (ValueError, OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}", False  # not its words: they may hold the address
+
+
+def _run(listener: Notify, message: Mapping[str, Any]) -> None:
+    if not listener.command:
+        return
+    try:
+        process = subprocess.Popen(
+            listener.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        log.warning("the command %s could not be started: %s", listener.command[0], error)
+        return
+    try:
+        process.communicate(json.dumps(message).encode(), timeout=TRY_S * TRIES)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode != 0:
+        log.warning("the command %s ended with exit code %s", listener.command[0], process.returncode)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,190 @@
+"""Telling people of a run: what arrives, and that nothing that goes wrong there reaches the work."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import notify
+from orchestrator.notify import Notify, tell
+from orchestrator.state import Launch, write_launch
+
+SECRET = "s3cr3t-path"  # noqa: S105 - what must appear in no log
+
+
+@dataclass
+class Listener:
+    """A real server, which answers as it is told to."""
+
+    answers: list[int | float] = field(default_factory=list)  # a status, or seconds to sleep first; then always 200
+    heard: list[dict[str, Any]] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
+
+    @property
+    def address(self) -> str:
+        assert self.server is not None
+        return f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """Starts the server; its address is in TOY_WEBHOOK."""
+    listening = Listener()
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            listening.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            answer = listening.answers.pop(0) if listening.answers else 200
+            if isinstance(answer, float):
+                time.sleep(answer)
+            self.send_response(200 if isinstance(answer, float) else answer)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    listening.server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    listening.server.daemon_threads = True
+    threading.Thread(target=listening.server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TOY_WEBHOOK", listening.address)
+    monkeypatch.setattr(notify, "TRY_S", 0.5)
+    monkeypatch.setattr(notify, "BETWEEN_TRIES_S", 0.05)
+    yield listening
+    listening.server.shutdown()
+    listening.server.server_close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Makes a run whose recipe tells the webhook of everything."""
+    directory = tmp_path / "runs" / "toy"
+    directory.mkdir(parents=True)
+    told = Notify(webhook_env="TOY_WEBHOOK", events=("started", "failed", "done", "needs_human"))
+    launch = Launch(recipe="toy", launcher="local", host="here", user="me", started=1.0, stages=(), notify=asdict(told))
+    write_launch(directory, launch)
+    return directory
+
+
+def test_a_webhook_hears_what_happened_where_and_why(run: Path, listener: Listener) -> None:
+    assert tell(run, "failed", stage="gcg", cause="diverged", detail="the loss is nan").wait()
+
+    (message,) = listener.heard
+    assert message["text"] == "toy/gcg has failed (diverged: the loss is nan)"
+    assert (message["event"], message["stage"], message["cause"]) == ("failed", "gcg", "diverged")
+    assert message["run"] == str(run)
+
+
+def test_only_what_was_asked_for_is_told(run: Path, listener: Listener) -> None:
+    others = [Notify(webhook_env="TOY_WEBHOOK", events=("done",))]
+    write_launch(run, Launch(recipe="toy", launcher="local", host="here", user="me", started=1.0, stages=()))
+
+    assert tell(run, "started", others=others).wait()
+    assert tell(run, "done", others=others).wait()
+    assert [message["event"] for message in listener.heard] == ["done"]
+
+
+@pytest.mark.parametrize(("answers", "heard"), [([500, 503], 3), ([500] * 9, 3), ([404], 1), ([2.0], 2)])
+def test_a_server_in_trouble_is_tried_again_a_few_times_only(
+    run: Path, listener: Listener, answers: list[int | float], heard: int
+) -> None:
+    listener.answers = answers
+    begun = time.monotonic()
+    telling = tell(run, "done")
+    returned = time.monotonic() - begun
+
+    assert telling.wait()
+    assert len(listener.heard) == heard
+    assert returned < 0.2
+
+
+def test_nobody_waits_longer_than_he_said(run: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "TRY_S", 30.0)
+    listener.answers = [20.0]
+    begun = time.monotonic()
+
+    assert not tell(run, "done").wait(0.3)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_dead_server_is_a_line_in_the_log_without_its_address(
+    run: Path, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert listener.server is not None
+    listener.server.shutdown()
+    listener.server.server_close()
+
+    assert tell(run, "done").wait()
+    assert "TOY_WEBHOOK did not take the message: it cannot be reached" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("address", ["", "file:///etc/passwd", f"http://[::1/{SECRET}", f"http://h\n/{SECRET}"])
+def test_an_address_that_is_none_is_told_by_its_name_only(
+    run: Path, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TOY_WEBHOOK", address)
+
+    assert tell(run, "done").wait()
+    assert "TOY_WEBHOOK" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_command_gets_the_message_and_no_shell(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "$(touch pwned)"
+    code = "import sys; from pathlib import Path; Path(sys.argv[1]).write_text(sys.stdin.read())"
+    command = (sys.executable, "-c", code, str(target))
+
+    assert tell(run, "done", detail="it's; $(done)", others=[Notify(command=command)]).wait()
+    assert json.loads(target.read_text(encoding="utf-8"))["detail"] == "it's; $(done)"
+    assert not (Path.cwd() / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("/nowhere/at/all",), "could not be started"),
+        (("false",), "ended with exit code 1"),
+        (("sleep", "60"), "ended with exit code -9"),
+    ],
+)
+def test_a_command_that_fails_is_a_line_in_the_log(
+    run: Path,
+    command: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(notify, "TRY_S", 0.2)
+
+    assert tell(run, "done", others=[Notify(command=command)]).wait()
+    assert words in caplog.text
+
+
+def test_a_run_folder_that_cannot_be_read_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "launch.json").write_text('{"recipe": 3}', encoding="ascii")
+
+    assert tell(tmp_path, "done").wait()
+    assert "nobody could be told" in caplog.text
+
+
+def test_an_address_in_the_place_of_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="name of an environment variable"):
+        Notify(webhook_env="https://hooks.example.org/T000/B000")
+
+
+def test_the_run_folder_never_holds_the_address(orch: Any, listener: Listener) -> None:
+    os.environ["TOY_WEBHOOK"] = listener.address
+    told = {"webhook_env": "TOY_WEBHOOK", "events": ["started", "done"]}
+    orch("launch", orch.recipe({"first": {"stage": "count"}}, notify=told))
+
+    assert [message["event"] for message in listener.heard] == ["started", "done"]
+    files = [path for path in orch.run_folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
