@@ -36,6 +36,7 @@ class Balance:
         self._world = world
         self._parts = {part.module: model.get_submodule(part.module) for part in parts}
         self._needed: dict[str, int] = {}
+        self._declared: Mapping[str, int] = {}
         self._ran: dict[str, int] = {}
         self._inputs: dict[str, bytes] = {}
         self._penalties: list[Tensor] = []
@@ -63,7 +64,7 @@ class Balance:
             raise AsymmetricRanks(f"the task says how often {', '.join(sorted(strange))} runs, but not in `uneven`")
         own = {name: float(runs.get(name, 0)) for name in self._parts}
         self._needed = {name: int(most) for name, most in self._world.highest_of(own).items()}
-        self._declared = dict(runs)
+        self._declared = runs
         self._ran = dict.fromkeys(self._parts, 0)
         self._penalties, self._counting, self._step = [], True, step
 
@@ -72,21 +73,21 @@ class Balance:
         if not self._parts:
             return None
         self._counting = False  # what runs again in the backward pass (activation checkpointing) is no run of its own
-        for name, needed in self._needed.items():
-            declared = self._declared.get(name, 0)
-            if self._ran[name] != needed:
-                raise AsymmetricRanks(
-                    f"{name} ran {self._ran[name]} times on rank {self._world.rank} at step {self._step}, where the "
-                    f"task had said {declared} (`runs`) and the busiest rank {needed}"
-                )
+        wrong = [
+            f"{name} ran {self._ran[name]} times, where the task's `runs` had said {self._declared.get(name, 0)}"
+            for name in self._parts
+            if self._ran[name] != self._declared.get(name, 0)
+        ]
+        if wrong:
+            raise AsymmetricRanks(f"rank {self._world.rank}, step {self._step}: {'; '.join(wrong)}")
         return torch.stack(self._penalties).sum() if self._penalties else None
 
     def _before(self, name: str) -> Any:
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._counting:
+            if not self._counting or self._making_up:
                 return
             self._ran[name] += 1
-            if not self._making_up and name not in self._inputs:
+            if name not in self._inputs:
                 self._inputs[name] = _described(name, args, kwargs)
                 _store().set(_key(name), self._inputs[name])
 
@@ -97,8 +98,9 @@ class Balance:
             return
         self._making_up = True
         try:
-            while lacking := [name for name in names if self._ran[name] < self._needed[name]]:
-                for name in lacking:  # in turn: parts that run in a loop follow each other
+            lacking = {name: self._needed[name] - self._declared.get(name, 0) for name in names}
+            for turn in range(max(lacking.values())):  # in turn: parts that run in a loop follow each other
+                for name in (name for name, most in lacking.items() if turn < most):
                     args, kwargs = self._stand_in(name)
                     self._penalties += _weightless(self._parts[name](*args, **kwargs))
         finally:

@@ -85,10 +85,11 @@ class SilentTask(BodyTask):
 
 
 class WrongTask(BodyTask):
-    """Says of every batch that it runs the pencil once."""
+    """Says of every batch that it runs the pencil once more than it does."""
 
     def runs(self, batch: Any) -> Mapping[str, int]:
-        return {**super().runs(batch), "pencil": 1}
+        runs = super().runs(batch)
+        return {**runs, "pencil": runs["pencil"] + 1}
 
 
 def row(place: int) -> Tensor:
@@ -98,8 +99,8 @@ def row(place: int) -> Tensor:
 ROWS = [  # of four places in a batch: looks, draws
     [(True, True), (True, False), (False, False), (False, False)],  # the second of two ranks does neither
     [(False, False), (False, False), (True, True), (False, True)],  # the first does neither
-    [(False, False), (False, False), (False, False), (False, False)],
     [(True, True), (False, False), (True, False), (True, True)],
+    [(False, False), (False, False), (False, True), (False, True)],  # the second draws, the first does not
 ]
 
 
@@ -116,7 +117,10 @@ def learn(engine: Engine, task: TrainTask[Any], guard: Guard, world: World, batc
     guard.begin(batch + 1)
     guard.forward(task.runs(rows))
     losses = task.loss(engine.module, rows)
-    engine.backward(guard.backward(losses.total) * world.size)
+    total = guard.backward(losses.total) * world.size
+    if isinstance(task, SilentTask) and world.rank == 0:
+        time.sleep(60)  # gloo ends a process whose collective meets another one; a GPU would wait like this
+    engine.backward(total)
     guard.agree()
     world.barrier()
     engine.step()
@@ -124,7 +128,7 @@ def learn(engine: Engine, task: TrainTask[Any], guard: Guard, world: World, batc
 
 
 def weights_after(world: World, directory: Path, engine_name: str) -> dict[str, list[float]]:
-    """Trains a body for four uneven steps and returns all its weights, as this rank's own engine saved them."""
+    """Trains a body for three uneven steps and returns all its weights, as this rank's own engine saved them."""
     from orchestrator.training.weights import load_weights
 
     task = BodyTask()
@@ -132,7 +136,7 @@ def weights_after(world: World, directory: Path, engine_name: str) -> dict[str, 
     train = toy_train(4, global_batch=4, engine=engine_config)
     engine = make_engine(task, train, trainable=["*"], world=world, seed=3)
     with Guard(engine.model, task.uneven, world, fail) as guard:
-        for batch in range(4):
+        for batch in (0, 1, 2):
             learn(engine, task, guard, world, batch)
     engine.save(directory)
     world.barrier()
@@ -169,7 +173,7 @@ def run_unguarded(world: World, directory: Path, task: TrainTask[Any]) -> None:
     engine = make_engine(task, toy_train(4, global_batch=4, engine=engine_config), trainable=["*"], world=world, seed=3)
     with Guard(engine.model, task.uneven, world, note) as guard:
         started = time.monotonic()
-        for batch in (3, 0, 1):
+        for batch in (3, 0):
             learn(engine, task, guard, world, batch)
 
 
@@ -179,14 +183,14 @@ def test_a_rank_that_goes_its_own_way_is_named_within_five_seconds(tmp_path: Pat
 
     found = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
     assert found[0]["found"] == found[1]["found"]
-    assert "do not run the same modules at step 1" in found[0]["found"]
-    assert "on rank 0" in found[0]["found"]
-    assert "on rank 1" in found[0]["found"]
+    assert "do not run the same modules at step 4" in found[0]["found"]
+    assert "pencil.0 on rank 1" in found[0]["found"]
+    assert "<the backward pass> on rank 0" in found[0]["found"]
     assert max(one["after_s"] for one in found) < 5
 
 
 def test_a_task_that_says_how_often_a_part_runs_and_is_wrong_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(RankFailed, match=r"pencil ran \d times on rank \d at step \d, where the task had said 1"):
+    with pytest.raises(RankFailed, match=r"rank \d, step 4: pencil ran \d times, where the task's `runs` had said \d"):
         run_ranks(2, run_unguarded, tmp_path, WrongTask(), directory=tmp_path)
 
 
