@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.errors import (
+    AsymmetricRanks,
     DamagedArtifact,
     Diverged,
     InputError,
@@ -123,6 +124,7 @@ def _own_cause(error: BaseException) -> Cause | None:
     by_class: tuple[tuple[type[BaseException], Cause], ...] = (
         (Preempted, "preempted"),
         (Diverged, "diverged"),
+        (AsymmetricRanks, "code_error"),
         (DamagedArtifact, "bad_data"),
         (RecipeError, "bad_config"),
         (InputError, "bad_config"),
