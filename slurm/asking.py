@@ -75,9 +75,14 @@ def _once(command: Sequence[str], given: str, timeout_s: float) -> "subprocess.C
     if done.returncode == 0:
         return done
     words = said(done.stderr) or said(done.stdout) or f"exit code {done.returncode}"
-    if any(word in words.lower() for word in AWAY_WORDS):
+    if is_away(words):
         raise SlurmAway(f"Slurm does not answer: {name}: {words}")
     raise SlurmRefused(f"{name}: {words}")
+
+
+def is_away(words: str) -> bool:
+    """Tells whether these are the words of a command that reached nobody, not of one that was refused."""
+    return any(word in words.lower() for word in AWAY_WORDS)
 
 
 def said(text: str) -> str:

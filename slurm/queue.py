@@ -105,6 +105,16 @@ def find(names: Sequence[str], *, since: float | None = None) -> Survey:
     return Survey(jobs=ordered, controller=away is None, accounting=accounting)
 
 
+def last_ending(facts: JobFacts) -> JobFacts:
+    """Says how a job that waits again under its own id ended before; what is given where accounting does not know."""
+    try:
+        known = _accounted([facts.name], (facts.submitted or time.time()) - DAY_S, latest=False)
+    except (SlurmAway, SlurmRefused):
+        return facts
+    ended = [job for job in known if job.id == facts.id and job.state not in {"PENDING", "RUNNING"}]
+    return ended[-1] if ended else facts
+
+
 def requeue(job_id: str) -> None:
     """Puts a job back into the queue under its own id; what runs of it is ended."""
     ask(["scontrol", "requeue", job_id])
@@ -180,34 +190,34 @@ def _of_squeue(values: Sequence[str]) -> JobFacts:
     )  # fmt: skip
 
 
-def _accounted(names: Sequence[str], since: float) -> list[JobFacts]:
-    """Asks accounting for every job of these names, and of a job that was queued again for its last time only."""
+def _accounted(names: Sequence[str], since: float, *, latest: bool = True) -> list[JobFacts]:
+    """Asks accounting for every job of these names; of one that was queued again, for its last time or for each."""
     begin, end = (time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at)) for at in (since - DAY_S, time.time() + DAY_S))
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--starttime={begin}", f"--endtime={end}"]
     command += [f"--state={SACCT_STATES}", f"--format={','.join(SACCT_FIELDS)}"]
-    jobs: dict[str, JobFacts] = {}
+    jobs: dict[str, list[JobFacts]] = {}
     for chunk in _chunks(names):
         for line in ask([*command, f"--name={','.join(chunk)}"]).splitlines():
             values = line.split("|", len(SACCT_FIELDS) - 1)
             number, _, step = values[0].partition(".")
+            times = jobs.setdefault(number, [])
             if not step:
-                restarts = (jobs[number].restarts or 0) + 1 if number in jobs else 0
-                jobs[number] = replace(_of_sacct(values), restarts=restarts)
-            elif number in jobs:
-                steps = {**jobs[number].steps, step: values[2].split(" ", 1)[0].rstrip("+")}
-                jobs[number] = replace(jobs[number], steps=steps)
-    return list(jobs.values())
+                times.append(replace(_of_sacct(values), restarts=len(times)))
+            elif times:
+                steps = {**times[-1].steps, step: values[2].split(" ", 1)[0].rstrip("+")}
+                times[-1] = replace(times[-1], steps=steps)
+    return [facts for times in jobs.values() for facts in (times[-1:] if latest else times)]
 
 
 def _of_sacct(values: Sequence[str]) -> JobFacts:
     number, name, states, start, end, submit, nodes, exit_code, reason = values
-    state, _, by = states.partition(" ")  # "CANCELLED by 1000"
+    word, _, by = states.partition(" ")  # "CANCELLED by 1000"
+    state = word.rstrip("+")
     code, _, number_of_signal = exit_code.partition(":")
     return JobFacts(
-        id=number, name=name, state=state.rstrip("+"), reason=by or ("" if reason == "None" else reason),
-        nodes=() if nodes == "None assigned" else expand(nodes), submitted=_moment(submit), started=_moment(start),
-        ended=_moment(end) if state.rstrip("+") in TERMINAL else None, exit_code=_count(code), signal=_count(number_of_signal) or None,
-        source="sacct",
+        id=number, name=name, state=state, reason=by or ("" if reason == "None" else reason), nodes=expand(nodes),
+        submitted=_moment(submit), started=_moment(start), ended=_moment(end) if state in TERMINAL else None,
+        exit_code=_count(code), signal=_count(number_of_signal) or None, source="sacct",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import SurroundingsError
@@ -138,6 +138,27 @@ def withdraw(stage: Path, seen: Submission) -> bool:
         _remember(stage, "withdrawn", seen)
         (folder_of(stage) / SUBMISSION).unlink()
         return True
+
+
+def strays(stage: Path, launch: float) -> list[str]:
+    """Returns the names of this launch's submissions that no longer count; jobs of them may exist all the same."""
+    current = read_submission(stage)
+    given_up = {line["name"]: None for line in _history(stage) if line["launch"] == launch}
+    return [name for name in given_up if current is None or name != current.name]
+
+
+def count(stage: Path, launch: float) -> int:
+    """Counts how often a stage was asked for in a launch."""
+    return sum(line["event"] == "intent" and line["launch"] == launch for line in _history(stage))
+
+
+def _history(stage: Path) -> Iterator[dict[str, Any]]:
+    path = folder_of(stage) / HISTORY
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # a full disk or a killed process leaves half a line
+            yield json.loads(line)
 
 
 def _hold(file: int, path: Path) -> None:

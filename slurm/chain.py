@@ -1,0 +1,165 @@
+"""The jobs of one launch: one a stage, each asked for on disk first and of Slurm then, after those it reads from."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from orchestrator.recipe import Resources
+from orchestrator.retry import Decision
+from orchestrator.state import Ending, Launch, read_plain_stage, read_state, write_state
+from slurm import submissions
+from slurm.asking import SlurmAway, SlurmRefused
+from slurm.lost import record_unbegun, wish_of
+from slurm.queue import JobFacts, Survey
+from slurm.request import job_name
+from slurm.sbatch import SubmissionRefused
+from slurm.submissions import Submission
+
+Fate = Literal["done", "alive", "blocked"]  # "alive" = there is, or will be, a job; "blocked" = not in this launch
+
+log = logging.getLogger(__name__)
+
+
+class Slurm(Protocol):
+    """What a chain needs of Slurm."""
+
+    def find(self, names: Sequence[str]) -> Survey:
+        """Says what is known of jobs by name."""
+
+    def last_ending(self, facts: JobFacts) -> JobFacts:
+        """Says how a job that waits again ended before; what is given where nobody knows."""
+
+    def signal_s(self, stage: Path, resources: Resources) -> int:
+        """Says how long before the end of its time a stage wants to be told."""
+
+    def bad_nodes(self, resources: Resources) -> Sequence[str]:
+        """Lists the nodes to leave out."""
+
+    def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
+        """Hands over the job of a stage and returns its id."""
+
+    def mend(self, stage: Path, submission: Submission, job_id: str) -> None:
+        """Gives a job what it carries, if whoever submitted it was killed before it could."""
+
+    def set_dependency(self, job_id: str, after: Sequence[str]) -> None:
+        """Lets a waiting job wait for these."""
+
+    def cancel(self, job_ids: Sequence[str], *, signal: str | None = None) -> None:
+        """Ends jobs, or only sends them a signal."""
+
+
+class Chain:
+    """The stages that a launch set out to run, in an order in which they can run. The caller holds the run."""
+
+    def __init__(self, directory: Path, launch: Launch, slurm: Slurm) -> None:
+        """Reads which stages those are; nothing is asked or written."""
+        self.directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow links
+        self.launch = launch
+        self.slurm = slurm
+        self.stages = [entry["name"] for entry in launch.stages if entry["action"] != "reuse"]
+        self.documents: Mapping[str, Mapping[str, Any]] = {
+            name: read_plain_stage(self.directory / name) for name in self.stages
+        }
+        self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for
+        self.fates: dict[str, Fate] = {}
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of a stage."""
+        return self.directory / name
+
+    def parents(self, name: str) -> list[str]:
+        """Returns the stages of this launch whose outputs a stage reads."""
+        return [parent for parent in self.documents[name]["after"] if parent in self.documents]
+
+    def submissions(self) -> dict[str, Submission]:
+        """Returns the submission of each stage that has one in this launch."""
+        read = ((name, submissions.read_submission(self.folder(name))) for name in self.stages)
+        return {name: found for name, found in read if found is not None and found.launch == self.launch.started}
+
+    def after_ids(self, name: str) -> tuple[str, ...]:
+        """Returns the jobs that a stage has to wait for now; what is done needs no waiting."""
+        alive = [self.ids.get(parent) for parent in self.parents(name) if self.fates.get(parent) == "alive"]
+        return tuple(job_id for job_id in alive if job_id is not None)
+
+    def submit(self) -> None:
+        """Submits every stage, each after those whose outputs it reads.
+
+        If Slurm refuses one, those submitted before it are taken back: a chain is there whole or not at all.
+        """
+        for name in self.stages:
+            if wish_of(self.directory, name) is not None:
+                return
+            try:
+                self.fates[name] = self.send(name, submissions.read_submission(self.folder(name)))
+            except SubmissionRefused as refusal:
+                self._withdraw()
+                raise SubmissionRefused(f"stages.{name}: {refusal}; nothing is left in the queue") from None
+
+    def send(self, name: str, instead_of: Submission | None, decision: Decision | None = None) -> Fate:
+        """Asks for the job of a stage; what was asked for before (`instead_of`) no longer counts from then on."""
+        stage = self.folder(name)
+        submissions.make_folder(stage)
+        if any(self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)):
+            return "alive"  # the id of a parent is not known yet; whoever looks next knows it
+        resources = Resources(**self.documents[name]["resources"])
+        submission = self._described(name, resources, decision)
+        if not submissions.intend(stage, submission, instead_of=instead_of):
+            return "alive"  # its job began after all, or somebody else asks for it
+        with submissions.locked(stage):
+            if read_state(stage).state in {"waiting", "failed"}:
+                write_state(stage, replace(read_state(stage), state="queued"))
+        try:
+            job_id = self.slurm.submit(stage, submission, resources, decision.delay_s if decision else 0.0)
+        except SubmissionRefused as refusal:
+            self._refuse(stage, submission, str(refusal))
+            raise
+        self.ids[name] = job_id
+        submissions.note_id(stage, submission.token, job_id)
+        return "alive"
+
+    def take_back(self, name: str, job_id: str | None) -> None:
+        """Sees to it that no job of a stage begins, and ends the one there is."""
+        stage = self.folder(name)
+        found = submissions.read_submission(stage)
+        if found is not None and submissions.withdraw(stage, found) and (job_id or found.job_id):
+            self.slurm.cancel([job_id or found.job_id or ""])
+        with submissions.locked(stage):
+            if read_state(stage).state == "queued":
+                write_state(stage, replace(read_state(stage), state="waiting"))
+
+    def forget(self) -> None:
+        """Sees to it that no job begins that Slurm may or may not have heard of; Slurm itself does not answer."""
+        for name, found in self.submissions().items():
+            stage = self.folder(name)
+            if submissions.withdraw(stage, found) and read_state(stage).state == "queued":
+                write_state(stage, replace(read_state(stage), state="waiting"))
+
+    def _described(self, name: str, resources: Resources, decision: Decision | None) -> Submission:
+        token, stage = submissions.new_token(), self.folder(name)
+        exclude = {*self.slurm.bad_nodes(resources), *(decision.exclude if decision else ())}
+        return Submission(
+            token=token, name=job_name(self.directory.name, name, token), launch=self.launch.started,
+            after=tuple(self.parents(name)), after_ids=self.after_ids(name), exclude=tuple(sorted(exclude)),
+            signal_s=self.slurm.signal_s(stage, resources), hours=resources.hours,
+        )  # fmt: skip
+
+    def _refuse(self, stage: Path, submission: Submission, words: str) -> None:
+        """Notes that Slurm will not take a stage's job, ever."""
+        found = submissions.read_submission(stage)
+        if found is None or found.token != submission.token or not submissions.withdraw(stage, found):
+            return
+        ending = Ending(state="failed", cause="bad_config", detail=words)
+        with submissions.locked(stage):
+            record_unbegun(stage, ending, launcher=self.launch.launcher, facts=None)
+
+    def _withdraw(self) -> None:
+        for name, found in reversed(self.submissions().items()):
+            if found.state == "claimed":
+                continue  # it works already, and what it finishes is reused
+            try:
+                self.take_back(name, found.job_id)
+            except (SlurmAway, SlurmRefused) as error:  # its job will find that it does not count
+                log.warning("%s: job %s could not be cancelled: %s", name, found.job_id, error)

@@ -1,0 +1,76 @@
+"""Slurm itself, as a chain needs it: jobs by submitit, questions and wishes by its commands."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.recipe import Resources
+from orchestrator.stopping import measured_save_s
+from slurm import queue, sbatch
+from slurm.cluster import Cluster
+from slurm.nodes import bad_nodes
+from slurm.queue import JobFacts, Survey
+from slurm.request import keeper_python, sbatch_parameters, signal_seconds
+from slurm.submissions import Submission, folder_of
+
+if TYPE_CHECKING:
+    from slurm.job import StageJob
+
+
+class Controller:
+    """The Slurm of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Takes the cluster's own facts; nothing is asked yet."""
+        self._cluster = cluster
+        self._bad: dict[int, tuple[str, ...]] = {}  # by how many nodes are wanted
+
+    def find(self, names: Sequence[str]) -> Survey:
+        """Says what is known of jobs by name."""
+        return queue.find(names)
+
+    def last_ending(self, facts: JobFacts) -> JobFacts:
+        """Says how a job that waits again ended before; what is given where accounting does not know."""
+        return queue.last_ending(facts)
+
+    def signal_s(self, stage: Path, resources: Resources) -> int:
+        """Says how long before the end of its time a stage wants to be told, from what saving took so far."""
+        return signal_seconds(self._cluster, resources, save_s=measured_save_s(stage) or None)
+
+    def bad_nodes(self, resources: Resources) -> Sequence[str]:
+        """Lists the nodes to leave out; the ledger is read once, for all stages alike."""
+        if resources.nodes not in self._bad:
+            self._bad[resources.nodes] = bad_nodes(self._cluster, resources)
+        return self._bad[resources.nodes]
+
+    def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
+        """Hands over the job of a stage and returns its id."""
+        parameters = dict(self._parameters(stage, submission, resources))
+        if delay_s >= 1:
+            flags = {**parameters["additional_parameters"], "begin": f"now+{int(delay_s)}"}
+            parameters["additional_parameters"] = flags
+        return sbatch.send(folder_of(stage), parameters, keeper_python(self._cluster), _work(stage, submission))
+
+    def mend(self, stage: Path, submission: Submission, job_id: str) -> None:
+        """Gives a job what it carries, if whoever submitted it was killed before it could."""
+        sbatch.mend(folder_of(stage), job_id, _work(stage, submission))
+
+    def set_dependency(self, job_id: str, after: Sequence[str]) -> None:
+        """Lets a waiting job wait for these."""
+        queue.set_dependency(job_id, after)
+
+    def cancel(self, job_ids: Sequence[str], *, signal: str | None = None) -> None:
+        """Ends jobs, or only sends them a signal."""
+        queue.cancel(job_ids, signal=signal)
+
+    def _parameters(self, stage: Path, submission: Submission, resources: Resources) -> Mapping[str, Any]:
+        return sbatch_parameters(
+            self._cluster, resources, name=submission.name, run=stage.parent, after=submission.after_ids,
+            exclude=submission.exclude, signal_s=submission.signal_s,
+        )  # fmt: skip
+
+
+def _work(stage: Path, submission: Submission) -> "StageJob":
+    from slurm.job import StageJob  # which settles too, through the launcher
+
+    return StageJob(run=str(stage.parent), stage=stage.name, token=submission.token)

@@ -1,0 +1,213 @@
+"""Runs recipes on a Slurm cluster, without a process that must stay alive: `orch launch --on CLUSTER`."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.errors import Fault, InputError, RunBusy, SurroundingsError
+from orchestrator.launcher import CLUSTER, Waiting, take
+from orchestrator.lock import busy
+from orchestrator.plan import Plan, PlannedStage
+from orchestrator.ranks import rank_count
+from orchestrator.run import Run, RunLock
+from orchestrator.state import Launch, read_launch, write_launch
+from orchestrator.supervisor import ask_to_cancel
+from slurm.asking import SlurmAway
+from slurm.chain import Chain
+from slurm.cluster import Cluster, write_cluster
+from slurm.controller import Controller
+from slurm.queue import JobFacts
+from slurm.request import cpus_per_task
+from slurm.sbatch import SubmissionRefused
+from slurm.settling import Settler
+
+# what Slurm puts into file names, and what a container's list of mounts cannot hold
+UNUSABLE = ("%", "\n", "\r")
+UNMOUNTABLE = (",", ":")
+
+log = logging.getLogger(__name__)
+
+
+class SlurmJob:
+    """A chain of jobs that was handed to Slurm."""
+
+    def __init__(self, launcher: "SlurmLauncher", directory: Path, ids: Sequence[str]) -> None:
+        """Keeps the ids of the chain, in order."""
+        self._launcher = launcher
+        self._directory = directory
+        self.ids = tuple(ids)
+
+    @property
+    def id(self) -> str:
+        """Is the id of the first job."""
+        return self.ids[0] if self.ids else ""
+
+    def running(self) -> bool:
+        """Tells whether any job of the chain waits or runs."""
+        return self._launcher.holder(self._directory) is not None
+
+
+class SlurmLauncher:
+    """A Slurm cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Takes the cluster file; nothing is asked yet."""
+        self.cluster = cluster
+        self._slurm = Controller(cluster)
+
+    @property
+    def name(self) -> str:
+        """Is what the cluster calls itself."""
+        return self.cluster.name
+
+    def check(self, plan: Plan) -> Sequence[Fault]:
+        """Lists what stages ask for and the cluster cannot give. Slurm is not asked."""
+        wanted = [stage for stage in plan.stages if stage.action != "reuse"]
+        faults = [fault for stage in wanted for fault in _too_much(stage, self.cluster)]
+        return [*faults, *_unusable(Path(os.path.abspath(plan.directory)), self.cluster)]  # noqa: PTH100 - links stay
+
+    def submit(self, run: Run, lock: RunLock) -> SlurmJob:
+        """Submits the whole chain and lets go of the run: what comes next, jobs and commands do."""
+        launch = read_launch(run.directory)
+        if launch is None:
+            raise SurroundingsError(f"{run.directory} was never launched: there is no launch.json in it")
+        chain = Chain(run.directory, launch, self._slurm)
+        try:
+            write_cluster(run.directory / CLUSTER, self.cluster)
+            chain.submit()
+        except SubmissionRefused as refusal:
+            _end(run.directory, launch, note=str(refusal))
+            raise
+        except SlurmAway as away:
+            if not chain.ids:
+                chain.forget()
+                _end(run.directory, launch, note=str(away))
+                raise SlurmAway(f"{away}; nothing was submitted") from away
+            told = f"{len(chain.ids)} of {len(chain.stages)} stages are in the queue; the next `orch status` that"
+            raise SlurmAway(f"{away}; {told} reaches Slurm submits the others") from away
+        finally:
+            lock.close()
+        if not chain.stages:
+            _end(run.directory, launch)
+        return SlurmJob(self, run.directory, [job_id for job_id in chain.ids.values() if job_id is not None])
+
+    def settle(self, directory: Path) -> Mapping[str, Waiting]:
+        """Brings the run folder up to what is true, and returns the jobs of stages that wait to begin."""
+        launch = read_launch(directory)
+        if launch is None or launch.ended is not None:
+            return {}
+        try:
+            lock = take(Run(directory), "orch status")
+        except (RunBusy, SurroundingsError, OSError) as error:  # somebody submits or settles, or we may only look
+            log.info("%s is not settled by us: %s", directory, error)
+            return self._look(directory, launch)
+        with lock:
+            launch = read_launch(directory)  # again: it may have ended before the lock was ours
+            if launch is None or launch.ended is not None:
+                return {}
+            settler = Settler(Chain(directory, launch, self._slurm), grace_s=self.cluster.grace_s)
+            waiting = settler.settle()
+            if not settler.alive():
+                _end(directory, launch)
+            return waiting
+
+    def holder(self, directory: Path) -> str | None:
+        """Names who works on the run, other than this process: a command that submits, or a job."""
+        holder = Run(directory).holder()
+        if holder is not None and (holder.get("pid"), holder.get("host")) != (os.getpid(), socket.gethostname()):
+            return busy(directory)
+        launch = read_launch(directory)
+        if launch is None or launch.ended is not None:
+            return None
+        alive = self._alive(directory, launch)
+        running = [(name, facts) for name, facts in alive.items() if facts.state != "PENDING"]
+        for name, facts in (running or list(alive.items()))[:1]:
+            others = f", and {len(alive) - 1} more" if len(alive) > 1 else ""
+            where = f" on {', '.join(facts.nodes)}" if facts.nodes else ""
+            return f"job {facts.id} ({name}) is {facts.state}{where}{others}; end it with: orch cancel {directory.name}"
+        return None
+
+    def cancel(self, directory: Path, stage: str | None, user: str) -> str:
+        """Takes what waits out of the queue, of the run or of one stage, and asks what runs to save and end."""
+        launch = read_launch(directory)
+        if launch is None:
+            raise InputError(f"{directory} was never launched")
+        ask_to_cancel(directory, stage, user)
+        alive = self._alive(directory, launch)
+        chosen = _followers(Chain(directory, launch, self._slurm), stage).intersection(alive)
+        begun = sorted(name for name in chosen if alive[name].state != "PENDING")
+        if begun:
+            self._slurm.cancel([alive[name].id for name in begun], signal="TERM")
+        self.settle(directory)
+        return _told(begun, sorted(chosen.difference(begun)), alive)
+
+    def _look(self, directory: Path, launch: Launch) -> Mapping[str, Waiting]:
+        return Settler(Chain(directory, launch, self._slurm), grace_s=self.cluster.grace_s).look()
+
+    def _alive(self, directory: Path, launch: Launch) -> dict[str, JobFacts]:
+        current = Chain(directory, launch, self._slurm).submissions()
+        survey = self._slurm.find([found.name for found in current.values()])
+        known = {name: survey.latest(found.name) for name, found in current.items()}
+        return {name: facts for name, facts in known.items() if facts is not None and not facts.ended_for_good()}
+
+
+def _too_much(stage: PlannedStage, cluster: Cluster) -> Iterator[Fault]:
+    key, asked, name = f"stages.{stage.name}.resources", stage.resources, cluster.name
+    tasks = rank_count(asked)
+    cpus = tasks * (cpus_per_task(cluster, asked) or 1)
+    limits: tuple[tuple[str, float | None, float | None, str], ...] = (
+        ("nodes", asked.nodes, cluster.max_nodes, "nodes"),
+        ("gpus_per_node", asked.gpus_per_node, cluster.gpus_per_node, "GPUs on a node"),
+        ("cpus_per_task", cpus, cluster.cpus_per_node, "CPUs on a node"),
+        ("memory_gb", asked.memory_gb, cluster.memory_gb_per_node, "GB of memory on a node"),
+        ("hours", asked.hours, cluster.max_hours, "hours"),
+    )
+    for field, amount, limit, what in limits:
+        if amount is not None and limit is not None and amount > limit:
+            yield Fault(key=f"{key}.{field}", message=f"asks for {amount:g} {what}; {name} has at most {limit:g}")
+    if asked.hours is None and cluster.max_hours is not None:
+        message = f"must be given: {name} ends every job after at most {cluster.max_hours:g} hours"
+        yield Fault(key=f"{key}.hours", message=message)
+    if asked.gpus_per_node and tasks > asked.gpus_per_node:
+        message = f"asks for {tasks} processes on {asked.gpus_per_node} GPUs: at most one a GPU"
+        yield Fault(key=f"{key}.tasks_per_node", message=message)
+
+
+def _unusable(directory: Path, cluster: Cluster) -> Iterator[Fault]:
+    bad = [sign for sign in UNUSABLE if sign in str(directory)]
+    if cluster.container.kind != "none":
+        bad += [sign for sign in UNMOUNTABLE if sign in str(directory)]
+    if bad:
+        listed = ", ".join(repr(sign) for sign in bad)
+        message = f"{str(directory)!r} holds {listed}, which Slurm cannot have in a path; choose another folder"
+        yield Fault(key="runs", message=message)
+
+
+def _followers(chain: Chain, stage: str | None) -> set[str]:
+    """Returns a stage and everything that reads what it makes; all stages without one."""
+    if stage is None:
+        return set(chain.stages)
+    chosen = {stage}
+    for name in chain.stages:  # in an order in which they can run
+        if chosen.intersection(chain.parents(name)):
+            chosen.add(name)
+    return chosen
+
+
+def _told(begun: Sequence[str], waiting: Sequence[str], alive: Mapping[str, JobFacts]) -> str:
+    words = []
+    if begun:
+        jobs = ", ".join(f"{name} (job {alive[name].id})" for name in begun)
+        words.append(f"asked {jobs} to save and end")
+    if waiting:
+        words.append(f"took {', '.join(waiting)} out of the queue")
+    return "; ".join(words) or "there was no job of it any more"
+
+
+def _end(directory: Path, launch: Launch, *, note: str | None = None) -> None:
+    notes = launch.notes if note is None else (*launch.notes, note)
+    write_launch(directory, replace(launch, ended=time.time(), notes=notes))

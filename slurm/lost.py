@@ -1,0 +1,138 @@
+"""Closes the attempts of jobs whose keeper can no longer do it: killed with its node, cancelled, forgotten by Slurm."""
+
+import json
+import os
+import pwd
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ranks import rank_count
+from orchestrator.recipe import Resources
+from orchestrator.retry import Decision, decide, policy_of
+from orchestrator.state import (
+    Attempt,
+    Ending,
+    close_attempt,
+    open_attempt,
+    outputs_ready,
+    read_plain_stage,
+    read_state,
+)
+from orchestrator.supervisor import CANCEL
+from orchestrator.verdict import verdict
+from slurm.queue import JobFacts
+from slurm.states import outside
+from slurm.submissions import folder_of
+
+TAIL_BYTES = 1 << 16
+EARLIER_S = 60.0  # clocks of hosts differ
+WHEN = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+
+
+def close_lost(stage: Path, facts: JobFacts | None) -> Decision:
+    """Ends the open attempt of a stage whose job is gone, and says whether it is tried again. The caller holds it.
+
+    A stage that is done, or was done just before its keeper was lost, needs no other attempt.
+    """
+    document, attempt = read_plain_stage(stage), read_state(stage).attempts[-1]
+    ending = Ending(state="done") if outputs_ready(document) else _ending(stage, document, attempt, facts)
+    decision = _decision(stage, document, ending, attempt)
+    close_attempt(stage, ending, decision=str(decision))
+    return decision
+
+
+def record_unbegun(stage: Path, ending: Ending, *, launcher: str, facts: JobFacts | None, decision: str = "") -> None:
+    """Notes as an attempt what became of a job whose keeper never began. The caller holds the stage."""
+    job_id, nodes = (facts.id, facts.nodes) if facts is not None else ("", ())
+    open_attempt(stage, launcher=launcher, job_id=job_id, nodes=nodes)
+    close_attempt(stage, ending, decision=decision)
+
+
+def cancelled(run: Path, stage: str, facts: JobFacts | None) -> Ending:
+    """Says who cancelled a job: by our command, by hand or as an administrator."""
+    wish = wish_of(run, stage)
+    if wish is not None:
+        return Ending(state="cancelled", cause="cancelled", detail=f"cancelled by {wish.get('user')}")
+    detail = "cancelled outside orch; Slurm does not say by whom"
+    if facts is not None and facts.reason.startswith("by "):
+        detail = f"cancelled outside orch by {_user(facts.reason.removeprefix('by '))}"
+    return Ending(state="cancelled", cause="cancelled", detail=detail)
+
+
+def wish_of(run: Path, stage: str) -> Mapping[str, Any] | None:
+    """Returns who wished, with our command, that this stage ends ({user, time}); None if nobody did."""
+    try:
+        wish = json.loads((run / CANCEL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    covered = isinstance(wish, dict) and wish.get("stage") in {None, stage}
+    return wish if covered else None
+
+
+def _ending(stage: Path, document: Mapping[str, Any], attempt: Attempt, facts: JobFacts | None) -> Ending:
+    if wish_of(stage.parent, stage.name) is not None:
+        return cancelled(stage.parent, stage.name, facts)
+    resources = Resources(**document["resources"])
+    tasks = rank_count(resources)
+    known = outside(facts, _lines(stage, attempt))
+    found = verdict(
+        stage / "logs" / f"attempt_{attempt.number}",
+        size=resources.nodes * tasks,
+        outside=known,
+        nodes=[node for node in attempt.nodes for _ in range(tasks)],
+    )
+    if found.cause == "cancelled":
+        who = cancelled(stage.parent, stage.name, facts)
+        return Ending(state="cancelled", cause="cancelled", detail=who.detail, evidence=found.evidence)
+    if found.state == "done":
+        of_it = "Slurm does not know it any more" if facts is None else f"Slurm calls it {facts.state}"
+        detail = f"its job {attempt.job_id} ended without saying how; {of_it}"
+        return Ending(state="failed", cause="unknown", detail=detail, evidence=known.evidence)
+    return found
+
+
+def _decision(stage: Path, document: Mapping[str, Any], ending: Ending, attempt: Attempt) -> Decision:
+    if ending.state != "failed":
+        return Decision(again=False, why=ending.detail or "it is done")
+    before = read_state(stage).attempts[int(document.get("earlier_attempts", 0)) :]
+    shown = Attempt(
+        number=attempt.number, launcher=attempt.launcher, job_id=attempt.job_id, nodes=attempt.nodes,
+        started=attempt.started, state=ending.state, cause=ending.cause, from_step=attempt.from_step, node=ending.node,
+        rank=ending.rank, saved_step=_saved_step(stage, attempt),
+    )  # fmt: skip
+    return decide([*before[:-1], shown], policy_of(document))
+
+
+def _saved_step(stage: Path, attempt: Attempt) -> int | None:
+    from orchestrator.history import last_checkpoint
+
+    step = last_checkpoint(stage)
+    return attempt.from_step if step is None else step
+
+
+def _lines(stage: Path, attempt: Attempt) -> Iterator[str]:
+    """Yields what Slurm's daemons wrote into the log of the job since the attempt began; a requeue appends to it."""
+    for path in sorted(folder_of(stage).glob(f"{attempt.job_id}_0_log.*")):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            for line in file.read().decode(errors="replace").splitlines():
+                when = WHEN.search(line)
+                if when is None or _seconds(when[1]) > attempt.started - EARLIER_S:
+                    yield line
+
+
+def _seconds(text: str) -> float:
+    return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
+def _user(number: str) -> str:
+    if not number.isdigit():
+        return number
+    try:
+        name = pwd.getpwuid(int(number)).pw_name
+    except KeyError:
+        return f"user {number}"
+    return f"{name} (you)" if int(number) == os.getuid() else name

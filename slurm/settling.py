@@ -1,0 +1,227 @@
+"""Brings the jobs of a launch and what is written of them together again, whoever died in between.
+
+It goes by what is on disk and by what Slurm says, never by who did what before: so anybody may settle at any time, as
+often as they like. It finishes what a killed launch left out, asks again for what was lost, ends the attempts of
+keepers that are gone, and lets nobody wait for a job that will not end well.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from orchestrator.launcher import Waiting
+from orchestrator.retry import Decision
+from orchestrator.state import Ending, StageState, outputs_ready, read_state, write_state
+from slurm import submissions
+from slurm.asking import SlurmRefused
+from slurm.chain import Chain, Fate
+from slurm.lost import cancelled, close_lost, record_unbegun, wish_of
+from slurm.queue import JobFacts, Survey
+from slurm.reasons import in_words
+from slurm.sbatch import SubmissionRefused, carries
+from slurm.submissions import Submission
+
+MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
+LOST_BEFORE_IT_BEGAN = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+NEVER = "DependencyNeverSatisfied"
+OVERDUE_S = 60.0  # beyond the grace of the cluster: a job that was asked to save and end is ended
+
+log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Settles one chain. The caller holds the run."""
+
+    def __init__(self, chain: Chain, *, grace_s: float) -> None:
+        """Takes the chain; `grace_s` is what a job has for saving once it was asked to end."""
+        self._chain = chain
+        self._grace_s = grace_s
+
+    def settle(self) -> Mapping[str, Waiting]:
+        """Brings every stage up to what is true; returns the jobs that wait."""
+        chain, current = self._chain, self._chain.submissions()
+        strays = {name: submissions.strays(chain.folder(name), chain.launch.started) for name in chain.stages}
+        names = [found.name for found in current.values()]
+        survey = chain.slurm.find([*names, *(stray for found in strays.values() for stray in found)])
+        self._end_strays([stray for found in strays.values() for stray in found], survey)
+        waiting: dict[str, Waiting] = {}
+        for name in chain.stages:
+            found = current.get(name)
+            facts = survey.latest(found.name) if found is not None else None
+            chain.ids[name] = None if found is None else found.job_id or (facts.id if facts else None)
+            try:
+                chain.fates[name] = self._settle(name, found, facts, survey)
+            except SubmissionRefused as refusal:
+                log.warning("%s: %s", name, refusal)
+                chain.fates[name] = "blocked"
+            if facts is not None and facts.state == "PENDING" and chain.fates[name] == "alive":
+                waiting[name] = self._waiting(name, facts)
+        return waiting
+
+    def look(self) -> Mapping[str, Waiting]:
+        """Only returns the jobs that wait, for whoever may not write here."""
+        current = self._chain.submissions()
+        survey = self._chain.slurm.find([found.name for found in current.values()])
+        known = {name: survey.latest(found.name) for name, found in current.items()}
+        return {name: self._waiting(name, facts) for name, facts in known.items() if facts and facts.state == "PENDING"}
+
+    def alive(self) -> bool:
+        """Tells, once it is settled, whether anything of the launch is still to come."""
+        return "alive" in self._chain.fates.values()
+
+    def _settle(self, name: str, found: Submission | None, facts: JobFacts | None, survey: Survey) -> Fate:
+        lives, state = facts is not None and not facts.ended_for_good(), read_state(self._chain.folder(name))
+        if state.state == "done" or outputs_ready(self._chain.documents[name]):
+            self._finish(name, lives=lives)
+            return "done"
+        if _over(state):
+            return "blocked"
+        if facts is not None and found is not None and lives:
+            return self._keep(name, found, facts)
+        if found is not None and facts is None and not survey.controller:
+            return "alive"  # nobody knows better now
+        if self._is_blocked(name) and state.state != "running":
+            self._chain.take_back(name, None)
+            return "blocked"
+        return self._ask_again(name, found, facts)
+
+    def _ask_again(self, name: str, found: Submission | None, facts: JobFacts | None) -> Fate:
+        """Nothing waits or runs for a stage that is not done: asks again, unless that would be in vain."""
+        if found is None and wish_of(self._chain.directory, name) is not None:
+            return self._give_up(name, facts)
+        if found is None:  # whoever launched was killed before this stage had its turn
+            return self._chain.send(name, submissions.read_submission(self._chain.folder(name)))
+        return self._bury(name, found, facts) if found.state == "claimed" else self._replace(name, found, facts)
+
+    def _finish(self, name: str, *, lives: bool) -> None:
+        """The outputs are there: the keeper says so itself, or, if it is gone, we do."""
+        stage = self._chain.folder(name)
+        if lives or read_state(stage).state == "done":
+            return
+        submissions.make_folder(stage)
+        with submissions.locked(stage):
+            state = read_state(stage)
+            if state.state == "running":
+                close_lost(stage, None)
+            else:
+                write_state(stage, replace(state, state="done"))
+
+    def _keep(self, name: str, found: Submission, facts: JobFacts) -> Fate:
+        """The job waits or runs: writes down its id if nobody did, and lets it wait for the right ones."""
+        chain, stage = self._chain, self._chain.folder(name)
+        if found.state == "intent":
+            chain.slurm.mend(stage, found, facts.id)
+            submissions.note_id(stage, found.token, facts.id)
+        wish = wish_of(chain.directory, name)
+        if facts.state != "PENDING":
+            if wish is not None and time.time() > float(wish.get("time", 0)) + self._grace_s + OVERDUE_S:
+                chain.slurm.cancel([facts.id])
+            return "alive"
+        if self._is_blocked(name) or wish is not None or not self._goes_on(name, facts):
+            chain.take_back(name, facts.id)
+            return "blocked" if self._is_blocked(name) or wish is None else self._give_up(name, facts)
+        wanted = chain.after_ids(name)
+        if facts.reason == NEVER or not set(wanted) <= set(found.after_ids):
+            try:
+                chain.slurm.set_dependency(facts.id, wanted)
+                submissions.note_dependency(stage, found.token, wanted)
+            except SlurmRefused as refusal:  # it began or ended meanwhile: whoever looks next sees which
+                log.info("%s: job %s cannot be told to wait for others: %s", name, facts.id, refusal)
+        return "alive"
+
+    def _goes_on(self, name: str, facts: JobFacts) -> bool:
+        """Slurm may have queued a job again whose keeper it killed: that attempt is over, and counts."""
+        stage = self._chain.folder(name)
+        with submissions.locked(stage):
+            state = read_state(stage)
+            if state.state != "running" or state.attempts[-1].job_id != facts.id:
+                return True
+            decision = close_lost(stage, self._chain.slurm.last_ending(facts))
+            if decision.again:
+                write_state(stage, replace(read_state(stage), state="queued"))
+            return decision.again
+
+    def _bury(self, name: str, found: Submission, facts: JobFacts | None) -> Fate:
+        """The keeper had begun, and its job is gone: ends its attempt, and asks again if that is worth it."""
+        stage, decision = self._chain.folder(name), Decision(again=True, why="its job is gone")
+        with submissions.locked(stage):
+            if submissions.read_submission(stage) != found:
+                return "alive"  # it began again a moment ago
+            wish = wish_of(self._chain.directory, name)
+            if read_state(stage).state == "running":
+                decision = close_lost(stage, facts)
+            elif wish is not None or (facts is not None and facts.state == "CANCELLED"):
+                self._record(name, cancelled(self._chain.directory, name, facts), facts)
+                return "blocked"
+        if not decision.again or self._is_blocked(name):
+            return "done" if read_state(stage).state == "done" else "blocked"
+        return self._chain.send(name, found, decision)
+
+    def _replace(self, name: str, found: Submission, facts: JobFacts | None) -> Fate:
+        """The job never began, and there is none any more: asks again, unless somebody or something was against it."""
+        stage = self._chain.folder(name)
+        by_hand = facts is not None and facts.state == "CANCELLED" and not facts.killed_by_dependency()
+        if by_hand or wish_of(self._chain.directory, name) is not None:
+            ending: Ending | None = cancelled(self._chain.directory, name, facts)
+        else:
+            ending = self._stillborn(name, found, facts)
+        if ending is None:
+            return self._chain.send(name, found)
+        with submissions.locked(stage):
+            if submissions.read_submission(stage) != found:
+                return "alive"
+            self._record(name, ending, facts)
+        return "blocked"
+
+    def _stillborn(self, name: str, found: Submission, facts: JobFacts | None) -> Ending | None:
+        """Says why asking again would be in vain; None if it would not."""
+        folder = submissions.folder_of(self._chain.folder(name))
+        lost = facts is None or facts.killed_by_dependency() or facts.state in LOST_BEFORE_IT_BEGAN
+        if facts is not None and not lost and carries(folder, facts.id):
+            logs = folder / f"{facts.id}_0_log.err"
+            detail = f"job {facts.id} ended before its keeper could begin ({facts.state}); see {logs}"
+            return Ending(state="failed", cause="unknown", detail=detail)
+        times = submissions.count(self._chain.folder(name), self._chain.launch.started)
+        if times < MOST_SUBMISSIONS:
+            return None
+        detail = f"{times} jobs were lost before any could begin, the last of them {found.job_id or found.name}"
+        return Ending(state="failed", cause="unknown", detail=detail)
+
+    def _give_up(self, name: str, facts: JobFacts | None) -> Fate:
+        """Somebody wished, with our command, that a stage ends, and no job of it is left."""
+        stage = self._chain.folder(name)
+        submissions.make_folder(stage)
+        with submissions.locked(stage):
+            ending = cancelled(self._chain.directory, name, facts)
+            if read_state(stage).state == "running":
+                close_lost(stage, facts)
+            else:
+                self._record(name, ending, facts)
+        return "blocked"
+
+    def _record(self, name: str, ending: Ending, facts: JobFacts | None) -> None:
+        record_unbegun(self._chain.folder(name), ending, launcher=self._chain.launch.launcher, facts=facts)
+
+    def _end_strays(self, names: list[str], survey: Survey) -> None:
+        """Ends jobs of submissions that no longer count: they would only find out when they begin."""
+        ids = [job.id for name in names for job in survey.jobs.get(name, ()) if not job.ended_for_good()]
+        if ids:
+            log.warning("jobs %s are of submissions that were given up; they are cancelled", ", ".join(ids))
+            self._chain.slurm.cancel(ids)
+
+    def _is_blocked(self, name: str) -> bool:
+        return any(self._chain.fates[parent] == "blocked" for parent in self._chain.parents(name))
+
+    def _waiting(self, name: str, facts: JobFacts) -> Waiting:
+        fates = self._chain.fates
+        after = [parent for parent in self._chain.parents(name) if fates.get(parent, "alive") == "alive"]
+        reason = in_words(facts.reason, after)
+        return Waiting(job_id=facts.id, reason=reason, estimated_start=facts.estimated_start, state=facts.state)
+
+
+def _over(state: StageState) -> bool:
+    """Tells whether a stage has ended in this launch; one that is to be tried again has not."""
+    if state.state != "failed":
+        return state.state == "cancelled"
+    return not (state.attempts and state.attempts[-1].decision.startswith("again"))
