@@ -1,5 +1,8 @@
 """Carries a value with tensors in it to another process: in one anonymous file, gone when nobody holds it any more.
 
+A receiver may map the file, so that nothing is copied there, and tell when the map is gone. The sender may then write
+into the file again: its pages are there already, and to get new ones takes longer than to fill them.
+
 The file has no name (`memfd_create`), so a process that is killed leaves nothing in /dev/shm, and the size of /dev/shm
 is no limit. One descriptor a parcel, however many tensors. The file: the number of pieces and the size of each (u64),
 then the pieces, each at a multiple of 64 bytes: a pickle of the value without its tensors, and the bytes of each one.
@@ -10,27 +13,32 @@ import mmap
 import os
 import pickle
 import struct
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _validate_loaded_sparse_tensors
 
 _ALIGNMENT = 64  # of a piece: more than the size of any element, as a view of another type requires
-_MAPPED = 2**25  # bytes: from here on malloc takes new pages for every copy, and mapping is faster even if all change
 
 
-def pack(value: Any) -> int:
-    """Writes a value into a new anonymous file and returns its descriptor, which the caller closes."""
+def pack(value: Any, into: int | None = None) -> int:
+    """Writes a value into an anonymous file and returns its descriptor, which the caller closes.
+
+    The file is a new one, or that of an earlier parcel, which must be received and gone.
+    """
     tensors: list[Tensor] = []
     head = io.BytesIO()
     _Pickler(head, tensors).dump(value)
     pieces = [head.getbuffer(), *(_bytes_of(tensor).numpy().data for tensor in tensors)]
     sizes = [len(piece) for piece in pieces]
-    parcel = os.memfd_create("orch-parcel")
+    parcel = os.memfd_create("orch-parcel") if into is None else into
     try:
         with open(parcel, "wb", closefd=False) as file:
+            file.seek(0)
             file.write(struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes))
             *starts, end = _starts(sizes)
             for start, piece in zip(starts, pieces, strict=True):
@@ -38,31 +46,43 @@ def pack(value: Any) -> int:
                 file.write(piece)
             file.truncate(end)
     except BaseException:
-        os.close(parcel)
+        if into is None:
+            os.close(parcel)
         raise
     return parcel
 
 
-def unpack(parcel: int, *, pinned: bool) -> Any:
-    """Reads a value back, its tensors views of one block of memory, and closes the descriptor.
+def unpack(parcel: int, *, pinned: bool, when_gone: Callable[[], object] | None = None) -> Any:
+    """Takes a value out, its tensors views of one block of memory, and closes the descriptor. Once for each parcel.
 
-    A pinned block is one that a GPU copies from while the program goes on.
+    The block is the parcel itself if `when_gone` is given, to be called as soon as the last tensor is gone; the file
+    stays open until then. Otherwise it is a copy, and always if pinned: one that a GPU copies from while the program
+    goes on.
     """
     with open(parcel, "rb", buffering=0) as file:
-        size = os.fstat(parcel).st_size
-        block = _mapped(parcel) if size >= _MAPPED and not pinned else _copied(file, size, pinned=pinned)
+        if pinned or when_gone is None:
+            block = _copied(file, os.fstat(parcel).st_size, pinned=pinned)
+            if when_gone is not None:
+                when_gone()
+        else:
+            block = _lent(parcel, when_gone)
     content = block.numpy().data
     (count,) = struct.unpack_from("<Q", content)
     sizes = struct.unpack_from(f"<{count}Q", content, 8)
     # views by torch, not through their addresses: only so does its allocator know when a GPU is done with the block
     *starts, _ = _starts(sizes)
     pieces = [block[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    return _Unpickler(io.BytesIO(pieces[0].numpy().data), pieces[1:]).load()
+    value = _Unpickler(io.BytesIO(pieces[0].numpy().data), pieces[1:]).load()
+    # until then torch keeps every sparse tensor that was ever unpickled
+    _validate_loaded_sparse_tensors()  # type: ignore[no-untyped-call]  # torch has no type for it
+    return value
 
 
-def _mapped(parcel: int) -> Tensor:
-    """Maps a parcel as memory that can be changed: a page is copied when it first is. Its tensors keep the mapping."""
-    return torch.frombuffer(mmap.mmap(parcel, 0, flags=mmap.MAP_PRIVATE), dtype=torch.uint8)
+def _lent(parcel: int, when_gone: Callable[[], object]) -> Tensor:
+    """Maps a parcel: shared, as a private mapping would copy every page that is changed. Its tensors keep the map."""
+    memory = mmap.mmap(parcel, 0)
+    weakref.finalize(memory, when_gone).atexit = False
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _copied(file: io.FileIO, size: int, *, pinned: bool) -> Tensor:

@@ -3,27 +3,25 @@
 A result is a pure function of its number. So a worker that died or hangs is killed and replaced, and what it owed is
 computed again: nothing is lost, nothing comes twice. Workers are forked, so that one is there within milliseconds; they
 die with the process that started them. Numbers go out and results come back over a socket pair each, results as
-parcels (see `parcel.py`). A worker is owed for at most `prefetch` results: computed and waiting, or still to come.
+parcels (see `parcel.py` and, for the worker's side, `poolwork.py`). A worker is owed for at most `prefetch` results:
+computed and waiting, or still to come.
 """
 
-import gc
 import logging
 import os
-import pickle
 import signal
 import socket
-import sys
 import time
-import traceback
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from orchestrator.causes import cause_of_exit, kernel_oom_kills
-from orchestrator.errors import OrchError, SurroundingsError, WorkersLost
-from orchestrator.lifeline import die_with
+from orchestrator.data.poolwork import ASKED, DONE, NEW_FILE, NOT_FOR_WORKERS, work
+from orchestrator.errors import SurroundingsError, WorkersLost
 from orchestrator.records import record
 
 log = logging.getLogger(__name__)
@@ -31,13 +29,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MOST_PREFETCH = 64  # as many numbers wait in a socket at once
-# preemption, the end of the job and Ctrl-C are the trainer's to answer: until it has, it needs its batches
-_NOT_FOR_WORKERS = (signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
 _CHANCES = 3  # workers that one number may cost before it is held for the cause
 _LOOK_EVERY_S = 0.5  # for workers that died without closing their socket: a process of theirs may hold it
 _DYING_S = 5.0  # a process that waits for a disk that does not answer cannot even be killed: it is left behind
 _UNHEARD = 255 << 8  # exit code 255, as `waitpid` gives it
-_NUMBER_BYTES = 8
+_IN_USE = 2  # results that the trainer holds at a time: the one at work, and the one before until it is dropped
 
 
 @record
@@ -68,38 +64,48 @@ def computed(
         pool.close()
 
 
+class _Done(NamedTuple):
+    """A result, packed."""
+
+    parcel: int
+    when_gone: Callable[[], object] | None  # to be called when nothing uses the file any more, if it is used again
+
+
 class _Worker:
     """A process that computes, as the trainer sees it."""
 
-    def __init__(self, pid: int, line: socket.socket) -> None:
+    def __init__(self, pid: int, line: socket.socket, files: int) -> None:
         self.pid = pid
         self.line = line
-        self.asked: deque[int] = deque()  # it computes them in this order
-        self.done: dict[int, int] = {}  # number -> parcel, until its turn comes
+        self.asked: dict[int, int] = {}  # number -> file to write it into; it computes them in this order
+        self.done: dict[int, _Done] = {}  # number -> result, until its turn comes
+        self._files = list(range(files))  # of the worker's, that nobody uses
         self.heard_s = time.monotonic()
         self._ended = False  # its process id may be another's by now
 
     def ask(self, number: int) -> None:
         if not self.asked:
             self.heard_s = time.monotonic()
-        self.asked.append(number)
+        # the trainer may hold any number of results: those above the usual get files of their own, and are copied
+        file = self.asked[number] = self._files.pop() if self._files else NEW_FILE
         with suppress(ConnectionError):  # it is dead; whoever looks after the workers will see
-            self.line.send(number.to_bytes(_NUMBER_BYTES, "little"))
+            self.line.send(ASKED.pack(number, file))
 
     def receive(self) -> None:
         """Takes in the results that are there."""
         while True:
             try:
-                message, parcels, _, _ = socket.recv_fds(self.line, _NUMBER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                message, parcels, _, _ = socket.recv_fds(self.line, DONE.size, 1, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, ConnectionError):
                 return
             if not message:
                 return
             if not parcels:
                 raise SurroundingsError("a batch could not be received: too many files are open (see ulimit -n)")
-            number = int.from_bytes(message, "little")
-            self.asked.remove(number)
-            self.done[number] = parcels[0]
+            (number,) = DONE.unpack(message)
+            file = self.asked.pop(number)
+            when_gone = None if file == NEW_FILE else partial(self._files.append, file)
+            self.done[number] = _Done(parcels[0], when_gone)
             self.heard_s = time.monotonic()
 
     def exit_status(self) -> int | None:
@@ -154,14 +160,14 @@ class _Pool(Generic[Result]):
 
     def result(self, number: int) -> Result:
         """Waits for a result, and lets the workers go on to the ones after it."""
-        while (parcel := self._taken(number)) is None:
+        while (done := self._taken(number)) is None:
             wait([worker.line for worker in self._workers], timeout=_LOOK_EVERY_S)
             for worker in self._workers:
                 worker.receive()
             self._look_after()
         self._ends.pop(number, None)
         self._hand_out()
-        made: tuple[Result, Exception | None] = self._unpack(parcel, pinned=self._pinned)
+        made: tuple[Result, Exception | None] = self._unpack(done.parcel, pinned=self._pinned, when_gone=done.when_gone)
         result, error = made
         if error is not None:
             raise error
@@ -171,11 +177,11 @@ class _Pool(Generic[Result]):
         """Ends the workers and forgets what they have computed."""
         for worker in self._workers:
             worker.end()
-            for parcel in worker.done.values():
-                os.close(parcel)
+            for done in worker.done.values():
+                os.close(done.parcel)
         self._workers = []
 
-    def _taken(self, number: int) -> int | None:
+    def _taken(self, number: int) -> _Done | None:
         return next((worker.done.pop(number) for worker in self._workers if number in worker.done), None)
 
     def _hand_out(self) -> None:
@@ -205,7 +211,7 @@ class _Pool(Generic[Result]):
         gone = self._workers[place]
         log.warning("data worker %d is replaced: %s", gone.pid, how)
         if gone.asked:
-            suspect = gone.asked[0]
+            suspect = next(iter(gone.asked))
             self._ends[suspect].append(how)
             if len(self._ends[suspect]) == _CHANCES:
                 ends = "; ".join(self._ends[suspect])
@@ -219,60 +225,16 @@ class _Pool(Generic[Result]):
     def _forked(self) -> _Worker:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # copies of these in a worker would keep sockets of others open, and batches in memory
-        parcels = [parcel for worker in self._workers for parcel in worker.done.values()]
+        parcels = [done.parcel for worker in self._workers for done in worker.done.values()]
         not_its = [mine.fileno(), *(worker.line.fileno() for worker in self._workers), *parcels]
         parent = os.getpid()
-        with _held_back(_NOT_FOR_WORKERS):  # until the worker ignores them
+        with _held_back(NOT_FOR_WORKERS):  # until the worker ignores them
             pid = os.fork()
             if pid == 0:
-                _work(self._compute, self._pack, its, [number for number in not_its if number >= 0], parent)
+                work(self._compute, self._pack, its, [number for number in not_its if number >= 0], parent)
         its.close()
         mine.setblocking(False)
-        return _Worker(pid, mine)
-
-
-def _work(
-    compute: Callable[[int], Any], pack: Callable[[Any], int], line: socket.socket, not_mine: Sequence[int], parent: int
-) -> NoReturn:
-    """Computes what it is asked for until nobody asks any more. Never returns into the trainer's code."""
-    try:
-        die_with(parent)
-        for number in _NOT_FOR_WORKERS:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)
-        for file in not_mine:
-            os.close(file)
-        gc.freeze()  # what came from the trainer stays shared with it: a collection would write to all of it
-        _serve(compute, pack, line)
-    except BaseException:  # noqa: BLE001  # the exit status tells the trainer
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
-
-
-def _serve(compute: Callable[[int], Any], pack: Callable[[Any], int], line: socket.socket) -> None:
-    import torch
-
-    torch.set_num_threads(1)  # its threads are the trainer's and did not come along; the workers are the parallelism
-    while asked := line.recv(_NUMBER_BYTES):
-        try:
-            parcel = pack((compute(int.from_bytes(asked, "little")), None))
-        except Exception as error:  # noqa: BLE001  # raised again in the trainer
-            parcel = pack((None, _portable(error)))
-        socket.send_fds(line, [asked], [parcel])
-        os.close(parcel)
-
-
-def _portable(error: Exception) -> Exception:
-    """Prepares an error for the way to another process, where its traceback does not go."""
-    if not isinstance(error, OrchError):
-        error.add_note("".join(traceback.format_exception(error)))
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own, made in this line
-    except Exception:  # noqa: BLE001  # whatever an exception's own class does to stay here
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
+        return _Worker(pid, mine, files=self._settings.prefetch + _IN_USE)
 
 
 @contextmanager

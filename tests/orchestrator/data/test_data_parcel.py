@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ def parcels_in_memory() -> int:
 
 
 def sent(value: Any) -> Any:
+    return unpack(pack(value), pinned=False, when_gone=lambda: None)
+
+
+def copied(value: Any) -> Any:
     return unpack(pack(value), pinned=False)
 
 
@@ -66,18 +71,53 @@ def test_a_tensor_that_is_there_twice_stays_one() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 5 * 10**6], ids=["small", "large"])
-def test_what_arrived_can_be_changed_and_changes_nothing_else(size: int) -> None:
-    parcel = pack([torch.zeros(size), torch.zeros(size)])
-    again = os.dup(parcel)
-    arrived = unpack(parcel, pinned=False)
+@pytest.mark.parametrize("send", [sent, copied])
+def test_what_arrived_can_be_changed_and_changes_nothing_else(size: int, send: Callable[[Any], Any]) -> None:
+    kept = [torch.zeros(size), torch.zeros(size)]
+    arrived = send(kept)
     arrived[0] += 1
 
     assert torch.equal(arrived[0], torch.ones(size))
     assert torch.equal(arrived[1], torch.zeros(size))
-    assert torch.equal(unpack(again, pinned=False)[0], torch.zeros(size))
+    assert torch.equal(kept[0], torch.zeros(size))
 
 
-def test_one_tensor_keeps_a_large_parcel_and_its_end_gives_the_memory_back() -> None:
+@pytest.mark.parametrize("sizes", [(3, 10**6), (10**6, 3), (10**6, 10**6)], ids=["grows", "shrinks", "stays"])
+def test_a_file_carries_one_parcel_after_the_other(sizes: tuple[int, int]) -> None:
+    file = os.memfd_create("orch-parcel")
+    for number, size in enumerate(sizes):
+        assert pack([torch.full((size,), number), "beside it"], file) == file
+        value, beside = unpack(os.dup(file), pinned=False, when_gone=lambda: None)
+        assert torch.equal(value, torch.full((size,), number))
+        assert beside == "beside it"
+        assert os.fstat(file).st_size == pytest.approx(8 * size, abs=512)
+        del value
+    os.close(file)
+
+
+def test_it_is_told_when_the_last_tensor_of_a_parcel_is_gone_and_not_before() -> None:
+    told: list[str] = []
+    first, second = unpack(
+        pack([torch.zeros(10), torch.arange(10)]), pinned=False, when_gone=lambda: told.append("gone")
+    )
+
+    row = second.numpy()[2:]
+    del first, second
+    gc.collect()
+    assert told == []
+    assert row.tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    del row
+    assert told == ["gone"]
+
+
+def test_nothing_keeps_a_parcel_with_a_sparse_tensor() -> None:
+    before = parcels_in_memory()
+
+    assert sent(torch.eye(3).to_sparse()).is_sparse
+    assert parcels_in_memory() == before
+
+
+def test_one_tensor_keeps_a_parcel_and_its_end_gives_the_memory_back() -> None:
     kept = sent([torch.zeros(10**7), torch.arange(10)])[1]
     gc.collect()
 
@@ -108,6 +148,14 @@ def test_what_cannot_travel_is_refused_and_leaves_no_descriptor() -> None:
     with pytest.raises(Exception, match="lambda"):
         pack([torch.zeros(3), lambda: None])
     assert before == open_files()
+
+
+def test_a_copy_holds_neither_the_file_nor_a_descriptor() -> None:
+    before = len(open_files()), parcels_in_memory()
+
+    arrived = copied(torch.ones(10**5))
+    assert torch.equal(arrived, torch.ones(10**5))
+    assert before == (len(open_files()), parcels_in_memory())
 
 
 @pytest.mark.needs("gpu")
