@@ -15,7 +15,6 @@ SCHEDULER = (
     "sched_min_interval=100000",
     "bf_interval=1",
     "bf_continue",
-    "preempt_send_user_signal",  # a preempted job gets the signal of its --signal at once
 )
 NOTE = "devcluster.json"  # written first, removed last: a folder without it is never ours to delete
 
@@ -171,6 +170,8 @@ DefMemPerCPU=1000
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+# a job that is preempted gets the signal it asked for with --signal at once, instead of a SIGTERM for its steps
+SlurmctldParameters=preempt_send_user_signal
 
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={layout.address(layout.controller)}
