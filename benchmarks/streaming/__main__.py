@@ -31,7 +31,7 @@ class _Size(NamedTuple):
 
 
 _FULL = _Size(samples=20_000, decoded=5_000, repeats=5, sets=(10**4, 10**5, 10**6, 10**7))
-_QUICK = _Size(samples=5_000, decoded=640, repeats=2, sets=(10**4, 10**6))
+_QUICK = _Size(samples=5_000, decoded=1_280, repeats=2, sets=(10**4, 10**6))
 
 
 def main() -> None:

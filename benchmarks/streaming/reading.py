@@ -13,6 +13,7 @@ from benchmarks.streaming.programs.serve import BATCH
 from benchmarks.streaming.programs.work import decode
 from benchmarks.streaming.rivals import OURS, Cannot, Rival
 from orchestrator.data.reader import ShardSet
+from stages.vision import decode_pixels
 
 RAW_BARS: Mapping[str, float] = {"webdataset": 10.0, "megatron-energon": 3.0}
 DECODED_BAR = 1.3
@@ -43,14 +44,14 @@ def read_raw(rivals: Sequence[Rival], samples: int, repeats: int) -> list[Claim]
 
 
 def read_decoded(rivals: Sequence[Rival], shards: Path, samples: int, repeats: int) -> list[Claim]:
-    """Measures reading with the same decoding, in one process and with a worker a core: against the ceiling, and peers.
+    """Measures reading with decoding, in one process and with a worker a core: against the ceiling, and peers.
 
-    The ceiling is the work alone, on samples in memory, times the processes that do it.
+    The ceiling is the work alone with our decoder, on samples in memory, times the processes that do it.
     """
     claims = []
     alone = _DecodingAlone(shards, samples)
     cores = len(os.sched_getaffinity(0))
-    note = "Pillow to RGB and json.loads, stacked into a torch tensor a batch; the same code for all"
+    note = "JPEG to RGB by each one's own decoder, json.loads, stacked into a torch tensor a batch: one code for all"
     for words, workers in (("one process", 0), (f"{cores} workers", cores)):
         request = {"do": "read", "work": "decode", "order": "blocks", "workers": workers}
         turns = [_Turn(rival.name, partial(rival.ask, request)) for rival in rivals]
@@ -59,7 +60,7 @@ def read_decoded(rivals: Sequence[Rival], shards: Path, samples: int, repeats: i
         best = max(
             (name for name in rates if name not in {OURS, ALONE}), key=lambda name: median(rates[name]), default=""
         )
-        more = f"{note}; the peer is that work alone, on samples in memory, times its processes: the ceiling"
+        more = f"{note}; the peer is that work alone with our decoder, from memory, times its processes: the ceiling"
         for name in (rival.name for rival in rivals if rival.name in rates):
             title = f"b. share of the ceiling, {words}: {name}"
             claims.append(_claim(title, name, rates, why, ALONE, bar=None, note=more))
@@ -90,7 +91,7 @@ class _DecodingAlone:
     def __call__(self) -> dict[str, Any]:
         start = time.perf_counter()
         for batch in self._batches:
-            decode(batch)
+            decode(batch, decode_pixels)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "samples": self._samples, "timed": len(self._batches) * BATCH}
 

@@ -9,6 +9,7 @@ from benchmarks.streaming.programs.work import Done, Pair
 from orchestrator.data.reader import ShardReader
 from orchestrator.data.rules import OrderRules, ShuffleRule
 from orchestrator.data.stream import Drawn, SampleStream
+from stages.vision import decode_pixels
 
 
 class Orch:
@@ -72,4 +73,4 @@ def _as_drawn(drawn: Sequence[Drawn]) -> Sequence[Drawn]:
 
 if __name__ == "__main__":
     library: Library = Orch()
-    serve(library)
+    serve(library, decode_pixels)

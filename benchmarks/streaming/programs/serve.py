@@ -9,11 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
-from benchmarks.streaming.programs.work import WORKS, Done, Pair
+from benchmarks.streaming.programs.work import Decoder, Done, Pair, decode, pillow_pixels, raw
 
 BATCH = 64
+Work = Callable[[Sequence[Pair]], Done]
 Order = Literal["none", "blocks", "full"]  # who shuffles in one way only does that for both of the last
 
 
@@ -33,36 +35,37 @@ class Library(Protocol):
         """
 
 
-def serve(library: Library) -> None:
-    """Answers until there are no more requests."""
+def serve(library: Library, pixels_of: Decoder = pillow_pixels) -> None:
+    """Answers until there are no more requests. `pixels_of` is how this library decodes images."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not mix with answers
     for line in sys.stdin:
         try:
-            answer = _answer(library, json.loads(line))
+            answer = _answer(library, pixels_of, json.loads(line))
         except Exception as error:  # noqa: BLE001  # whatever a library raises is what it cannot do
             answer = {"cannot": f"{type(error).__name__}: {error}"[:300]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _answer(library: Library, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(library: Library, pixels_of: Decoder, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "prepare":
         library.prepare(request["tars"], request["folder"])
         return {"seconds": 0.0}
     if request["do"] == "read":
-        return _read(library, request["work"], order=request["order"], workers=request["workers"])
+        work = raw if request["work"] == "raw" else partial(decode, pixels_of=pixels_of)
+        return _read(library, work, order=request["order"], workers=request["workers"])
     go_on = library.resume_at(request["sample"])
     start = time.perf_counter()
     samples = go_on()
     return {"seconds": time.perf_counter() - start, "samples": samples}
 
 
-def _read(library: Library, work: str, *, order: Order, workers: int) -> dict[str, Any]:
+def _read(library: Library, work: Work, *, order: Order, workers: int) -> dict[str, Any]:
     """Reads an epoch. With workers the clock starts at the first batch: how long a process needs to start is not it."""
     samples = size = before = 0
     start = time.perf_counter()
-    for done in library.batches(order=order, workers=workers, collate=WORKS[work]):
+    for done in library.batches(order=order, workers=workers, collate=work):
         if workers and not samples:
             start, before = time.perf_counter(), done.samples
         samples += done.samples

@@ -1,13 +1,16 @@
-"""What is done with samples: the same code for every library."""
+"""What is done with samples: the same code for every library, but for who decodes JPEGs."""
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 Pair = tuple[bytes, bytes]  # the content of a sample: image and JSON
+Pixels = NDArray[np.uint8]  # height x width x 3
+Decoder = Callable[[bytes], Pixels]
 
 
 class Done(NamedTuple):
@@ -24,15 +27,18 @@ def raw(pairs: Sequence[Pair]) -> Done:
     return Done(len(pairs), sum(len(image) + len(text) for image, text in pairs))
 
 
-def decode(pairs: Sequence[Pair]) -> Done:
-    """Decodes images with Pillow, texts with json, and makes one tensor, as a trainer wants it."""
-    import torch
+def pillow_pixels(image: bytes) -> Pixels:
+    """Decodes an image to RGB, as webdataset, energon and mosaicml-streaming do it: by Pillow."""
     from PIL import Image
 
-    images = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image, _ in pairs]
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+
+
+def decode(pairs: Sequence[Pair], pixels_of: Decoder) -> Done:
+    """Decodes images, texts with json, and makes one tensor, as a trainer wants it."""
+    import torch
+
+    images = [pixels_of(image) for image, _ in pairs]
     texts = [json.loads(text) for _, text in pairs]
     stacked = torch.from_numpy(np.stack(images))
     return Done(len(pairs), stacked.nbytes, stacked, texts)
-
-
-WORKS: Mapping[str, Callable[[Sequence[Pair]], Done]] = {"raw": raw, "decode": decode}
