@@ -224,12 +224,14 @@ class Watch:
             between_s, self._silent_s = min(between_s, (now_ns - pulse.since_ns) / 1e9), 0.0
         self._silent_s += min(between_s, _MOST_BETWEEN_POLLS_S)
         self._seen, self._looked_ns = pulse, now_ns
-        limit_s = self._limit_s(pulse)
-        if self._silent_s <= limit_s:
-            return None
+        return self.silence() if self._silent_s > self._limit_s(pulse) else None
+
+    def silence(self) -> Hang:
+        """Returns for how long the worker has given no sign, whether that is too long or not; as last polled."""
+        limit_s = self._limit_s(self._seen)
         return Hang(
-            phase=pulse.phase, step=pulse.step, silent_s=self._silent_s, limit_s=limit_s, median_s=self._median_s(),
-            grace_s=max(_GRACE_S, _GRACE_SHARE * limit_s),
+            phase=self._seen.phase, step=self._seen.step, silent_s=self._silent_s, limit_s=limit_s,
+            median_s=self._median_s(), grace_s=max(_GRACE_S, _GRACE_SHARE * limit_s),
         )  # fmt: skip
 
     def printed(self, after: int = 0) -> bytes:

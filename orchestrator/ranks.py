@@ -1,24 +1,26 @@
 """The processes of one attempt of a stage on this machine: started together, ended together."""
 
 import contextlib
-import json
 import logging
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self
 
-from orchestrator.causes import PREEMPTED_EXIT, cause_of_exit, kernel_oom_kills
+from orchestrator.causes import PREEMPTED_EXIT, kernel_oom_kills
+from orchestrator.exits import Exit, hung_exit, made_exit, write_exit, write_stacks
+from orchestrator.heartbeat import BEAT, Hang, Limits, Watch, limits_of
 from orchestrator.recipe import Resources
 from orchestrator.records import record
+from orchestrator.run import Run
+from orchestrator.stacks import Stand, dump
 from orchestrator.state import Ending
-
-NO_SPACE_BYTES = 1 << 20  # a rank that leaves no record on a disk with less has failed for want of it
+from orchestrator.verdict import verdict
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +35,23 @@ class Patience:
 
 
 class Rank:
-    """One process of an attempt, in a process group of its own, with its log."""
+    """One process of an attempt, in a process group of its own, with its log and its heartbeat."""
 
-    def __init__(self, number: int, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, number: int, command: list[str], environment: Mapping[str, str], folder: Path, limits: Limits
+    ) -> None:
         """Starts the process; what it prints goes to `rank_N.log`."""
         self.number = number
         self.folder = folder
         self.ended: float | None = None
         self.told_to_leave = False
+        self.watch = Watch(limits)
+        self._oom_kills_before = kernel_oom_kills()
+        self._hung: tuple[Hang, Stand] | None = None
         with (folder / f"rank_{number}.log").open("ab") as output:
             self.process = subprocess.Popen(
-                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                process_group=0,
+                command, env={**environment, BEAT: self.watch.address}, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
 
     def poll(self) -> int | None:
@@ -67,16 +74,24 @@ class Rank:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def failure(self, *, oom_kills: int) -> dict[str, Any]:
-        """Returns {class, message, cause, time} of a process that did not end well."""
-        try:
-            failure = json.loads((self.folder / f"rank_{self.number}.error.json").read_text(encoding="utf-8"))
-            return cast("dict[str, Any]", failure)
-        except (OSError, ValueError):
-            cause, message = cause_of_exit(self.process.returncode, oom_kills=oom_kills)
-            if self.process.returncode > 0 and shutil.disk_usage(self.folder).free < NO_SPACE_BYTES:
-                cause, message = "disk", f"there is no space left on the disk of {self.folder}"
-            return {"class": "", "message": message, "cause": cause, "time": self.ended}
+    def note_hang(self, hang: Hang) -> None:
+        """Keeps why this process, which still lives, is ended for good, and where it stands: `rank_N.stacks.txt`."""
+        stand = dump(self.process.pid, self.watch)
+        self._hung = hang, stand
+        with contextlib.suppress(OSError):  # of a full disk; the verdict has what it needs
+            write_stacks(self.folder, self.number, stand)
+
+    def exit(self) -> Exit:
+        """Tells how the process ended, and notes it in `rank_N.exit.json`."""
+        oom_kills = kernel_oom_kills() - self._oom_kills_before
+        ended = made_exit(
+            self.process.returncode, self.watch.pulse(), rank=self.number, node=socket.gethostname(),
+            ended=self.ended or time.time(), told_to_leave=self.told_to_leave, oom_kills=oom_kills,
+        )  # fmt: skip
+        ended = ended if self._hung is None else hung_exit(ended, *self._hung)
+        with contextlib.suppress(OSError):
+            write_exit(self.folder, ended)
+        return ended
 
 
 class Ranks:
@@ -87,19 +102,21 @@ class Ranks:
         self._ranks = ranks
         self._patience = patience
         self._kill_at: float | None = None
-        self._oom_kills_before = kernel_oom_kills()
 
     @classmethod
-    def start(cls, run: Path, stage: str, attempt: int, resources: Resources, patience: Patience) -> Self:
+    def start(cls, run: Run, stage: str, attempt: int, patience: Patience) -> Self:
         """Starts one worker per rank, logging into the attempt's folder."""
-        folder = run / stage / "logs" / f"attempt_{attempt}"
+        document = run.stage_document(stage)
+        resources, limits = Resources(**document["resources"]), limits_of(document)
+        folder = run.stage_directory(stage) / "logs" / f"attempt_{attempt}"
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-P", "-m", "orchestrator.worker", str(run), stage]  # -P: code of the run only
+        # -P: code of the run only
+        command = [sys.executable, "-P", "-m", "orchestrator.worker", str(run.directory), stage]
         ranks: list[Rank] = []
         try:
             for number in range(rank_count(resources)):
-                environment = _environment(run, folder, attempt, number, resources)
-                ranks.append(Rank(number, command, environment, folder))
+                environment = _environment(run.directory, folder, attempt, number, resources)
+                ranks.append(Rank(number, command, environment, folder, limits))
         except BaseException:
             for rank in ranks:
                 rank.kill()
@@ -113,6 +130,8 @@ class Ranks:
         if failed and self._kill_at is None:
             saving = all(status == PREEMPTED_EXIT for status in failed)
             self.ask(self._patience.save_s if saving else self._patience.peers_s)
+        if self._kill_at is None:
+            self._end_if_hung()
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             self.kill()
         return None in statuses
@@ -130,27 +149,28 @@ class Ranks:
                 rank.kill()
 
     def ending(self) -> Ending:
-        """Names the rank that failed first and why; peers that only missed it are not the cause."""
-        failed = [rank for rank in self._ranks if rank.process.returncode != 0]
-        if not failed:
-            return Ending(state="done")
-        oom_kills = kernel_oom_kills() - self._oom_kills_before
-        failures = [(rank, rank.failure(oom_kills=oom_kills)) for rank in failed]
-        first, failure = min(failures, key=lambda pair: _blame(*pair))
-        where = f"rank {first.number}: " if len(self._ranks) > 1 else ""
-        kind = f"{failure['class']}: " if failure["class"] else ""
-        detail = f"{where}{kind}{failure['message']}"[:2000]
-        return Ending(state="failed", cause=failure["cause"], detail=detail, rank=first.number)
+        """Says how the attempt ended and why, once nothing of it runs."""
+        exits = {rank.number: rank.exit() for rank in self._ranks if rank.process.returncode != 0}
+        for rank in self._ranks:
+            rank.watch.close()
+        return verdict(self._ranks[0].folder, size=len(self._ranks), exits=exits)
+
+    def _end_if_hung(self) -> None:
+        """Ends all processes if one makes no steps any more: the others can only wait for it."""
+        living = [rank for rank in self._ranks if rank.ended is None]
+        hangs = {rank.number: rank.watch.poll() for rank in living}
+        if not any(hangs.values()):
+            return
+        for rank in living:
+            hang = hangs[rank.number] or rank.watch.silence()
+            log.warning("rank %d %s", rank.number, hang)
+            rank.note_hang(hang)
+        self.kill()
 
 
 def rank_count(resources: Resources) -> int:
     """Returns how many processes a stage gets on this machine: as asked, else one per GPU, else one."""
     return resources.tasks_per_node or max(1, resources.gpus_per_node)
-
-
-def _blame(rank: Rank, failure: Mapping[str, Any]) -> tuple[bool, bool, float]:
-    consequence = failure["cause"] in {"communication", "hang"}
-    return rank.told_to_leave, consequence, float(failure["time"])
 
 
 def _environment(run: Path, folder: Path, attempt: int, number: int, resources: Resources) -> dict[str, str]:

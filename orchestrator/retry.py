@@ -6,11 +6,13 @@ something new begins a new count, and one that was preempted is not counted at a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.causes import Cause
+from orchestrator.journal import Journal
 from orchestrator.records import record
-from orchestrator.state import Attempt
+from orchestrator.state import Attempt, StageState
 
 _FREE: frozenset[Cause] = frozenset({"preempted"})  # the next attempt finds what this one found
 _SUSPECT: frozenset[Cause] = frozenset({"hang", "unknown", "disk"})  # a node's fault if one node shows it twice running
@@ -32,16 +34,16 @@ class RetryPolicy:
     never: tuple[Cause, ...] = ("out_of_memory", "bad_data", "diverged", "bad_config", "code_error", "cancelled")
     exclude: tuple[Cause, ...] = ("node_failure", "communication")  # tried again without the node that is to blame
     delay_s: float = 5.0  # before the second retry at the same step, and twice as long before each one after it
+    disk_delay_s: float = 30.0  # before the first one if a disk is full or a file system away, doubled likewise
     most_delay_s: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuses what no retry can keep to."""
         if self.attempts < 1:
             raise ValueError("attempts must be at least 1: 1 = no retry but after preemption")
-        if self.delay_s < 0:
-            raise ValueError("delay_s must be at least 0")
-        if self.most_delay_s < self.delay_s:
-            raise ValueError("most_delay_s must be at least delay_s")
+        for name in ("delay_s", "disk_delay_s", "most_delay_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least 0")
 
 
 @record
@@ -67,11 +69,15 @@ def policy_of(document: Mapping[str, Any]) -> RetryPolicy:
     return RetryPolicy(**{**values, **lists})
 
 
-def decide(attempts: Sequence[Attempt], policy: RetryPolicy) -> Decision:
-    """Decides what follows the last of these attempts.
+def attempts_of(state: StageState, document: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """Returns the attempts of the latest launch: a launch, by a human, begins with a new count."""
+    return state.attempts[document.get("earlier_attempts", 0) :]
 
-    `attempts` are those of one launch, in order, all closed: a new launch, by a human, begins with a new count
-    (`attempts[document["earlier_attempts"]:]`, see `stage.json`).
+
+def decide(attempts: Sequence[Attempt], policy: RetryPolicy, *, elsewhere: bool = True) -> Decision:
+    """Decides what follows the last of these attempts: those of one launch (`attempts_of`), in order, all closed.
+
+    `elsewhere` tells whether there are other nodes to go to.
     """
     last = attempts[-1]
     cause: Cause = last.cause or "unknown"
@@ -88,17 +94,34 @@ def decide(attempts: Sequence[Attempt], policy: RetryPolicy) -> Decision:
     where = f"at step {last.saved_step}" if last.saved_step is not None else "without a checkpoint"
     if len(alike) >= policy.attempts:
         causes = ", ".join(dict.fromkeys(attempt.cause or "unknown" for attempt in alike))
-        why = f"{len(alike)} attempts ended {where} ({causes}); retry.attempts is {policy.attempts}"
+        count = "one attempt" if len(alike) == 1 else f"{len(alike)} attempts"
+        why = f"{count} ended {where} ({causes}); retry.attempts is {policy.attempts}"
         return Decision(again=False, why=why)
-    exclude = _to_leave_out(alike, cause, policy)
+    exclude = _to_leave_out(alike, cause, policy) if elsewhere else ()
     without = f", without {', '.join(exclude)}" if exclude else ""
     return Decision(
         again=True,
         why=f"{cause}: attempt {len(alike) + 1} of {policy.attempts} {where}{without}",
         place="other" if exclude else "same",
         exclude=exclude,
-        delay_s=min(policy.most_delay_s, policy.delay_s * 2.0 ** (len(alike) - 2)) if len(alike) > 1 else 0.0,
+        delay_s=_delay_s(cause, len(alike), policy),
     )
+
+
+def tell_verdict(folder: Path, attempt: Attempt, decision: Decision) -> None:
+    """Writes verdict and decision into a stage's journal. No process of the stage may be running."""
+    journal = Journal(folder)
+    journal.append(
+        "verdict", attempt=attempt.number, state=attempt.state, cause=attempt.cause, detail=attempt.detail,
+        evidence=list(attempt.evidence), rank=attempt.rank, node=attempt.node, step=attempt.saved_step,
+        decision=str(decision),
+    )  # fmt: skip
+    journal.close()
+
+
+def _delay_s(cause: Cause, alike: int, policy: RetryPolicy) -> float:
+    first = policy.disk_delay_s if cause == "disk" else 0.0 if alike == 1 else policy.delay_s / 2
+    return min(policy.most_delay_s, first * 2.0 ** (alike - 1))
 
 
 def _advanced(attempt: Attempt) -> bool:

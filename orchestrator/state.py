@@ -158,6 +158,13 @@ def close_attempt(directory: Path, ending: Ending, *, decision: str = "") -> Att
     return closed
 
 
+def note_decision(directory: Path, decision: str, *, state: State) -> None:
+    """Adds to a stage's last attempt what was decided, and gives the stage its state. The caller holds the lock."""
+    before = read_state(directory)
+    decided = replace(before.attempts[-1], decision=decision)
+    write_state(directory, StageState(state=state, attempts=(*before.attempts[:-1], decided)))
+
+
 def _saved_step(directory: Path) -> int | None:
     """Returns the step that an attempt would go on from; None for a stage that counts no steps."""
     step = last_checkpoint(directory)

@@ -9,20 +9,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import SurroundingsError
 from orchestrator.ranks import Patience, Ranks
-from orchestrator.recipe import Resources
+from orchestrator.retry import Decision, attempts_of, decide, policy_of, tell_verdict
 from orchestrator.run import Run, RunLock
 from orchestrator.state import (
     Ending,
     StageState,
+    State,
     close_attempt,
+    note_decision,
     open_attempt,
     outputs_ready,
     read_launch,
@@ -33,6 +36,7 @@ from orchestrator.state import (
 
 CANCEL = "cancel.json"
 TICK_S = 0.1
+T = TypeVar("T")
 BALLAST_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
@@ -94,17 +98,35 @@ class Supervisor:
             log.info("%s: %s %s", name, ending.state, ending.detail)
             if ending.state == "done":
                 return True
-            if ending.cause != "preempted":
+            decision = self._decide(name, ending)
+            log.info("%s: %s", name, decision)
+            if not decision.again:
                 return False
-            log.info("%s saved and left when it was asked to (not by us): it goes on", name)
+            self._pause(name, decision.delay_s)
+
+    def _decide(self, name: str, ending: Ending) -> Decision:
+        """Decides what follows an attempt, and tells the state and the journal of verdict and decision."""
+        folder, document = self._run.stage_directory(name), self._run.stage_document(name)
+        state = read_state(folder)
+        decision = decide(attempts_of(state, document), policy_of(document), elsewhere=False)
+        tell_verdict(folder, state.attempts[-1], decision)
+        shown: State = "waiting" if decision.again else ending.state
+        self._insist(lambda: note_decision(folder, str(decision), state=shown))
+        return decision
+
+    def _pause(self, name: str, delay_s: float) -> None:
+        until = time.monotonic() + delay_s
+        while time.monotonic() < until and not self._cancelled(name):
+            time.sleep(TICK_S)
+        self._ballast.take()
 
     def _attempt(self, name: str) -> Ending:
         folder = self._run.stage_directory(name)
-        attempt = open_attempt(folder, launcher="local", job_id=str(os.getpid()), nodes=(socket.gethostname(),))
+        place, job_id = (socket.gethostname(),), str(os.getpid())
+        attempt = self._insist(lambda: open_attempt(folder, launcher="local", job_id=job_id, nodes=place))
         log.info("%s: attempt %d", name, attempt.number)
-        resources = Resources(**self._run.stage_document(name)["resources"])
         try:
-            ranks = Ranks.start(self._directory, name, attempt.number, resources, self._patience)
+            ranks = Ranks.start(self._run, name, attempt.number, self._patience)
         except OSError as error:
             detail = f"its processes could not be started: {error}"
             close_attempt(folder, Ending(state="failed", cause="unknown", detail=detail))
@@ -113,12 +135,16 @@ class Supervisor:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
-        try:
-            close_attempt(folder, ending)
-        except OSError:  # a full disk: there is a little room for saying so
-            self._ballast.drop()
-            close_attempt(folder, ending)
+        self._insist(lambda: close_attempt(folder, ending))
         return ending
+
+    def _insist(self, write: Callable[[], T]) -> T:
+        """Writes, on a full disk with the room that is kept for it."""
+        try:
+            return write()
+        except OSError:
+            self._ballast.drop()
+            return write()
 
     def _wait(self, name: str, ranks: Ranks) -> Ending:
         asked = False
@@ -130,9 +156,10 @@ class Supervisor:
             time.sleep(TICK_S)
         ending = ranks.ending()
         if ending.state == "done" and not outputs_ready(self._run.stage_document(name)):
-            return Ending(state="failed", cause="unknown", detail="every process ended well, but outputs are missing")
+            told = "every process ended well, but outputs are missing"
+            return Ending(state="failed", cause="code_error", detail=told)
         if asked and ending.state != "done":
-            return Ending(state="cancelled", cause="cancelled", detail=self._who_cancelled(), rank=ending.rank)
+            return replace(ending, state="cancelled", cause="cancelled", detail=self._who_cancelled())
         return ending
 
     def _cancelled(self, name: str) -> bool:
@@ -176,6 +203,14 @@ class Ballast:
         """Takes the room."""
         self._path = path
         path.write_bytes(b"\0" * BALLAST_BYTES)
+
+    def take(self) -> None:
+        """Takes the room again, if it was given back and there is enough."""
+        try:
+            if not self._path.exists():
+                self._path.write_bytes(b"\0" * BALLAST_BYTES)
+        except OSError:
+            self.drop()
 
     def drop(self) -> None:
         """Gives the room back."""

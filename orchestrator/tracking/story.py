@@ -210,6 +210,8 @@ def _stage_tags(
         "orch.attempts": str(len(state.attempts)),
         "orch.cause": last.cause or "",
         "orch.detail": _cut(without_password(last.detail), TAG_LENGTH),
+        "orch.evidence": _cut(without_password("\n".join(last.evidence)), TAG_LENGTH),
+        "orch.decision": _cut(without_password(last.decision), TAG_LENGTH),
         "orch.nodes": _cut(", ".join(last.nodes), TAG_LENGTH),
         "orch.job_id": last.job_id,
     }
@@ -232,6 +234,8 @@ def _in_a_line(attempt: Attempt) -> str:
         words.append(f"steps {attempt.from_step} to {attempt.to_step}")
     if attempt.ended is not None:
         words.append(f"{attempt.ended - attempt.started:.0f} s")
+    if attempt.decision:
+        words.append(attempt.decision)
     return " ".join(words)
 
 

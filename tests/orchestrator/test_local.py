@@ -89,8 +89,27 @@ def test_two_launches_of_one_run_are_refused_with_the_holders_name(orch: Any) ->
     assert orch.stage("first")["attempts"][0]["number"] == 1
 
 
-def test_a_worker_killed_from_outside_fails_the_stage_and_resume_goes_on(orch: Any) -> None:
+def test_a_worker_killed_from_outside_is_told_and_the_stage_goes_on_by_itself(orch: Any) -> None:
     orch("launch", orch.recipe(chain(steps=8, save_every=2, pause_s=0.2)), "--detach")
+    pid = orch.pid("first")
+    orch.wait((orch.run_folder / "first" / "checkpoints" / "step_00000004").is_dir)
+    os.kill(pid, signal.SIGKILL)
+    orch.wait(orch.over)
+
+    first, second = orch.stage("first")["attempts"]
+    assert (first["from_step"], first["state"], first["cause"]) == (0, "failed", "unknown")
+    assert "SIGKILL" in first["detail"]
+    assert "ended by SIGKILL at step" in first["evidence"][0]
+    assert first["decision"].startswith("again: unknown: attempt 2 of 3 at step")
+    assert second["from_step"] == first["saved_step"] in {4, 6}
+    assert (second["to_step"], second["state"]) == (8, "done")
+    assert sorted(set(losses(orch, "first"))) == list(range(1, 9))
+    assert value(orch, "second") == 18
+
+
+def test_a_run_that_was_given_up_goes_on_when_a_human_says_so(orch: Any) -> None:
+    recipe = orch.recipe(chain(steps=8, save_every=2, pause_s=0.2), retry={"attempts": 1})
+    orch("launch", recipe, "--detach")
     pid = orch.pid("first")
     orch.wait((orch.run_folder / "first" / "checkpoints" / "step_00000004").is_dir)
     os.kill(pid, signal.SIGKILL)
@@ -99,16 +118,27 @@ def test_a_worker_killed_from_outside_fails_the_stage_and_resume_goes_on(orch: A
     resumed = orch("resume", "toy")
 
     assert failed["state"] == "failed"
-    assert failed["stages"][0]["attempts"][0]["cause"] == "unknown"
-    assert "SIGKILL" in failed["stages"][0]["attempts"][0]["detail"]
+    assert "one attempt ended at step" in failed["stages"][0]["attempts"][0]["decision"]
     assert failed["stages"][1]["state"] == "waiting"
     assert "resume at step" in resumed.stdout
-    first, second = orch.stage("first")["attempts"]
-    assert (first["from_step"], first["state"]) == (0, "failed")
-    assert second["from_step"] in {4, 6}
-    assert (second["to_step"], second["state"]) == (8, "done")
-    assert sorted(set(losses(orch, "first"))) == list(range(1, 9))
     assert value(orch, "second") == 18
+
+
+def test_a_stage_that_dies_again_and_again_is_given_up_with_every_verdict_in_its_journal(orch: Any) -> None:
+    stage = {"stage": "fail", "config": {"how": "exit"}}
+    orch("launch", orch.recipe({"first": stage}, retry={"attempts": 3, "delay_s": 0.1}), code=1)
+
+    attempts = orch.stage("first")["attempts"]
+    lines = (orch.run_folder / "first" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    verdicts = [event for event in map(json.loads, lines) if event["event"] == "verdict"]
+    assert [attempt["cause"] for attempt in attempts] == ["unknown"] * 3
+    assert attempts[-1]["decision"].startswith("not again: 3 attempts ended without a checkpoint")
+    assert [(event["attempt"], event["cause"]) for event in verdicts] == [
+        (1, "unknown"),
+        (2, "unknown"),
+        (3, "unknown"),
+    ]
+    assert all("exit code 9" in event["evidence"][0] for event in verdicts)
 
 
 def test_a_supervisor_killed_from_outside_takes_its_workers_along_and_is_named(orch: Any) -> None:
@@ -215,7 +245,8 @@ def test_interrupting_the_one_who_follows_leaves_the_run_going(orch: Any) -> Non
     ],
 )
 def test_a_failure_is_told_with_its_cause(orch: Any, how: str, cause: str, detail: str) -> None:
-    shown = orch("launch", orch.recipe({"first": {"stage": "fail", "config": {"how": how}}}), code=1)
+    stages = {"first": {"stage": "fail", "config": {"how": how}}}
+    shown = orch("launch", orch.recipe(stages, retry={"attempts": 1}), code=1)
 
     attempt = orch.stage("first")["attempts"][0]
     assert attempt["cause"] == cause
@@ -304,7 +335,8 @@ def test_a_launch_without_a_tracker_says_nothing_of_mlflow(orch: Any) -> None:
 
 @pytest.mark.needs("root")
 def test_a_full_disk_is_named_and_can_be_told_while_it_is_full(orch: Any, small_disk: Path) -> None:
-    orch("launch", orch.recipe(chain(steps=1000, save_every=1, pause_s=0.05), runs=str(small_disk)), "--detach")
+    rules = {"runs": str(small_disk), "retry": {"attempts": 1}}
+    orch("launch", orch.recipe(chain(steps=1000, save_every=1, pause_s=0.05), **rules), "--detach")
     run = small_disk / "toy"
     orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
