@@ -1,0 +1,367 @@
+"""What becomes of a chain whoever dies: nothing is lost, nothing runs twice. On a toy Slurm, in any order of events."""
+
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import InputError
+from orchestrator.launcher import Waiting
+from orchestrator.state import read_launch, read_state
+from orchestrator.supervisor import ask_to_cancel
+from slurm import submissions
+from slurm.asking import SlurmAway
+from slurm.chain import Chain
+from slurm.settling import Settler
+from tests.slurm.toyslurm import Killed, ToySlurm, read, toy_run
+
+CHAIN = {"data": [], "train": ["data"], "score": ["train"]}
+
+
+def submit(run: Path, slurm: ToySlurm) -> None:
+    launch = read_launch(run)
+    assert launch is not None
+    Chain(run, launch, slurm).submit()
+
+
+def settle(run: Path, slurm: ToySlurm) -> tuple[dict[str, Waiting], bool]:
+    launch = read_launch(run)
+    assert launch is not None
+    settler = Settler(Chain(run, launch, slurm), grace_s=30)
+    return dict(settler.settle()), settler.alive()
+
+
+def work_through(run: Path, slurm: ToySlurm, *, rounds: int = 40) -> Counter[str]:
+    """Lets every job that may begin do so and end well, settling in between; counts what ran."""
+    ran: Counter[str] = Counter()
+    for _ in range(rounds):
+        _, alive = settle(run, slurm)
+        if not alive:
+            break
+        for job_id in slurm.ready():
+            if slurm.begin(job_id):
+                ran[slurm.stage(job_id)] += 1
+                slurm.finish(job_id)
+    return ran
+
+
+def states(run: Path) -> dict[str, str]:
+    return {name: read_state(run / name).state for name in CHAIN}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    run = tmp_path / "toy"
+    toy_run(run, CHAIN)
+    return run
+
+
+@pytest.fixture
+def slurm(run: Path) -> ToySlurm:
+    return ToySlurm(run)
+
+
+def test_a_chain_is_submitted_up_front_each_stage_after_those_it_reads_from(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+
+    assert slurm.after == {"1": (), "2": ("1",), "3": ("2",)}
+    assert states(run) == dict.fromkeys(CHAIN, "queued")
+
+
+def test_settling_what_is_as_it_should_be_changes_nothing(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    before = [read(run / name / "slurm" / "submission.json") for name in CHAIN]
+
+    waiting, alive = settle(run, slurm)
+
+    assert before == [read(run / name / "slurm" / "submission.json") for name in CHAIN]
+    assert alive
+    assert [found.job_id for found in waiting.values()] == ["1", "2", "3"]
+    assert waiting["score"].reason == "it waits for train"
+
+
+@pytest.mark.parametrize("fate", ["killed before", "killed after", "late"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_launch_that_is_killed_while_it_submits_is_finished_by_whoever_looks_next(
+    run: Path, slurm: ToySlurm, fate: str, at: int
+) -> None:
+    slurm.fate = lambda: fate if len(slurm.asked) == at else "taken"
+    with pytest.raises(Killed):
+        submit(run, slurm)
+    slurm.fate = lambda: "taken"
+
+    ran = work_through(run, slurm)
+
+    assert ran == dict.fromkeys(CHAIN, 1)
+    assert states(run) == dict.fromkeys(CHAIN, "done")
+
+
+def test_a_job_that_reaches_slurm_after_it_was_given_up_is_cancelled_or_leaves_at_once(
+    run: Path, slurm: ToySlurm
+) -> None:
+    slurm.fate = lambda: "late"
+    with pytest.raises(Killed):
+        submit(run, slurm)
+    slurm.fate = lambda: "taken"
+    settle(run, slurm)
+    slurm.arrive()
+    stray = max(slurm.jobs, key=int)
+
+    began = slurm.begin(stray)
+
+    assert not began
+    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
+
+
+def test_a_stray_that_waits_is_cancelled_by_whoever_looks(run: Path, slurm: ToySlurm) -> None:
+    slurm.fate = lambda: "late"
+    with pytest.raises(Killed):
+        submit(run, slurm)
+    slurm.fate = lambda: "taken"
+    settle(run, slurm)
+    slurm.arrive()
+
+    settle(run, slurm)
+
+    assert slurm.jobs[max(slurm.jobs, key=int)].state == "CANCELLED"
+
+
+def test_a_stage_that_slurm_refuses_takes_the_others_out_of_the_queue(run: Path, slurm: ToySlurm) -> None:
+    slurm.refused = {"score"}
+
+    with pytest.raises(InputError, match=r"stages\.score: .*Invalid partition"):
+        submit(run, slurm)
+
+    assert {job.state for job in slurm.jobs.values()} == {"CANCELLED"}
+    assert states(run) == {"data": "waiting", "train": "waiting", "score": "failed"}
+    assert read_state(run / "score").attempts[-1].cause == "bad_config"
+
+
+def test_a_refusal_while_settling_blocks_the_stage_and_is_not_asked_again(run: Path, slurm: ToySlurm) -> None:
+    slurm.fate = lambda: "killed before" if len(slurm.asked) == 2 else "taken"
+    with pytest.raises(Killed):
+        submit(run, slurm)
+    slurm.refused = {"score"}
+    slurm.fate = lambda: "taken"
+
+    for _ in range(3):
+        settle(run, slurm)
+
+    assert slurm.asked.count("score") == 1
+    assert read_state(run / "score").state == "failed"
+
+
+def test_a_lost_node_is_closed_with_its_cause_and_the_stage_is_asked_for_again(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.lose("1")
+
+    settle(run, slurm)
+
+    attempt = read_state(run / "data").attempts[-1]
+    assert (attempt.state, attempt.cause) == ("failed", "node_failure")
+    assert attempt.decision.startswith("again")
+    assert read_state(run / "data").state == "queued"
+    ran = work_through(run, slurm)
+    assert ran == dict.fromkeys(CHAIN, 1)
+
+
+def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.lose("1")
+
+    settle(run, slurm)
+
+    again = read(run / "data" / "slurm" / "submission.json")["job_id"]
+    assert slurm.after["2"] == (again,)
+
+
+def test_a_stage_that_fails_at_the_same_step_again_and_again_is_given_up(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+
+    for _ in range(6):
+        for job_id in slurm.ready():
+            if slurm.begin(job_id):
+                slurm.lose(job_id)
+        _, alive = settle(run, slurm)
+
+    assert not alive
+    assert len(read_state(run / "data").attempts) == 3
+    assert states(run) == {"data": "failed", "train": "waiting", "score": "waiting"}
+
+
+def test_a_job_that_was_cancelled_by_hand_shows_who_did_it(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.end("1", "CANCELLED", "by 0")
+
+    _, alive = settle(run, slurm)
+
+    assert not alive
+    assert states(run) == {"data": "cancelled", "train": "waiting", "score": "waiting"}
+    assert "root" in read_state(run / "data").attempts[-1].detail
+
+
+def test_a_running_job_that_an_administrator_cancelled_is_not_started_again(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.end("1", "CANCELLED", "by 0")
+
+    _, alive = settle(run, slurm)
+
+    assert not alive
+    assert read_state(run / "data").state == "cancelled"
+
+
+def test_followers_that_slurm_removed_are_asked_for_again_once_their_parent_is(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.lose("1")
+    slurm.ready()  # kills the followers, as --kill-on-invalid-dep does
+    settle(run, slurm)
+
+    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
+
+
+def test_a_wish_to_cancel_takes_waiting_stages_out_of_the_queue(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    ask_to_cancel(run, "train", "ada")
+
+    settle(run, slurm)
+
+    assert [slurm.jobs[number].state for number in ("1", "2", "3")] == ["RUNNING", "CANCELLED", "CANCELLED"]
+    assert states(run) == {"data": "running", "train": "cancelled", "score": "waiting"}
+    assert read_state(run / "train").attempts[-1].detail == "cancelled by ada"
+
+
+def test_a_job_that_ends_before_its_keeper_begins_fails_the_stage_and_says_where_to_look(
+    run: Path, slurm: ToySlurm
+) -> None:
+    submit(run, slurm)
+    (run / "data" / "slurm" / "1_submitted.pkl").touch()
+    slurm.end("1", "FAILED")
+
+    settle(run, slurm)
+
+    assert "1_0_log.err" in read_state(run / "data").attempts[-1].detail
+    assert read_state(run / "data").state == "failed"
+
+
+def test_jobs_that_slurm_loses_before_they_begin_are_asked_for_again_a_few_times_only(
+    run: Path, slurm: ToySlurm
+) -> None:
+    submit(run, slurm)
+
+    for _ in range(10):
+        for job_id in slurm.ready():
+            slurm.end(job_id, "NODE_FAIL")
+        settle(run, slurm)
+
+    assert slurm.asked.count("data") == 5
+    assert read_state(run / "data").state == "failed"
+
+
+def test_when_slurm_does_not_answer_nothing_is_changed(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.answers = False
+
+    with pytest.raises(SlurmAway):
+        settle(run, slurm)
+
+    assert states(run) == dict.fromkeys(CHAIN, "queued")
+
+
+def test_a_chain_that_slurm_stopped_answering_for_is_finished_later(run: Path, slurm: ToySlurm) -> None:
+    slurm.fate = lambda: "away" if len(slurm.asked) == 2 else "taken"
+    with pytest.raises(SlurmAway):
+        submit(run, slurm)
+    slurm.fate = lambda: "taken"
+
+    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
+
+
+FATES = st.sampled_from(["taken", "taken", "killed before", "killed after", "late", "away"])
+ACTS = st.sampled_from(["settle", "settle", "arrive", "begin", "finish"])
+
+
+class Story:
+    """A run to which things happen in any order."""
+
+    def __init__(self, folder: Path, fates: list[str]) -> None:
+        self.run = folder / "toy"
+        toy_run(self.run, CHAIN)
+        self.slurm = ToySlurm(self.run)
+        self.slurm.fate = lambda: fates.pop() if fates else "taken"
+        self.running: list[str] = []
+        self.begun: Counter[str] = Counter()
+
+    def submit(self) -> None:
+        submit(self.run, self.slurm)
+
+    def settle(self) -> None:
+        settle(self.run, self.slurm)
+
+    def arrive(self) -> None:
+        self.slurm.arrive()
+
+    def begin(self) -> None:
+        for job_id in self.slurm.ready()[:1]:
+            if self.slurm.begin(job_id):
+                self.begun[self.slurm.stage(job_id)] += 1
+                self.running.append(job_id)
+
+    def finish(self) -> None:
+        if self.running:
+            self.slurm.finish(self.running.pop(0))
+
+    def come_to_rest(self) -> None:
+        self.slurm.fate = lambda: "taken"
+        while self.running:
+            self.finish()
+        while self.slurm.late:
+            self.arrive()
+        self.begun += work_through(self.run, self.slurm)
+
+
+def _no_loss_no_twins(folder: Path, acts: list[str], fates: list[str]) -> None:
+    story = Story(folder, fates)
+    happens = {"settle": story.settle, "arrive": story.arrive, "begin": story.begin, "finish": story.finish}
+    for act in [story.submit, *(happens[name] for name in acts)]:  # it holds the run, so it is first
+        with suppress(Killed, SlurmAway):
+            act()
+
+    story.come_to_rest()
+
+    assert story.begun == dict.fromkeys(CHAIN, 1)
+    assert not [job for job in story.slurm.jobs.values() if not job.ended_for_good()]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(acts=st.lists(ACTS, max_size=14), fates=st.lists(FATES, max_size=10))
+def test_whatever_dies_and_whenever_each_stage_runs_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str], fates: list[str]
+) -> None:
+    _no_loss_no_twins(tmp_path_factory.mktemp("run"), acts, fates)
+
+
+@pytest.mark.long
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(acts=st.lists(ACTS, max_size=30), fates=st.lists(FATES, max_size=20))
+def test_whatever_dies_and_whenever_each_stage_runs_exactly_once_in_many_orders(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str], fates: list[str]
+) -> None:
+    _no_loss_no_twins(tmp_path_factory.mktemp("run"), acts, fates)
+
+
+def test_two_jobs_of_one_submission_cannot_both_begin(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    found = submissions.read_submission(run / "data")
+    assert found is not None
+
+    claims = [submissions.claim(run / "data", found.token, job_id) for job_id in ("1", "99", "1")]
+
+    assert claims == [True, False, True]  # a job that was queued again is still the same job

@@ -1,0 +1,164 @@
+"""A Slurm of a few lines that dies, forgets and is late on demand, for tests of what the launcher does about it."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts import Report, write_json
+from orchestrator.recipe import Resources
+from orchestrator.state import Ending, Launch, StageState, close_attempt, open_attempt, write_launch, write_state
+from slurm import submissions
+from slurm.asking import SlurmAway
+from slurm.queue import JobFacts, Survey
+from slurm.sbatch import SubmissionRefused
+from slurm.submissions import Submission
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nobody catches it."""
+
+
+class ToySlurm:
+    """Keeps jobs in memory. `fate` decides what becomes of the next sbatch."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.jobs: dict[str, JobFacts] = {}
+        self.after: dict[str, tuple[str, ...]] = {}
+        self.late: list[tuple[str, str, tuple[str, ...]]] = []  # sbatches that outlive the launch that began them
+        self.answers = True
+        self.accounting = True
+        self.refused: set[str] = set()
+        self.fate: Callable[[], str] = lambda: "taken"
+        self.asked: list[str] = []
+        self._ids = itertools.count(1)
+
+    def find(self, names: Sequence[str]) -> Survey:
+        if not self.answers:
+            raise SlurmAway("the toy does not answer")
+        jobs: dict[str, list[JobFacts]] = {}
+        for job in self.jobs.values():
+            if job.name in names:
+                jobs.setdefault(job.name, []).append(job)
+        return Survey(
+            jobs={name: tuple(found) for name, found in jobs.items()}, controller=True, accounting=self.accounting
+        )
+
+    def last_ending(self, facts: JobFacts) -> JobFacts:
+        return facts
+
+    def signal_s(self, stage: Path, resources: Resources) -> int:  # noqa: ARG002 - as the protocol has it
+        return 60
+
+    def bad_nodes(self, resources: Resources) -> Sequence[str]:  # noqa: ARG002 - as the protocol has it
+        return ()
+
+    def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
+        del resources, delay_s
+        self.asked.append(stage.name)
+        if stage.name in self.refused:
+            raise SubmissionRefused("Invalid partition name specified")
+        fate = self.fate()
+        if fate == "killed before":
+            raise Killed
+        if fate == "late":
+            self.late.append((submission.name, submission.token, submission.after_ids))
+            raise Killed
+        if fate == "away":
+            raise SlurmAway("the toy does not answer")
+        job_id = self._enter(submission.name, submission.after_ids)
+        if fate == "killed after":
+            raise Killed
+        return job_id
+
+    def mend(self, stage: Path, submission: Submission, job_id: str) -> None:
+        pass
+
+    def set_dependency(self, job_id: str, after: Sequence[str]) -> None:
+        self.after[job_id] = tuple(after)
+        self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], reason="Dependency")
+
+    def cancel(self, job_ids: Sequence[str], *, signal: str | None = None) -> None:
+        for job_id in job_ids:
+            if signal is None and not self.jobs[job_id].ended_for_good():
+                self.end(job_id, "CANCELLED", "by 0")
+
+    def arrive(self) -> None:
+        """Lets the oldest sbatch that was given up reach Slurm after all."""
+        if self.late:
+            name, _, after = self.late.pop(0)
+            self._enter(name, after)
+
+    def ready(self) -> list[str]:
+        """Returns the jobs that may begin; like Slurm, removes those whose parents ended badly."""
+        for job_id, job in list(self.jobs.items()):
+            bad = {"FAILED", "CANCELLED", "NODE_FAIL"}
+            if job.state == "PENDING" and any(self.jobs[parent].state in bad for parent in self.after[job_id]):
+                self.end(job_id, "CANCELLED", "Dependency")
+        waiting = [job_id for job_id, job in self.jobs.items() if job.state == "PENDING"]
+        return [
+            job_id for job_id in waiting if all(self.jobs[parent].state == "COMPLETED" for parent in self.after[job_id])
+        ]
+
+    def begin(self, job_id: str) -> bool:
+        """Begins a job as its keeper would; False if it is a duplicate, which has left already."""
+        _, _, rest = self.jobs[job_id].name.partition("-")
+        stage, token = rest.split("-")[-2:]
+        if not submissions.claim(self.run / stage, token, job_id):
+            self.end(job_id, "FAILED")
+            return False
+        self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], state="RUNNING")
+        open_attempt(self.run / stage, launcher="toy", job_id=job_id, nodes=("n1",))
+        return True
+
+    def finish(self, job_id: str) -> None:
+        """Lets the keeper of a running job do its work and end."""
+        stage = self.run / self.stage(job_id)
+        (stage / "value").mkdir()
+        Report(stage / "value").commit("print")
+        close_attempt(stage, Ending(state="done"))
+        self.end(job_id, "COMPLETED")
+
+    def lose(self, job_id: str) -> None:
+        """Takes the node of a job away, with its keeper."""
+        self.end(job_id, "NODE_FAIL")
+
+    def end(self, job_id: str, state: str, reason: str = "") -> None:
+        self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], state=state, reason=reason)
+
+    def stage(self, job_id: str) -> str:
+        return self.jobs[job_id].name.split("-")[-2]
+
+    def _enter(self, name: str, after: Sequence[str]) -> str:
+        job_id = str(next(self._ids))
+        reason = "Dependency" if after else "Priority"
+        self.jobs[job_id] = JobFacts(id=job_id, name=name, state="PENDING", reason=reason, submitted=float(job_id))
+        self.after[job_id] = tuple(after)
+        return job_id
+
+
+def toy_run(run: Path, stages: dict[str, list[str]]) -> Launch:
+    """Writes the folder of a run as a launch leaves it just before it submits: {stage: the stages it reads from}."""
+    run.mkdir(parents=True)
+    for name, after in stages.items():
+        folder = run / name
+        folder.mkdir()
+        document: dict[str, Any] = {
+            "name": name, "stage": "toy", "fingerprint": "print", "after": after, "steps": None,
+            "resources": {"nodes": 1, "hours": 1.0},
+            "outputs": {"value": {"kind": "report", "path": str(folder / "value")}},
+        }  # fmt: skip
+        write_json(folder / "stage.json", document)
+        write_state(folder, StageState())
+    entries = tuple({"name": name, "action": "run", "reason": ""} for name in stages)
+    launch = Launch(recipe="toy", launcher="toy", host="here", user="me", started=1000.0, stages=entries)
+    write_launch(run, launch)
+    return launch
+
+
+def read(path: Path) -> Any:
+    """Reads a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
