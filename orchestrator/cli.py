@@ -132,19 +132,19 @@ def show_status(
 
     Example: orch status quickstart --watch
     """
-    from orchestrator.display import ending_lines, make_console, status_table
+    from orchestrator.display import ending_lines, make_console, standing_lines, status_table
     from orchestrator.follow import follow as watch_run
     from orchestrator.status import Observer, latest_run
 
     directory = session.find_run(run).directory if run is not None else latest_run(session.runs_folder())
-    console, observer = make_console(), Observer(directory, _launcher_of(directory))
+    console, observer = make_console(), Observer(directory, _launcher_of)
     shown = watch_run(observer, console) if watch and not as_json else observer.look()
     if as_json:
         print(json.dumps(shown, indent=1))
         return
     console.print(f"{shown['run']}: {shown['state']}", markup=False)
     console.print(status_table(shown))
-    for line in ending_lines(shown):
+    for line in (*standing_lines(shown), *ending_lines(shown)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -157,7 +157,7 @@ def runs(*, as_json: options.Json = False) -> None:
     from orchestrator.display import make_console, runs_table
     from orchestrator.status import known_runs, status
 
-    statuses = [status(directory, _launcher_of(directory)) for directory in known_runs(session.runs_folder())]
+    statuses = [status(directory, _launcher_of) for directory in known_runs(session.runs_folder())]
     if as_json:
         print(json.dumps(statuses, indent=1))
     else:
@@ -171,22 +171,19 @@ def logs(
     attempt: options.AttemptNumber = None,
     rank: options.RankNumber = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Goes on while the stage runs.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Goes on until the stage has ended.")] = False,
 ) -> None:
-    """Prints the log of a stage.
+    """Prints the logs of a stage: of one rank, or of all of them as one.
 
     Example: orch logs quickstart gcg --rank 1 --follow
     """
-    from orchestrator.display import log_path
-    from orchestrator.follow import log_pieces
+    from orchestrator.follow import Wanted, log_lines
     from orchestrator.status import Observer
 
-    directory = session.find_run(run).directory
-    observer = Observer(directory, _launcher_of(directory))
-    path = log_path(directory, observer.stage(stage), attempt, rank)
-    print(f"{path}", file=sys.stderr)
-    for piece in log_pieces(observer, stage, path, follow=follow):
-        sys.stdout.write(piece)
+    observer = Observer(session.find_run(run).directory, _launcher_of)
+    wanted = Wanted(stage=stage, attempt=attempt, rank=rank, follow=follow)
+    for line in log_lines(observer, wanted, notice=partial(print, file=sys.stderr, flush=True)):
+        sys.stdout.write(line)
         sys.stdout.flush()
 
 
@@ -214,7 +211,7 @@ def report(
     from orchestrator.status import status
 
     directory = session.find_run(run).directory
-    status(directory, _launcher_of(directory))  # what ended unseen is closed first
+    status(directory, _launcher_of)  # what ended unseen is closed first
     path = output or directory / "report.html"
     make_report(directory, path)
     print(path)

@@ -1,9 +1,8 @@
 """Puts plans, states and endings into tables and lines for people; JSON is for programs."""
 
-import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.errors import InputError
+from orchestrator.logs import log_to_blame
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.state import read_plain_stage
 
 PIPE_WIDTH = 160  # nobody wraps a pipe; a table must not be cut for a terminal that is not there
 COLORS = {
     "reuse": "cyan", "reused": "cyan", "done": "green", "resume": "yellow", "run": "yellow", "running": "yellow",
-    "failed": "red", "cancelled": "red",
+    "queued": "blue", "failed": "red", "cancelled": "red",
 }  # fmt: skip
 TAIL_LINES = 15
 
@@ -132,6 +131,54 @@ def duration(seconds: float | None) -> str:
     return f"{minutes}m{left:02d}s" if minutes else f"{left}s"
 
 
+def lasted_s(attempt: Mapping[str, Any]) -> float:
+    """Returns how long an attempt has lasted; another host's clock may be ahead of ours, but none lasts less than 0."""
+    return max(0.0, float((attempt["ended"] or time.time()) - attempt["started"]))
+
+
+def job_in_words(attempt: Mapping[str, Any]) -> str:
+    """Reads `job 12 on n1, n2`; on this machine, `process 4711`."""
+    if attempt["launcher"] == "local":
+        return f"process {attempt['job_id']}"
+    return f"job {attempt['job_id']}" + (f" on {_few(attempt['nodes'])}" if attempt["nodes"] else "")
+
+
+def queue_in_words(stage: Mapping[str, Any]) -> str:
+    """Reads `job 12: other jobs are before it (Priority); begins about 15:04:05`; empty if nobody says anything."""
+    waiting = stage["waiting"]
+    if waiting is None:
+        return ""
+    start = waiting["estimated_start"]
+    begins = "" if start is None else f"; begins about {moment(start)}"
+    return f"job {waiting['job_id']}: {waiting['reason'] or waiting['state']}{begins}"
+
+
+def silence_in_words(status: Mapping[str, Any]) -> str:
+    """Reads `as of 15:04:05; Slurm does not answer: ...`; empty if whoever was asked has answered."""
+    if status["silence"] is None:
+        return ""
+    return f"as of {moment(status['as_of'])}; {status['silence']}" if status["as_of"] else status["silence"]
+
+
+def moment(seconds: float) -> str:
+    """Reads `15:04:05`, with the day where it is not today's."""
+    there, today = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", there)
+
+
+def standing_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """Says of every stage that waits or runs which job it is, where it runs, and what has happened so far."""
+    if silence := silence_in_words(status):
+        yield silence
+    for stage in status["stages"]:
+        if words := queue_in_words(stage):
+            yield f"{stage['name']}: {words}"
+        if stage["state"] in {"queued", "running"}:
+            yield from _attempt_lines(stage)
+        if stage["state"] == "running" and stage["attempts"][-1]["launcher"] != "local":
+            yield f"{stage['name']}: {job_in_words(stage['attempts'][-1])}"
+
+
 def colored(text: str, state: str) -> Text:
     """Gives a word the color of its state."""
     return Text(text, style=COLORS.get(state, ""))
@@ -152,24 +199,6 @@ def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"go on:    orch resume {shlex.quote(status['run'])}"
 
 
-def log_path(run: Path, stage: Mapping[str, Any], attempt: int | None = None, rank: int | None = None) -> Path:
-    """Finds a log; by default of the last attempt, and there of the rank that failed first, or of rank 0."""
-    attempts: dict[int, dict[str, Any]] = {entry["number"]: entry for entry in stage["attempts"]}
-    if not attempts:
-        raise InputError(f"{stage['name']} has not been started, so it has no log")
-    number = max(attempts) if attempt is None else attempt
-    if number not in attempts:
-        raise InputError(f"--attempt: {stage['name']} has no attempt {number}; it has {_listed(attempts)}")
-    failed = re.match(r"rank (\d+): ", attempts[number]["detail"])
-    chosen = rank if rank is not None else int(failed[1]) if failed else 0
-    folder = run / stage["name"] / "logs" / f"attempt_{number}"
-    path: Path = folder / f"rank_{chosen}.log"
-    if not path.is_file():
-        known = sorted(int(log.stem.removeprefix("rank_")) for log in folder.glob("rank_*.log"))
-        raise InputError(f"--rank: attempt {number} of {stage['name']} has no rank {chosen}; it has {_listed(known)}")
-    return path
-
-
 def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
     run = Path(status["run"])
     if status["report"]:
@@ -186,11 +215,9 @@ def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:
-    attempt = stage["attempts"][-1]
-    yield f"{stage['name']}: {stage['state']} ({attempt['cause']}) in attempt {attempt['number']}: {attempt['detail']}"
-    try:
-        path = log_path(run, stage)
-    except InputError:
+    yield from _attempt_lines(stage)
+    path = log_to_blame(run, stage)
+    if path is None:
         return
     if stage["state"] == "failed":
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -198,15 +225,27 @@ def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:
     yield f"log:      {path}"
 
 
+def _attempt_lines(stage: Mapping[str, Any]) -> Iterator[str]:
+    """Says of every attempt that did not end well how it ended, what that is known from, and what was done about it."""
+    bad = [attempt for attempt in stage["attempts"] if attempt["cause"] is not None]
+    for attempt in bad:
+        step = f" at step {attempt['to_step']}" if attempt["to_step"] is not None else ""
+        lasted = duration(lasted_s(attempt))
+        head = f"{stage['name']}: attempt {attempt['number']} ({job_in_words(attempt)})"
+        yield f"{head} {attempt['state']} ({attempt['cause']}) after {lasted}{step}: {attempt['detail']}"
+        yield from (f"    because: {evidence}" for evidence in attempt["evidence"])
+        if attempt["decision"]:
+            yield f"    so: {attempt['decision']}"
+
+
 def _elapsed_s(stage: Mapping[str, Any]) -> float | None:
-    if not stage["attempts"] or stage["state"] in {"reused", "waiting"}:
+    if not stage["attempts"] or stage["state"] in {"reused", "waiting", "queued"}:
         return None
-    attempt = stage["attempts"][-1]
-    return float((attempt["ended"] or time.time()) - attempt["started"])
+    return lasted_s(stage["attempts"][-1])
 
 
-def _listed(numbers: Any) -> str:
-    return ", ".join(str(number) for number in numbers) or "none"
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def _short(text: str) -> str:

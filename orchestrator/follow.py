@@ -1,14 +1,29 @@
-"""Follows a run by reading its folder: a live table in a terminal, plain lines in a pipe."""
+"""Follows a run by reading its folder: a live table in a terminal, plain lines in a pipe, the logs of a stage."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from orchestrator.display import duration, progress_in_words, rate_in_words, status_table, values_in_words
+from orchestrator.display import (
+    duration,
+    job_in_words,
+    lasted_s,
+    progress_in_words,
+    queue_in_words,
+    rate_in_words,
+    silence_in_words,
+    standing_lines,
+    status_table,
+    values_in_words,
+)
+from orchestrator.errors import InputError
+from orchestrator.logs import AttemptLogs, chosen_attempt, refuse_unknown_rank
+from orchestrator.records import record
 from orchestrator.state import read_tracking
 from orchestrator.status import Observer
 
@@ -29,11 +44,11 @@ def follow(run: Observer, console: Console) -> dict[str, Any]:
                 return shown
             time.sleep(TICK_S)
             shown = run.look()
-    with Live(status_table(shown), console=console, auto_refresh=False) as live:
+    with Live(_live(shown), console=console, auto_refresh=False) as live:
         while not over(shown):
             time.sleep(TICK_S)
             shown = run.look()
-            live.update(status_table(shown), refresh=True)
+            live.update(_live(shown), refresh=True)
     return shown
 
 
@@ -54,17 +69,76 @@ def wait_for_mlflow(directory: Path, patience_s: float) -> bool:
     return True
 
 
-def log_pieces(run: Observer, stage: str, path: Path, *, follow: bool) -> Iterator[str]:
-    """Yields a log as it is, and, to follow it, what is appended until the stage ends or begins another attempt."""
-    with path.open("r", encoding="utf-8", errors="replace") as file:
-        attempts = len(run.stage(stage)["attempts"])
-        while True:
-            shown = run.stage(stage)  # before reading: what it wrote last must not be missed
-            while piece := file.read(1 << 16):
-                yield piece
-            if not follow or shown["state"] != "running" or len(shown["attempts"]) != attempts:
-                return
-            time.sleep(TICK_S)
+@record
+class Wanted:
+    """Which logs somebody wants to see."""
+
+    stage: str
+    attempt: int | None = None  # None = the last one, and to follow, every one after it
+    rank: int | None = None  # None = all, as one
+    follow: bool = False
+
+
+def log_lines(run: Observer, wanted: Wanted, notice: Callable[[str], None]) -> Iterator[str]:
+    """Yields the logs of a stage line by line; what is not in a log (which file, what it waits for) goes to `notice`.
+
+    To follow means: until the stage has ended, through every attempt that is still to come.
+    """
+    logs: AttemptLogs | None = None
+    said = ""
+    while True:
+        shown, over = run.stage(wanted.stage), run.over()  # before reading: what it wrote last must not be missed
+        attempt, comes = chosen_attempt(shown, wanted.attempt), _comes(shown, over=over)
+        ended = attempt is not None and attempt["ended"] is not None
+        if attempt is not None and (logs is None or logs.number != attempt["number"]):
+            yield from logs.read(to_the_end=True) if logs is not None else ()
+            logs = _begun(run, shown, attempt, wanted, notice)
+        if logs is not None:
+            yield from logs.read(to_the_end=ended or not wanted.follow)
+        elif not comes:
+            raise InputError(f"{wanted.stage} has not been started, so it has no log")
+        comes = comes and not (ended and wanted.attempt is not None)
+        if comes and (ended or attempt is None) and _waits(shown) != said:
+            said = _waits(shown)
+            notice(said)
+        if not (comes and wanted.follow):
+            return
+        time.sleep(TICK_S)
+
+
+def _begun(
+    run: Observer,
+    shown: Mapping[str, Any],
+    attempt: Mapping[str, Any],
+    wanted: Wanted,
+    notice: Callable[[str], None],
+) -> AttemptLogs:
+    """Opens the logs of an attempt, and says which one it is and where they are."""
+    if wanted.rank is not None and (attempt["ended"] is not None or not wanted.follow):
+        refuse_unknown_rank(run.directory, shown, attempt, wanted.rank)
+    logs = AttemptLogs(run.directory / wanted.stage, attempt, wanted.rank)
+    paths = logs.paths()
+    where = paths[0] if len(paths) == 1 else run.directory / wanted.stage / "logs" / f"attempt_{attempt['number']}"
+    notice(f"attempt {attempt['number']} ({job_in_words(attempt)}): {where}")
+    return logs
+
+
+def _comes(shown: Mapping[str, Any], *, over: bool) -> bool:
+    """Tells whether an attempt runs or is still to come."""
+    if over or shown["state"] in {"done", "reused", "cancelled"}:
+        return False
+    again = bool(shown["attempts"]) and str(shown["attempts"][-1]["decision"]).startswith("again")
+    return again or shown["state"] != "failed"
+
+
+def _waits(shown: Mapping[str, Any]) -> str:
+    last = shown["attempts"][-1] if shown["attempts"] else None
+    ended = f"attempt {last['number']} has ended ({last['cause'] or last['state']}); " if last else ""
+    return f"{ended}{shown['name']} is {shown['state']}" + (f": {words}" if (words := queue_in_words(shown)) else "")
+
+
+def _live(shown: Mapping[str, Any]) -> RenderableType:
+    return Group(status_table(shown), *(Text(line) for line in standing_lines(shown)))
 
 
 def over(shown: Mapping[str, Any]) -> bool:
@@ -77,13 +151,18 @@ class Lines:
 
     def __init__(self) -> None:
         """Has said nothing yet."""
-        self._said: dict[str, tuple[str, int]] = {}
+        self._said: dict[str, tuple[str, int, str]] = {}
+        self._silence = ""
         self._spoke = time.monotonic()
 
     def news(self, shown: Mapping[str, Any]) -> Iterator[str]:
         """Yields what is new since the last call."""
+        silence = silence_in_words(shown)
+        if bool(silence) != bool(self._silence):
+            yield silence or "the cluster answers again"
+        self._silence = silence
         for stage in shown["stages"]:
-            now = (stage["state"], len(stage["attempts"]))
+            now = (stage["state"], len(stage["attempts"]), (stage["waiting"] or {}).get("reason", ""))
             if now != self._said.get(stage["name"]) and stage["state"] != "waiting":
                 self._spoke = time.monotonic()
                 yield _event(stage)
@@ -96,12 +175,14 @@ class Lines:
 def _event(stage: Mapping[str, Any]) -> str:
     attempt = stage["attempts"][-1] if stage["attempts"] else None
     line = f"{stage['name']}: {stage['state']}"
+    if stage["state"] == "queued":
+        return f"{line}: {queue_in_words(stage)}".rstrip(": ")
     if attempt is None or stage["state"] == "reused":
         return line
     if stage["state"] == "running":
         begun = f" at step {attempt['from_step']}" if attempt["from_step"] else ""
-        return f"{line} (attempt {attempt['number']}){begun}"
-    return f"{line} after {duration((attempt['ended'] or time.time()) - attempt['started'])}" + (
+        return f"{line} (attempt {attempt['number']}, {job_in_words(attempt)}){begun}"
+    return f"{line} after {duration(lasted_s(attempt))}" + (
         f" ({attempt['cause']})" if attempt["cause"] else f" {_progress_only(stage)}".rstrip()
     )
 

@@ -26,4 +26,4 @@ Boxes = Annotated[list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1",
 Picture = Annotated[Path | None, typer.Option("--output", metavar="PNG", help="Draws the answer.")]
 FromStage = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redoes it and its followers.")]
 AttemptNumber = Annotated[int | None, typer.Option("--attempt", metavar="N", help="The last one by default.")]
-RankNumber = Annotated[int | None, typer.Option("--rank", metavar="N", help="The one that failed, or 0.")]
+RankNumber = Annotated[int | None, typer.Option("--rank", metavar="N", help="All ranks by default.")]

@@ -36,7 +36,7 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
     if not manner.as_json:
         console.print(plan_table(plan))
     launch(make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean)
-    observer = Observer(run, launcher)
+    observer = Observer(run, lambda _: launcher)
     if not manner.follow:
         lines = [json.dumps(observer.look(), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
         console.out("\n".join(lines), highlight=False)

@@ -7,8 +7,8 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InputError, SurroundingsError
-from orchestrator.launcher import Launcher, Waiting
+from orchestrator.errors import InputError, OrchError
+from orchestrator.launcher import Launcher, Place, Waiting
 from orchestrator.lock import user_name
 from orchestrator.progress import PROGRESS, read_progress
 from orchestrator.records import record
@@ -39,34 +39,48 @@ class Answer:
 class Observer:
     """Looks at a run again and again, and asks its launcher no more than once in a few seconds."""
 
-    def __init__(self, directory: Path, launcher: Launcher, *, ask_every_s: float = ASK_EVERY_S) -> None:
+    def __init__(self, directory: Path, place: Place, *, ask_every_s: float = ASK_EVERY_S) -> None:
         """Asks for the first time when it looks for the first time."""
         self.directory = directory
-        self._launcher = launcher
+        self._place = place
         self._ask_every_s = ask_every_s
         self._answer = Answer()
         self._ask_at = 0.0
 
     def look(self) -> dict[str, Any]:
         """Returns what `orch status --json` prints (interface.md)."""
-        if time.monotonic() >= self._ask_at:
-            self._answer = _asked(self.directory, self._launcher, self._answer)
-            self._ask_at = time.monotonic() + self._ask_every_s
+        self._ask()
         return read_status(self.directory, self._answer)
 
     def stage(self, name: str) -> dict[str, Any]:
-        """Returns one stage's part of it."""
-        return _only(self.look(), name)
+        """Returns one stage's part of it; of a thousand stages, no other is read."""
+        self._ask()
+        return read_stage(self.directory, name, self._answer)
+
+    def over(self) -> bool:
+        """Tells whether nobody works on the run any more."""
+        launch = read_launch(self.directory)
+        return launch is None or launch.ended is not None
+
+    def _ask(self) -> None:
+        if time.monotonic() >= self._ask_at:
+            self._answer = _asked(self.directory, self._place, self._answer)
+            self._ask_at = time.monotonic() + self._ask_every_s
 
 
-def status(directory: Path, launcher: Launcher) -> dict[str, Any]:
+def status(directory: Path, place: Place) -> dict[str, Any]:
     """Returns what `orch status --json` prints (interface.md), after the launcher has closed what ended unseen."""
-    return Observer(directory, launcher).look()
+    return Observer(directory, place).look()
 
 
-def stage_status(directory: Path, launcher: Launcher, name: str) -> dict[str, Any]:
-    """Returns one stage's part of the status."""
-    return Observer(directory, launcher).stage(name)
+def read_stage(directory: Path, name: str, answer: Answer | None = None) -> dict[str, Any]:
+    """Reads one stage's part of the status."""
+    launch = read_launch(directory)
+    entry = {} if launch is None else launch.action(name)
+    if not entry:
+        names = () if launch is None else tuple(str(entry["name"]) for entry in launch.stages)
+        raise InputError(f"{directory} has no stage {name!r}; it has {', '.join(names) or 'none'}")
+    return _stage_status(directory, entry, (answer or Answer()).waiting.get(name))
 
 
 def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]:
@@ -99,9 +113,9 @@ def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]
 
 def cancel_run(directory: Path, launcher: Launcher, stage: str | None) -> str:
     """Asks whoever works on a run to stop, and says what happens now."""
-    shown = status(directory, launcher)
+    shown = status(directory, lambda _: launcher)
     if stage is not None:
-        _only(shown, stage)
+        read_stage(directory, stage)
     if launcher.holder(directory) is None:
         return f"nothing to cancel: nobody works on {directory}, its state is {shown['state']}"
     return launcher.cancel(directory, stage, user_name())
@@ -122,14 +136,14 @@ def latest_run(runs: Path) -> Path:
     return known[0]
 
 
-def _asked(directory: Path, launcher: Launcher, before: Answer) -> Answer:
+def _asked(directory: Path, place: Place, before: Answer) -> Answer:
     """Asks the launcher; where it does not answer, what it said before is still the best there is."""
     launch = read_launch(directory)
     if launch is None or launch.ended is not None:
         return Answer()  # nothing is open: there is nothing to ask
     try:
-        return Answer(waiting=launcher.settle(directory), time=time.time())
-    except (SurroundingsError, OSError) as error:
+        return Answer(waiting=place(directory).settle(directory), time=time.time())
+    except (OrchError, OSError) as error:  # also a cluster file that another version of us wrote
         return Answer(waiting=before.waiting, time=before.time, silence=str(error))
 
 
@@ -146,13 +160,6 @@ def _times(paths: list[Path]) -> Iterator[float]:
             yield path.stat().st_mtime
         except OSError:
             continue
-
-
-def _only(shown: Mapping[str, Any], name: str) -> dict[str, Any]:
-    stages: dict[str, dict[str, Any]] = {stage["name"]: stage for stage in shown["stages"]}
-    if name not in stages:
-        raise InputError(f"{shown['run']} has no stage {name!r}; it has {', '.join(stages) or 'none'}")
-    return stages[name]
 
 
 def _run_state(launch: Launch | None, states: list[str]) -> str:

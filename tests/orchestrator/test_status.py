@@ -23,9 +23,15 @@ from orchestrator.state import (
     read_state,
     write_launch,
 )
-from orchestrator.status import cancel_run, known_runs, latest_run, stage_status, status
+from orchestrator.status import cancel_run, known_runs, latest_run, read_stage, status
 
 HERE = LocalLauncher()
+
+
+def here(_: Path) -> LocalLauncher:
+    return HERE
+
+
 LAUNCH = Launch(
     recipe="toy", launcher="local", host="here", user="me", started=1.0, pid=os.getpid(),
     stages=({"name": "train", "action": "run", "reason": "has not run yet"},),
@@ -76,32 +82,32 @@ def test_an_attempt_knows_the_steps_it_made(run: Path) -> None:
 def test_goodput_counts_what_had_to_be_done_again(run: Path) -> None:
     test_an_attempt_knows_the_steps_it_made(run)
 
-    assert status(run, HERE)["goodput"]["lost_steps"] == 1
-    assert status(run, HERE)["goodput"]["share"] == pytest.approx(2 / 3)
+    assert status(run, here)["goodput"]["lost_steps"] == 1
+    assert status(run, here)["goodput"]["share"] == pytest.approx(2 / 3)
 
 
 def test_a_run_whose_supervisor_is_gone_is_closed_by_the_next_who_looks(run: Path) -> None:
     begin(run)
-    shown = status(run, HERE)
+    shown = status(run, here)
 
     assert shown["state"] == "failed"
     assert shown["stages"][0]["attempts"][0]["detail"] == f"the supervisor process {os.getpid()} on here is gone"
     assert shown["ended"] is not None
-    assert status(run, HERE) == shown
+    assert status(run, here) == shown
 
 
 def test_a_supervisor_that_died_after_the_last_write_leaves_a_stage_that_is_done(run: Path) -> None:
     begin(run)
     finish(run)
 
-    assert status(run, HERE)["state"] == "done"
+    assert status(run, here)["state"] == "done"
     assert read_state(run / "train").attempts[0].state == "done"
 
 
 def test_a_run_somebody_works_on_is_left_alone(run: Path) -> None:
     begin(run)
     with Run(run).lock("test"):
-        shown = status(run, HERE)
+        shown = status(run, here)
 
     assert (shown["state"], shown["ended"]) == ("running", None)
     assert read_state(run / "train").state == "running"
@@ -111,10 +117,10 @@ def test_work_that_somebody_removed_is_not_done_any_more(run: Path) -> None:
     begin(run)
     finish(run)
     close_attempt(run / "train", Ending(state="done"))
-    done = status(run, HERE)["stages"][0]["state"]
+    done = status(run, here)["stages"][0]["state"]
     (run / "train" / "model" / "manifest.json").unlink()
 
-    assert (done, status(run, HERE)["stages"][0]["state"]) == ("done", "waiting")
+    assert (done, status(run, here)["stages"][0]["state"]) == ("done", "waiting")
 
 
 def test_the_work_of_another_plan_is_not_this_stages_output(run: Path) -> None:
@@ -128,16 +134,16 @@ def test_the_work_of_another_plan_is_not_this_stages_output(run: Path) -> None:
 def test_progress_of_an_earlier_attempt_is_not_shown(run: Path) -> None:
     write_json(run / "train" / "progress.json", {"done": 7, "total": 10, "unit": "step", "time": 5.0, "values": {}})
     with Run(run).lock("test"):
-        before = status(run, HERE)["stages"][0]["step"]
+        before = status(run, here)["stages"][0]["step"]
         begin(run)
-        after = status(run, HERE)["stages"][0]["step"]
+        after = status(run, here)["stages"][0]["step"]
 
     assert (before, after) == (7, None)
 
 
 def test_unknown_stages_and_missing_runs_are_named(run: Path) -> None:
     with pytest.raises(InputError, match="has no stage 'tarin'; it has train"):
-        stage_status(run, HERE, "tarin")
+        read_stage(run, "tarin")
     with pytest.raises(InputError, match="has no stage"):
         cancel_run(run, HERE, "tarin")
     with pytest.raises(InputError, match="there is no run in"):
