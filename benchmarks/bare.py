@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.command import Orch
 from slurm.devcluster import DevCluster
 
-_PREPARE = """
+PREPARE = """
 import sys
 from pathlib import Path
 from orchestrator.plan import Catalog, plan_recipe
@@ -43,7 +43,7 @@ class BareChain:
         """Prepares the run folder, off the clock."""
         self._cluster, self._orch = cluster, orch
         repository = orch.environment["PYTHONPATH"]
-        folder, names = orch.python("-c", _PREPARE, str(recipe), repository).splitlines()
+        folder, names = orch.python("-c", PREPARE, str(recipe), repository).splitlines()
         self.run, self.stages = Path(folder), names.split()
 
     def submit(self) -> None:

@@ -1,0 +1,70 @@
+"""What 4,096 ranks and 1,000 stages would do to a file system and to Slurm: measured in small, computed for large.
+
+python -m benchmarks.scale                 # a table, about five minutes
+python -m benchmarks.scale --json --quick  # about a minute
+
+Measured: what each rank does to the run's folder in a step (strace), what a prepared stage and an attempt leave there,
+how long a verdict over thousands of ranks takes, which requests a chain makes to slurmctld (sdiag). Computed, and said
+to be: the same for more ranks or stages than this machine can start.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import claims
+from benchmarks.claims import Claim
+from benchmarks.scaling import files, requests, traffic
+from orchestrator.errors import OrchError
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    ranks: tuple[int, ...]  # that really run
+    steps: int
+    stages: tuple[int, ...]  # that are prepared
+    fallen: tuple[int, ...]  # ranks whose records are judged
+    chain: int  # stages whose requests are counted
+
+
+FULL = Size(ranks=(1, 2, 4), steps=60, stages=(100, 1000), fallen=(512, 4096), chain=8)
+QUICK = Size(ranks=(1, 3), steps=20, stages=(50, 500), fallen=(256, 2048), chain=3)
+
+
+def main() -> None:
+    """Measures and prints, as a table or as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
+    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    options = parser.parse_args()
+    size, machine = QUICK if options.quick else FULL, claims.machine()
+    found: list[Claim] = []
+    with tempfile.TemporaryDirectory(prefix="orch-scale-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        found += _told("traffic", traffic.traffic_per_step(folder / "traffic", size.ranks, size.steps))
+        found += _told("files", files.control_files(folder / "files", size.stages))
+        found += _told("verdict", files.verdicts(folder / "verdicts", size.fallen))
+        found += _told("requests", requests.requests(folder / "requests", size.chain))
+    if not options.json:
+        claims.print_table(found)
+        return
+    print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
+
+
+def _told(cell: str, found: list[Claim]) -> list[Claim]:
+    """Says on stderr that a part is done: the whole takes minutes."""
+    print(f"{time.strftime('%H:%M:%S')} {cell}: {len(found)} claims", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OrchError, subprocess.SubprocessError) as error:
+        sys.exit(f"benchmarks.scale: {error}")
