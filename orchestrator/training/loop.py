@@ -19,6 +19,7 @@ from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
 from orchestrator.training.engine import Engine
+from orchestrator.training.stragglers import Stragglers
 from orchestrator.training.symmetry import Guard
 from orchestrator.training.task import TrainTask
 
@@ -50,7 +51,7 @@ def fit(
     """
     start = checkpoints.resume(engine)
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
-    window = _Window()
+    window, stragglers = _Window(), Stragglers(context)
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
     context.progress.enter("data")
     with Guard(engine.model, task.uneven, context.world, context.fail) as guard:
@@ -67,7 +68,7 @@ def fit(
             _refuse_not_finite(engine.scalars(), step)
             window.add(seen.losses, train.global_batch)
             bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
-            _tell(step, seen, window, {**engine.scalars(), **bad}, train, context)
+            _tell(step, seen, window, {**engine.scalars(), **bad}, train, context, stragglers)
             stopping = seen.stop and step < train.steps
             if stopping or checkpoints.saves_at(step):
                 saved = _saved(engine, step, checkpoints, context)
@@ -161,8 +162,9 @@ def _refuse_not_finite(scalars: Mapping[str, float], step: int) -> None:
 
 
 def _tell(
-    step: int, seen: _Seen, window: "_Window", scalars: Mapping[str, float], train: TrainConfig, context: StageContext
-) -> None:
+    step: int, seen: _Seen, window: "_Window", scalars: Mapping[str, float], train: TrainConfig, context: StageContext,
+    stragglers: Stragglers,
+) -> None:  # fmt: skip
     """Tells journal and progress about a step. Collective: every rank must call."""
     # every step, in full precision: two curves can be compared bit for bit
     context.journal.append("loss", step=step, value=seen.losses["loss"], data_wait_s=window.step_wait_s())
@@ -171,9 +173,9 @@ def _tell(
     context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
     if step % train.log_every and step != train.steps:
         return
-    # of the rank that waited longest, as the others wait for it
-    wait_s = context.world.highest(window.wait_s())
-    shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / window.step_s()}
+    step_s = window.step_s()
+    wait_s = stragglers.look(step, wait_s=window.wait_s(), step_s=step_s)  # of all ranks the longest: the others wait
+    shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / step_s}
     values = {**window.means(), **scalars, **shown}
     context.journal.metrics(step, values)
     if context.world.is_main:
