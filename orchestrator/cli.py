@@ -56,16 +56,25 @@ def plan(
     Example: orch plan recipes/quickstart.yaml stages.gcg.config.train.steps=50
     """
     from orchestrator.display import make_console, plan_footer, plan_table
-    from orchestrator.errors import RecipeError
+    from orchestrator.errors import RecipeError, SurroundingsError
+    from orchestrator.forecast import Forecast, plan_document, refusals
 
-    made = session.make_plan(recipe, overrides or [])
-    faults = [*made.faults, *(session.launcher(on, _cluster).check(made) if on else ())]
+    made, forecasts = session.make_plan(recipe, overrides or []), dict[str, Forecast]()
+    faults = [*made.faults]
+    if on:
+        place = session.launcher(on, _cluster)
+        faults += place.check(made)
+        try:
+            forecasts.update(place.forecast(made))
+        except SurroundingsError as error:
+            print(f"note: when stages would begin is not known: {error}", file=sys.stderr)
+        faults += refusals(forecasts)
     if as_json and not faults:
-        print(json.dumps(made.document(), indent=1))
+        print(json.dumps(plan_document(made, forecasts), indent=1))
         return
     if not as_json:
         console = make_console()
-        console.print(plan_table(made))
+        console.print(plan_table(made, forecasts))
         console.print(plan_footer(made), style="dim", markup=False)
     if faults:
         raise RecipeError(faults)

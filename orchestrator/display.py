@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.forecast import Forecast, start_in_words
 from orchestrator.logs import log_to_blame
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.state import read_plain_stage
@@ -28,13 +29,17 @@ def make_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
-def plan_table(plan: Plan) -> Table:
-    """Shows per stage what will be done about it, and why."""
+def plan_table(plan: Plan, forecasts: Mapping[str, Forecast] | None = None) -> Table:
+    """Shows per stage what will be done about it, and why; and when it would begin, where somebody was asked."""
     table = Table("stage", "action", "why", "steps", "resources", box=None, pad_edge=False, header_style="bold")
+    if forecasts:
+        table.add_column("starts")
     for stage in plan.stages:
         action = f"resume at step {stage.from_step}" if stage.action == "resume" else stage.action
         steps = "" if stage.steps is None else str(stage.steps)
-        table.add_row(stage.name, colored(action, stage.action), Text(why(stage)), steps, resources_in_words(stage))
+        starts = [start_in_words(forecasts.get(stage.name))] if forecasts else []
+        resources = resources_in_words(stage)
+        table.add_row(stage.name, colored(action, stage.action), Text(why(stage)), steps, resources, *starts)
     return table
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import Fault, InputError, RecipeError, RunBusy
+from orchestrator.forecast import Forecast
 from orchestrator.lock import user_name
 from orchestrator.plan import Plan
 from orchestrator.records import record
@@ -56,6 +57,9 @@ class Launcher(Protocol):
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists what stages ask for and this place cannot give. Nothing is started."""
+
+    def forecast(self, plan: Plan) -> Mapping[str, Forecast]:
+        """Asks where and when each stage to be run would begin; empty where there is no queue. Nothing is started."""
 
     def submit(self, run: Run, lock: RunLock) -> Job:
         """Hands over a prepared run, with its lock."""

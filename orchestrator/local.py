@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import Fault, OrchError, SurroundingsError
+from orchestrator.forecast import Forecast
 from orchestrator.launcher import CLUSTER, Waiting
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
@@ -62,6 +63,10 @@ class LocalLauncher:
         """Lists the stages that ask for more nodes or GPUs than this machine has."""
         gpus = visible_gpus()
         return [fault for stage in plan.stages if stage.action != "reuse" for fault in _too_much(stage, gpus)]
+
+    def forecast(self, plan: Plan) -> Mapping[str, Forecast]:  # noqa: ARG002 - there is no queue on this machine
+        """Says nothing: what is launched here begins at once."""
+        return {}
 
     def submit(self, run: Run, lock: RunLock) -> LocalJob:
         """Starts a supervisor in a session of its own; it inherits the lock, so the run is never without a holder."""

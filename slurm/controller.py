@@ -9,7 +9,7 @@ from orchestrator.stopping import measured_save_s
 from slurm import queue, sbatch
 from slurm.cluster import Cluster
 from slurm.nodes import bad_nodes
-from slurm.queue import JobFacts, Survey
+from slurm.queue import Estimate, JobFacts, Survey
 from slurm.request import keeper_python, sbatch_parameters, signal_seconds
 from slurm.submissions import Submission, folder_of
 
@@ -42,6 +42,14 @@ class Controller:
         if resources.nodes not in self._bad:
             self._bad[resources.nodes] = bad_nodes(self._cluster, resources)
         return self._bad[resources.nodes]
+
+    def test_only(self, stage: Path, resources: Resources) -> Estimate:
+        """Asks whether Slurm would take the job of a stage, and when it would begin; nothing is submitted."""
+        parameters = sbatch_parameters(
+            self._cluster, resources, name="orch-plan", run=stage.parent, exclude=self.bad_nodes(resources),
+            signal_s=self.signal_s(stage, resources),
+        )  # fmt: skip
+        return queue.test_only(sbatch.text(folder_of(stage), parameters, keeper_python(self._cluster)))
 
     def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
         """Hands over the job of a stage and returns its id."""

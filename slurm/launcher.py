@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import Fault, InputError, RunBusy, SurroundingsError
+from orchestrator.forecast import Forecast
 from orchestrator.launcher import CLUSTER, Waiting, take
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.ranks import rank_count
+from orchestrator.recipe import Resources
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, read_launch, write_launch
 from orchestrator.supervisor import ask_to_cancel
@@ -20,13 +22,13 @@ from slurm.asking import SlurmAway
 from slurm.chain import Chain
 from slurm.cluster import Cluster, write_cluster
 from slurm.controller import Controller
-from slurm.queue import JobFacts
-from slurm.request import cpus_per_task
-from slurm.sbatch import SubmissionRefused
+from slurm.queue import Estimate, JobFacts
+from slurm.request import cpus_per_task, partition_of
+from slurm.sbatch import SubmissionRefused, blamed
 from slurm.settling import Settler
 
 # what Slurm puts into file names, and what a container's list of mounts cannot hold
-UNUSABLE = ("%", "\n", "\r")
+UNUSABLE = ("%", "\\", "\n", "\r")
 UNMOUNTABLE = (",", ":")
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,30 @@ class SlurmLauncher:
         wanted = [stage for stage in plan.stages if stage.action != "reuse"]
         faults = [fault for stage in wanted for fault in _too_much(stage, self.cluster)]
         return [*faults, *_unusable(Path(os.path.abspath(plan.directory)), self.cluster)]  # noqa: PTH100 - links stay
+
+    def forecast(self, plan: Plan) -> Mapping[str, Forecast]:
+        """Asks `sbatch --test-only` once for all stages that ask for the same.
+
+        A stage begins at the earliest when those that it reads from have had all the hours they asked for.
+        """
+        directory, answers = Path(os.path.abspath(plan.directory)), dict[Resources, Estimate]()  # noqa: PTH100 - links
+        forecasts: dict[str, Forecast] = {}
+        ends: dict[str, float | None] = {}
+        for stage in plan.stages:
+            asked = stage.resources
+            if stage.action == "reuse" or any(_too_much(stage, self.cluster)):
+                continue  # what `check` finds need not be found again
+            if asked not in answers:
+                answers[asked] = self._slurm.test_only(directory / stage.name, asked)
+            answer, partition = answers[asked], partition_of(self.cluster, asked) or ""
+            if not answer.valid:
+                forecasts[stage.name] = Forecast(queue=partition, refusal=blamed(answer.message))
+            else:
+                start = _latest([answer.start, *(ends[parent] for parent in stage.after if parent in ends)])
+                forecasts[stage.name] = Forecast(queue=partition, estimated_start=start)
+            start = forecasts[stage.name].estimated_start
+            ends[stage.name] = None if start is None or asked.hours is None else start + asked.hours * 3600
+        return forecasts
 
     def submit(self, run: Run, lock: RunLock) -> SlurmJob:
         """Submits the whole chain and lets go of the run: what comes next, jobs and commands do."""
@@ -153,6 +179,11 @@ class SlurmLauncher:
         survey = self._slurm.find([found.name for found in current.values()])
         known = {name: survey.latest(found.name) for name, found in current.items()}
         return {name: facts for name, facts in known.items() if facts is not None and not facts.ended_for_good()}
+
+
+def _latest(moments: Sequence[float | None]) -> float | None:
+    known = [moment for moment in moments if moment is not None]
+    return max(known) if len(known) == len(moments) else None
 
 
 def _too_much(stage: PlannedStage, cluster: Cluster) -> Iterator[Fault]:

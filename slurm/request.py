@@ -37,7 +37,7 @@ def sbatch_parameters(
     gpus = resources.gpus_per_node
     wanted = {
         "job_name": name,
-        "partition": cluster.partition if gpus else (cluster.cpu_partition or cluster.partition),
+        "partition": partition_of(cluster, resources),
         "account": cluster.account,
         "qos": cluster.qos,
         "constraint": cluster.constraint if gpus else None,
@@ -56,6 +56,11 @@ def sbatch_parameters(
         "additional_parameters": _additional(cluster, run),
     }
     return wanted | _gpus(cluster, gpus)
+
+
+def partition_of(cluster: Cluster, resources: Resources) -> str | None:
+    """Returns where a stage waits: stages without GPUs need not wait for those with."""
+    return cluster.partition if resources.gpus_per_node else (cluster.cpu_partition or cluster.partition)
 
 
 def setup_lines(cluster: Cluster, run: Path) -> list[str]:
