@@ -1,5 +1,6 @@
 """Samples by number, and never a wrong one."""
 
+import errno
 import json
 import os
 import pickle
@@ -9,9 +10,23 @@ import pytest
 
 from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.data.index import TarIndex
+from orchestrator.data.places import LocalFile
 from orchestrator.data.reader import ShardSet
 from orchestrator.errors import DamagedArtifact, DamagedSample, InputError
 from tests.orchestrator.data.conftest import MakeShards
+
+
+class FileWithBadSector(LocalFile):
+    """A file of which one byte cannot be read."""
+
+    def __init__(self, path: str, bad: int) -> None:
+        super().__init__(path)
+        self._bad = bad
+
+    def read(self, offset: int, size: int) -> bytes:
+        if offset <= self._bad < offset + size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(offset, size)
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:
@@ -104,6 +119,24 @@ def test_a_cut_tar_gives_all_that_is_left_and_names_the_rest(make_shards: MakeSh
     for number in (7, 8, 9):
         with pytest.raises(DamagedArtifact, match=rf"'a-{number}': .*too short"):
             shards.read(number)
+
+
+def test_a_bad_sector_costs_its_own_sample_and_none_that_is_read_together_with_it(
+    make_shards: MakeShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_shards("a", 10)
+    bad = index_of_tar(directory, 0).members(6)[0].offset + 5
+    monkeypatch.setattr("orchestrator.data.reader.open_place", lambda tar, _: FileWithBadSector(tar, bad))
+    shards, kept = ShardSet(directory), []
+
+    for number in range(10):
+        try:
+            kept.append(shards.read(number)[0])
+        except DamagedSample as error:
+            assert (error.key, number) == ("a-6", 6)  # noqa: PT017
+            assert "cannot be read: Input/output error" in error.reason  # noqa: PT017
+
+    assert [f"a-{i}" for i in range(10) if i != 6] == kept
 
 
 def test_a_missing_tar_is_named_with_the_keys_that_are_lost(make_shards: MakeShards) -> None:
