@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.records import record
-from orchestrator.state import read_launch
+from orchestrator.retry import policy_of
+from orchestrator.state import read_launch, read_plain_stage, read_state
 
 Event = Literal["started", "failed", "done", "needs_human"]
 
@@ -84,9 +85,27 @@ def tell(
     return Telling(sends)
 
 
+def tell_failure(run: Path, stage: str, others: Sequence[Notify] = ()) -> Telling:
+    """Tells that a stage has ended for good without being done; nothing if somebody cancelled it, for he knows.
+
+    It has failed where only its owner can help (a cause of `retry.never`), and needs somebody to look at it where
+    another attempt could have helped, and did not.
+    """
+    try:
+        attempt = read_state(run / stage).attempts[-1]
+        cause = attempt.cause or "unknown"
+        event: Event = "failed" if cause in policy_of(read_plain_stage(run / stage)).never else "needs_human"
+    except Exception:  # the same: a courtesy
+        log.exception("nobody could be told how %s of %s ended", stage, run)
+        return Telling([])
+    if cause == "cancelled":
+        return Telling([])
+    return tell(run, event, stage=stage, cause=cause, detail=attempt.detail, others=others)
+
+
 def _of_recipe(run: Path) -> Notify:
     launch = read_launch(run)
-    written = {} if launch is None else dict(launch.notify)
+    written: dict[str, Any] = {} if launch is None else dict(launch.notify)
     lists = {name: tuple(written[name]) for name in ("command", "events") if name in written}
     return Notify(**{**written, **lists})
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import SurroundingsError
+from orchestrator.notify import tell, tell_failure
 from orchestrator.ranks import Patience, Ranks
 from orchestrator.retry import Decision, attempts_of, decide, policy_of, tell_verdict
 from orchestrator.run import Run, RunLock
@@ -69,11 +70,11 @@ class Supervisor:
 
     def work(self) -> None:
         """Runs every stage that is not done, in order; after a failure the rest stays waiting."""
-        tells = self._launch.tracking.get("uri") and any(entry["action"] != "reuse" for entry in self._launch.stages)
-        forwarder = Forwarder(self._directory) if tells else None
-        for entry in self._launch.stages:
-            if not self._finish(entry["name"]):
-                break
+        works = any(entry["action"] != "reuse" for entry in self._launch.stages)
+        forwarder = Forwarder(self._directory) if works and self._launch.tracking.get("uri") else None
+        if works:
+            tell(self._directory, "started")
+        unfinished = next((entry["name"] for entry in self._launch.stages if not self._finish(entry["name"])), None)
         self._write_report()
         if forwarder is not None and forwarder.missing:
             self._note("MLflow was told nothing: orchestrator.tracking is not part of this installation")
@@ -81,6 +82,9 @@ class Supervisor:
         self._launch = replace(self._launch, ended=time.time())
         write_launch(self._directory, self._launch)
         self._lock.close()
+        if works:
+            told = tell_failure(self._directory, unfinished) if unfinished else tell(self._directory, "done")
+            told.wait()
         if forwarder is not None:
             forwarder.drain(self._patience.drain_s)
 

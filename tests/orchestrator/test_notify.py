@@ -1,7 +1,6 @@
 """Telling people of a run: what arrives, and that nothing that goes wrong there reaches the work."""
 
 import json
-import os
 import sys
 import threading
 import time
@@ -180,11 +179,26 @@ def test_an_address_in_the_place_of_a_name_is_refused() -> None:
         Notify(webhook_env="https://hooks.example.org/T000/B000")
 
 
-def test_the_run_folder_never_holds_the_address(orch: Any, listener: Listener) -> None:
-    os.environ["TOY_WEBHOOK"] = listener.address
-    told = {"webhook_env": "TOY_WEBHOOK", "events": ["started", "done"]}
+def test_a_run_tells_of_its_beginning_and_end_and_its_folder_never_holds_the_address(
+    listener: Listener, orch: Any
+) -> None:
+    told = {"webhook_env": "TOY_WEBHOOK", "events": ["started", "failed", "done", "needs_human"]}
     orch("launch", orch.recipe({"first": {"stage": "count"}}, notify=told))
+    orch("launch", orch.recipe({"first": {"stage": "fail"}}, notify=told), code=1)
+    retry = {"attempts": 1}
+    orch(
+        "launch", orch.recipe({"first": {"stage": "fail", "config": {"how": "kill"}}}, notify=told, retry=retry), code=1
+    )
+    orch.wait(lambda: len(listener.heard) == 6)
 
-    assert [message["event"] for message in listener.heard] == ["started", "done"]
+    events = [(message["event"], message["stage"], message["cause"]) for message in listener.heard]
+    assert events == [
+        ("started", None, None),
+        ("done", None, None),
+        ("started", None, None),
+        ("failed", "first", "code_error"),
+        ("started", None, None),
+        ("needs_human", "first", "unknown"),
+    ]
     files = [path for path in orch.run_folder.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
