@@ -266,7 +266,8 @@ def _first_line(error: Exception) -> str:
 
 def _written_uri(written: DictConfig) -> str | None:
     """Returns tracking.uri as written, if it takes something from the environment."""
-    raw: Any = OmegaConf.to_container(written, resolve=False)
+    # of this section alone: a recipe of a thousand stages takes its time to copy
+    raw: Any = OmegaConf.to_container(OmegaConf.masked_copy(written, ["tracking"]), resolve=False)
     tracking = raw.get("tracking") if isinstance(raw, dict) else None
     uri = tracking.get("uri") if isinstance(tracking, dict) else None
     return uri if isinstance(uri, str) and ENVIRONMENT.search(uri) and "${vars" not in uri else None
