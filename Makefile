@@ -15,10 +15,10 @@ FOR_TESTS := $(VENV)/.ready-tests-$(KEY)
 INSTALL   := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 ROOMS     := orchestrator stages slurm
 
-.PHONY: help demo test test-long check clean
+.PHONY: help demo packages test test-long check clean
 help:
 	@echo "make demo       trains a small GLaMM in four stages on this machine, scores it, draws it, reports it"
-	@echo "make test       runs the whole test suite"
+	@echo "make test       runs the whole test suite; installs Debian packages for its Slurm where it may (root, apt-get)"
 	@echo "make test-long  many more cases of what make test proves, in minutes"
 	@echo "make check      format, lint, types, import rules, tests: what a change must pass"
 	@echo "make clean      removes what set-up and tools made; runs/ and mlflow.db stay"
@@ -26,13 +26,16 @@ help:
 demo: $(FOR_TRAIN)
 	@$(BIN)/orch launch recipes/quickstart.yaml
 
-test: $(FOR_TESTS)
+packages: $(FOR_TESTS)
+	@$(BIN)/python -m slurm.devcluster
+
+test: packages
 	@$(BIN)/python -m pytest
 
-test-long: $(FOR_TESTS)
+test-long: packages
 	@$(BIN)/python -m pytest -m long --timeout 1800
 
-check: $(FOR_TESTS)
+check: packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

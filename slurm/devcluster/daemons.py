@@ -45,7 +45,7 @@ def mariadb(layout: Layout) -> Daemon:
     return Daemon(
         name="mariadbd",
         command=("mariadbd", *MARIADB_OPTIONS, f"--datadir={layout.path('database')}", f"--socket={place}"),
-        answers=lambda: _listens(place),
+        answers=lambda: _listens(place, greets=True),
         logs=(layout.path("log", "mariadbd.out"),),
     )
 
@@ -97,13 +97,15 @@ MARIADB_OPTIONS = (
 )
 
 
-def _listens(place: Path) -> bool:
+def _listens(place: Path, *, greets: bool = False) -> bool:
+    """Asks whether somebody listens at a socket, and says the first word if that is whose turn it is."""
     with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(2)
         try:
             line.connect(str(place))
+            return not greets or bool(line.recv(1))
         except OSError:
             return False
-    return True
 
 
 def _answers(address: str, port: int) -> bool:

@@ -12,10 +12,17 @@ from slurm.devcluster.surroundings import PLACES
 
 def empty_database(to: Path) -> None:
     """Puts an empty database at `to`."""
-    kept = _cache() / _version()
+    kept = kept_at()
     if not kept.is_dir():
         _make(kept)
     shutil.copytree(kept, to)
+
+
+def kept_at() -> Path:
+    """Returns where the empty database of this machine's MariaDB is kept."""
+    asked = ["mariadbd", "--no-defaults", "--version"]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True, env={"PATH": PLACES}).stdout
+    return Path.home() / ".cache" / "orch" / "devcluster" / f"mariadb-{said.split(' Ver ')[1].split()[0]}"
 
 
 def _make(kept: Path) -> None:
@@ -36,13 +43,3 @@ def _make(kept: Path) -> None:
             raise SurroundingsError(f"mariadb-install-db failed:\n{last}")
         if not kept.exists():  # somebody else may have been faster: theirs is as good
             draft.rename(kept)
-
-
-def _cache() -> Path:
-    return Path.home() / ".cache" / "orch" / "devcluster"
-
-
-def _version() -> str:
-    asked = ["mariadbd", "--no-defaults", "--version"]
-    said = subprocess.run(asked, check=True, capture_output=True, text=True, env={"PATH": PLACES}).stdout
-    return "mariadb-" + said.split(" Ver ")[1].split()[0]
