@@ -1,11 +1,13 @@
 """The engine of DeepSpeed: ZeRO partitions of weights, gradients and optimizer over the ranks."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import deepspeed
@@ -162,15 +164,26 @@ def _apply_gathered(module: nn.Module, initialise: Callable[..., None], is_custo
 
 @contextmanager
 def _late_fillers() -> Iterator[None]:
-    """Gathers what `torch.nn.init` is asked to fill: a part's maker (peft above all) does so when it is cut already."""
+    """Gathers what `torch.nn.init` is asked to fill: a part's maker (peft above all) does so when it is cut already.
+
+    Also where a module has imported a filler by name, as torch's own attention has.
+    """
     originals: dict[str, Callable[..., Tensor]] = {name: getattr(nn.init, name) for name in _FILLERS}
-    for name, fill in originals.items():
-        setattr(nn.init, name, _gathering(fill))
+    gathering = {name: _gathering(fill) for name, fill in originals.items()}
+    holders = [
+        (vars(module), name)
+        for module in list(sys.modules.values())
+        if isinstance(module, ModuleType)
+        for name, fill in originals.items()
+        if vars(module).get(name) is fill
+    ]
+    for names, name in holders:
+        names[name] = gathering[name]
     try:
         yield
     finally:
-        for name, fill in originals.items():
-            setattr(nn.init, name, fill)
+        for names, name in holders:
+            names[name] = originals[name]
 
 
 _FILLERS = (

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from orchestrator.training.config import OptimConfig, SaveConfig, TrainConfig
 from orchestrator.training.elastic import tensors
+from orchestrator.training.engine import make_engine
 from orchestrator.training.weights import load_into, load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
@@ -246,3 +247,26 @@ def test_lora_under_zero3_learns_as_without_and_leaves_the_base_alone(runs: Runs
     base = [name for name in ours if "lora" not in name]
     assert all(torch.equal(ours[name], theirs[name]) for name in base)
     assert 0.01 < ours[next(name for name in base if "embed_tokens" in name)].std() < 0.04  # transformers' own start
+
+
+class AttentionTask(ToyTask):
+    """Builds what torch fills with functions that it has imported by name: attention, whose biases start at zero."""
+
+    def build_model(self) -> nn.Module:
+        return nn.TransformerEncoderLayer(8, 2, 16)
+
+
+def _first_weights(world: World, directory: Path) -> dict[str, list[float]]:
+    engine = toy_engine("deepspeed" if world.joined else "torch", persistence_threshold=0)
+    made = make_engine(AttentionTask(), toy_train(1, engine=engine), trainable=["*"], world=world, seed=3)
+    made.save(directory)
+    world.barrier()
+    return {name: tensor.flatten().tolist() for name, tensor in load_weights(directory).items()}
+
+
+def test_weights_that_torch_fills_by_itself_are_the_same_cut_or_whole(tmp_path: Path) -> None:
+    expected = _first_weights(World.alone(), tmp_path / "whole")
+
+    found, _ = run_ranks(2, _first_weights, tmp_path / "cut", directory=tmp_path)
+
+    assert expected == found

@@ -1,0 +1,130 @@
+"""Measures ranks that run different modules under ZeRO-3: what stock DeepSpeed does, what ours does, what that costs.
+
+python -m benchmarks.symmetry                 # a table, about two minutes
+python -m benchmarks.symmetry --json --quick  # about a minute
+
+Two gloo ranks train a transformer with a mask decoder that only the first rank has masks for. Overhead is the time of
+a step on batches that are even, with and without guard and balance, in turns within the same processes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import claims
+from benchmarks.claims import Claim
+
+REPOSITORY = Path(__file__).parents[1]
+RANKS = 2
+STOCK_WAITS_S = 30.0  # its process group's time-out here; 30 minutes by default
+GRADIENT_BAR, OVERHEAD_BAR, NAMED_BAR_S = 1e-6, 1.02, 5.0
+
+
+class _Size(NamedTuple):
+    rounds: int
+    steps: int  # a round and side
+
+
+_FULL, _QUICK = _Size(rounds=9, steps=10), _Size(rounds=5, steps=5)
+
+
+def main() -> None:
+    """Measures and prints, as a table or as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
+    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    options = parser.parse_args()
+    size, machine = _QUICK if options.quick else _FULL, claims.machine()
+    with tempfile.TemporaryDirectory(prefix="orch-symmetry-") as folder:
+        found = _measured(Path(folder), size)
+    if options.json:
+        print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
+    else:
+        claims.print_table(found)
+
+
+def _measured(folder: Path, size: _Size) -> list[Claim]:
+    alone = _run(folder, "alone", 1)[0]
+    ours = _run(folder, "ours", RANKS)
+    stock = _run(folder, "stock", RANKS)
+    named = _run(folder, "named", RANKS)
+    costs = _run(folder, "costs", RANKS, str(size.rounds), str(size.steps))
+    return [
+        _gradients(alone, ours, stock),
+        _named(named, stock),
+        claims.claim(
+            "time of an even step with guard and balance", costs[0]["guarded_s"], costs[0]["bare_s"], "s",
+            peer_name="the same loop without", bar=OVERHEAD_BAR, direction="at most", note="slowest of two ranks",
+        ),
+    ]  # fmt: skip
+
+
+def _gradients(alone: dict[str, Any], ours: Sequence[dict[str, Any]], stock: Sequence[dict[str, Any]]) -> Claim:
+    apart = max(
+        abs(mine - theirs)
+        for name, values in alone["gradients"].items()
+        for mine, theirs in zip(ours[0]["gradients"][name], values, strict=True)
+    )
+    note = f"largest difference over {len(alone['gradients'])} tensors; stock: {_ending(stock)}"
+    return claims.claim(
+        "gradients of an uneven step against one process", [apart], None, "", peer_name=None, bar=GRADIENT_BAR,
+        direction="at most", note=note,
+    )  # fmt: skip
+
+
+def _named(named: Sequence[dict[str, Any]], stock: Sequence[dict[str, Any]]) -> Claim:
+    told = [one["found"] for one in named if "found" in one]
+    after_s = [one["after_s"] for one in named if "found" in one] or [float("inf")]
+    note = f"{told[0] if told else 'NOT NAMED'}; stock: {_ending(stock)}"
+    return claims.claim(
+        "until a difference that nobody declared is named", after_s, None, "s", peer_name=None, bar=NAMED_BAR_S,
+        direction="at most", note=note,
+    )  # fmt: skip
+
+
+def _ending(results: Sequence[dict[str, Any]]) -> str:
+    return "; ".join(f"rank {rank} {one['ended']}" for rank, one in enumerate(results))
+
+
+def _run(folder: Path, mode: str, ranks: int, *arguments: str) -> list[dict[str, Any]]:
+    """Runs the ranks of a mode; returns what each reported, and how it ended."""
+    _say(mode)
+    place = folder / mode
+    place.mkdir()
+    processes = []
+    for rank in range(ranks):
+        environment = {
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
+            "ORCH_RENDEZVOUS": f"file://{place / 'rendezvous'}", "PYTHONPATH": str(REPOSITORY),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.symmetry_ranks", mode, str(place), *arguments]
+        with (place / f"rank_{rank}.log").open("wb") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    began = time.monotonic()
+    results = []
+    for rank, process in enumerate(processes):
+        code = process.wait(300)
+        report = place / f"rank_{rank}.json"
+        told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        last = (place / f"rank_{rank}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        after_s = time.monotonic() - began
+        ended = "ends well" if code == 0 else f"ends with {code} after {after_s:.0f} s: {' '.join(last)[:160]}"
+        results.append({**told, "ended": ended})
+        if code != 0 and mode in {"alone", "ours", "costs"}:
+            raise subprocess.SubprocessError(f"{mode}: rank {rank} {ended}")
+    return results
+
+
+def _say(words: str) -> None:
+    print(f"{words} ...", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
