@@ -65,6 +65,7 @@ class Chain:
         }
         self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for
         self.fates: dict[str, Fate] = {}
+        self._doomed: list[str] = []
 
     def folder(self, name: str) -> Path:
         """Returns the folder of a stage."""
@@ -121,14 +122,21 @@ class Chain:
         return "alive"
 
     def take_back(self, name: str, job_id: str | None) -> None:
-        """Sees to it that no job of a stage begins, and ends the one there is."""
+        """Sees to it that no job of a stage begins; the one there is has to be ended with `end_doomed`."""
         stage = self.folder(name)
         found = submissions.read_submission(stage)
-        if found is not None and submissions.withdraw(stage, found) and (job_id or found.job_id):
-            self.slurm.cancel([job_id or found.job_id or ""])
+        doomed = job_id if job_id is not None or found is None else found.job_id
+        if found is not None and submissions.withdraw(stage, found) and doomed is not None:
+            self._doomed.append(doomed)
         with submissions.locked(stage):
             if read_state(stage).state == "queued":
                 write_state(stage, replace(read_state(stage), state="waiting"))
+
+    def end_doomed(self) -> None:
+        """Ends the jobs of stages that were taken back; whatever is missed here is a stray to whoever settles next."""
+        doomed, self._doomed = self._doomed, []
+        if doomed:
+            self.slurm.cancel(doomed)
 
     def forget(self) -> None:
         """Sees to it that no job begins that Slurm may or may not have heard of; Slurm itself does not answer."""
@@ -156,10 +164,11 @@ class Chain:
             record_unbegun(stage, ending, launcher=self.launch.launcher, facts=None)
 
     def _withdraw(self) -> None:
-        for name, found in reversed(self.submissions().items()):
-            if found.state == "claimed":
-                continue  # it works already, and what it finishes is reused
-            try:
+        """Takes the chain back, but for what works already: what it finishes is reused."""
+        for name, found in self.submissions().items():
+            if found.state != "claimed":
                 self.take_back(name, found.job_id)
-            except (SlurmAway, SlurmRefused) as error:  # its job will find that it does not count
-                log.warning("%s: job %s could not be cancelled: %s", name, found.job_id, error)
+        try:
+            self.end_doomed()
+        except (SlurmAway, SlurmRefused) as error:  # they will find that they do not count
+            log.warning("jobs of the chain could not be cancelled: %s", error)

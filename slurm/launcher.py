@@ -29,6 +29,7 @@ from slurm.settling import Settler
 
 # what Slurm puts into file names, and what a container's list of mounts cannot hold
 UNUSABLE = ("%", "\\", "\n", "\r")
+MOST_NAMED = 8  # stages, in a sentence
 UNMOUNTABLE = (",", ":")
 
 log = logging.getLogger(__name__)
@@ -164,12 +165,13 @@ class SlurmLauncher:
             raise InputError(f"{directory} was never launched")
         ask_to_cancel(directory, stage, user)
         alive = self._alive(directory, launch)
-        chosen = _followers(Chain(directory, launch, self._slurm), stage).intersection(alive)
-        begun = sorted(name for name in chosen if alive[name].state != "PENDING")
+        chain = Chain(directory, launch, self._slurm)
+        chosen = [name for name in chain.stages if name in alive and name in _followers(chain, stage)]
+        begun = [name for name in chosen if alive[name].state != "PENDING"]
         if begun:
             self._slurm.cancel([alive[name].id for name in begun], signal="TERM")
         self.settle(directory)
-        return _told(begun, sorted(chosen.difference(begun)), alive)
+        return _told(begun, [name for name in chosen if name not in begun], alive)
 
     def _look(self, directory: Path, launch: Launch) -> Mapping[str, Waiting]:
         return Settler(Chain(directory, launch, self._slurm), grace_s=self.cluster.grace_s).look()
@@ -232,11 +234,15 @@ def _followers(chain: Chain, stage: str | None) -> set[str]:
 def _told(begun: Sequence[str], waiting: Sequence[str], alive: Mapping[str, JobFacts]) -> str:
     words = []
     if begun:
-        jobs = ", ".join(f"{name} (job {alive[name].id})" for name in begun)
-        words.append(f"asked {jobs} to save and end")
+        words.append(f"asked {_few([f'{name} (job {alive[name].id})' for name in begun])} to save and end")
     if waiting:
-        words.append(f"took {', '.join(waiting)} out of the queue")
+        words.append(f"took {_few(waiting)} out of the queue")
     return "; ".join(words) or "there was no job of it any more"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _end(directory: Path, launch: Launch, *, note: str | None = None) -> None:

@@ -57,6 +57,7 @@ class Settler:
                 chain.fates[name] = "blocked"
             if facts is not None and facts.state == "PENDING" and chain.fates[name] == "alive":
                 waiting[name] = self._waiting(name, facts)
+        chain.end_doomed()
         return waiting
 
     def look(self) -> Mapping[str, Waiting]:

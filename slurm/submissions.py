@@ -178,13 +178,18 @@ def _hold(file: int, path: Path) -> None:
 
 
 def _write(stage: Path, submission: Submission) -> None:
-    """Writes the submission, and the folder it is in, through to the disk: what comes next reaches Slurm."""
-    write_json(folder_of(stage) / SUBMISSION, asdict(submission))
-    folder = os.open(folder_of(stage), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Writes the submission by rename.
+
+    An intent is written through to the disk before Slurm hears of it. What follows need not be: whoever finds the
+    intent asks Slurm by name. A rename that a crash takes back makes the job a duplicate, and the stage asked for again.
+    """
+    path = folder_of(stage) / SUBMISSION
+    if submission.state == "intent":
+        write_json(path, asdict(submission))
+    else:
+        draft = path.with_name(f".{SUBMISSION}.{os.getpid()}.draft")
+        draft.write_text(json.dumps(asdict(submission), indent=1), encoding="utf-8")
+        draft.replace(path)
     _remember(stage, submission.state, submission)
 
 
