@@ -77,7 +77,7 @@ def _ending(stage: Path, document: Mapping[str, Any], attempt: Attempt, facts: J
         return cancelled(stage.parent, stage.name, facts)
     resources = Resources(**document["resources"])
     tasks = rank_count(resources)
-    known = outside(facts, _lines(stage, attempt))
+    known = outside(facts, lines_of(stage, attempt))
     found = verdict(
         stage / "logs" / f"attempt_{attempt.number}",
         size=resources.nodes * tasks,
@@ -113,7 +113,7 @@ def _saved_step(stage: Path, attempt: Attempt) -> int | None:
     return attempt.from_step if step is None else step
 
 
-def _lines(stage: Path, attempt: Attempt) -> Iterator[str]:
+def lines_of(stage: Path, attempt: Attempt) -> Iterator[str]:
     """Yields what Slurm's daemons wrote into the log of the job since the attempt began; a requeue appends to it."""
     for path in sorted(folder_of(stage).glob(f"{attempt.job_id}_0_log.*")):
         with path.open("rb") as file:

@@ -1,0 +1,85 @@
+"""Says how an attempt ended that its keeper has lived to see: what the ranks left, what srun said, what Slurm does."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ranks import rank_count
+from orchestrator.recipe import Resources
+from orchestrator.records import record
+from orchestrator.state import Attempt, Ending, outputs_ready
+from orchestrator.verdict import Outside, verdict
+from slurm.attempt import Allocation, Finished, described
+from slurm.lost import cancelled, lines_of, wish_of
+from slurm.states import outside
+
+EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for
+_ENDED_STEP = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT [^ ]+ \*\*\*")
+
+
+@record
+class Standing:
+    """What Slurm is about to do with the job of an attempt that has ended."""
+
+    stays: bool  # nothing: another attempt may begin here
+    requeued: bool  # it waits, or will wait, under its own id
+    preempted: bool  # somebody else gets the nodes soon
+
+
+def standing(allocation: Allocation, finished: Finished) -> Standing:
+    """Asks Slurm; where it does not answer, what the keeper itself was told counts."""
+    told = described(allocation.job_id)
+    restarts, state = told.get("Restarts", ""), told.get("JobState", "")
+    requeued = restarts.isdigit() and int(restarts) > allocation.restarts
+    preempted = told.get("PreemptTime", "None") not in {"None", "Unknown", "N/A"}
+    stays = not finished.told and not preempted and state in {"RUNNING", ""}
+    return Standing(stays=stays, requeued=requeued, preempted=preempted)
+
+
+def ending_of(
+    stage: Path, document: Mapping[str, Any], attempt: Attempt, finished: Finished, now: Standing, *,
+    left_s: float | None, signal_s: float,
+) -> Ending:  # fmt: skip
+    """Returns the verdict on an attempt whose srun has ended."""
+    if outputs_ready(document):
+        return Ending(state="done")
+    if wish_of(stage.parent, stage.name) is not None:
+        return cancelled(stage.parent, stage.name, None)
+    known = _known(stage, attempt, finished, now)
+    tasks = rank_count(Resources(**document["resources"]))
+    found = verdict(
+        stage / "logs" / f"attempt_{attempt.number}", size=len(attempt.nodes) * tasks, outside=known,
+        nodes=[node for node in attempt.nodes for _ in range(tasks)],
+    )  # fmt: skip
+    if found.state == "done":
+        return _silent(finished, known)
+    if found.cause == "cancelled":
+        by_whom = cancelled(stage.parent, stage.name, None)
+        return replace(found, state="cancelled", detail=by_whom.detail)
+    if found.cause == "preempted" and known.cause is None and left_s is not None and left_s < signal_s + EARLY_S:
+        told = f"the job's time was nearly over ({left_s:.0f} s left); its ranks were told, and left in time"
+        return replace(found, cause="timeout", detail=f"{told}: {found.detail}")
+    return found
+
+
+def _known(stage: Path, attempt: Attempt, finished: Finished, now: Standing) -> Outside:
+    lines: Sequence[str] = finished.lines
+    if now.stays:  # srun ends all ranks if one fails, and Slurm then speaks of a step that was cancelled: by us
+        lines = [line for line in lines if not _ENDED_STEP.search(line)]
+    known = outside(None, [*lines_of(stage, attempt), *lines])
+    if known.cause is None and now.preempted:
+        detail = "Slurm takes the nodes for another job, after a time of grace"
+        return replace(known, cause="preempted", detail=detail)
+    return known
+
+
+def _silent(finished: Finished, known: Outside) -> Ending:
+    """No rank left a word, yet the outputs are missing: srun may know."""
+    if finished.code == 0:
+        told = "every process ended well, but outputs are missing"
+        return Ending(state="failed", cause="code_error", detail=told, evidence=known.evidence)
+    said = next((line for line in reversed(finished.lines) if "error" in line.lower()), "it said nothing")
+    told = f"the ranks could not be started, or were killed with all they know: srun ended with {finished.code}; {said}"
+    return Ending(state="failed", cause="unknown", detail=told, evidence=(*known.evidence, said), node=known.node)
