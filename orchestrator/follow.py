@@ -127,8 +127,11 @@ def _comes(shown: Mapping[str, Any], *, over: bool) -> bool:
     """Tells whether an attempt runs or is still to come."""
     if over or shown["state"] in {"done", "reused", "cancelled"}:
         return False
-    again = bool(shown["attempts"]) and str(shown["attempts"][-1]["decision"]).startswith("again")
-    return again or shown["state"] != "failed"
+    last = shown["attempts"][-1] if shown["attempts"] else None
+    if last is None or last["ended"] is None:
+        return True
+    relaunched = shown["state"] == "waiting" and last["state"] != "done"
+    return relaunched or shown["state"] == "queued" or str(last["decision"]).startswith("again")
 
 
 def _waits(shown: Mapping[str, Any]) -> str:

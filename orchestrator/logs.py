@@ -82,14 +82,14 @@ class AttemptLogs:
 
     def _look(self) -> None:
         logs = rank_logs(self._stage, self.number)
-        several = len(logs) > 1
+        several = len(logs) > 1 and self._rank is None
         if several and len(self._logs) == 1:  # the one that was alone so far is one of many now
             for number, path in logs.items():
                 if path in self._logs:
                     self._logs[path].label = f"[rank {number}] ".encode()
         for number, path in logs.items():
             if self._rank in {None, number} and path not in self._logs:
-                self._logs[path] = Log(path, f"[rank {number}] " if several and self._rank is None else "")
+                self._logs[path] = Log(path, f"[rank {number}] " if several else "")
 
 
 def rank_logs(stage: Path, attempt: int) -> dict[int, Path]:

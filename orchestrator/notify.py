@@ -106,8 +106,8 @@ def tell_failure(run: Path, stage: str, others: Sequence[Notify] = ()) -> Tellin
 def _of_recipe(run: Path) -> Notify:
     launch = read_launch(run)
     written: dict[str, Any] = {} if launch is None else dict(launch.notify)
-    lists = {name: tuple(written[name]) for name in ("command", "events") if name in written}
-    return Notify(**{**written, **lists})
+    lists: dict[str, Any] = {name: tuple(written[name]) for name in ("command", "events") if name in written}
+    return Notify(**(written | lists))
 
 
 def _message(run: Path, event: Event, *, stage: str, cause: str, detail: str) -> dict[str, Any]:

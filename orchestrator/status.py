@@ -184,7 +184,7 @@ def _stage_status(directory: Path, entry: Mapping[str, Any], waiting: Waiting | 
         shown = "reused" if entry.get("action") == "reuse" else "done"
     elif not ready and shown == "done":
         shown = "waiting"  # its output was removed or changed by hand
-    if waiting is not None and shown in {"waiting", "running"}:
+    if waiting is not None and shown in {"waiting", "running", "failed"}:
         shown = "queued"
     progress = _current_progress(folder, state)
     counts_steps = progress.get("unit") == "step"

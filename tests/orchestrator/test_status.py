@@ -1,16 +1,23 @@
 """Attempts, states and the answer of `orch status --json`, from files alone."""
 
+import io
 import json
 import os
+import re
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.artifacts import Report, write_json
-from orchestrator.errors import InputError
+from orchestrator.display import standing_lines, status_table
+from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.journal import Journal
+from orchestrator.launcher import Waiting
 from orchestrator.local import LocalLauncher
 from orchestrator.run import Run
 from orchestrator.state import (
@@ -22,8 +29,9 @@ from orchestrator.state import (
     read_plain_stage,
     read_state,
     write_launch,
+    write_state,
 )
-from orchestrator.status import cancel_run, known_runs, latest_run, read_stage, status
+from orchestrator.status import Observer, cancel_run, known_runs, latest_run, read_stage, status
 
 HERE = LocalLauncher()
 
@@ -174,3 +182,120 @@ def test_a_state_file_is_plain_json(run: Path) -> None:
 def write_json_folder(path: Path) -> None:
     path.mkdir(parents=True)
     write_json(path / "manifest.json", {})
+
+
+class Queue(LocalLauncher):
+    """A launcher that says what a test lets it say."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Waiting] = {}
+        self.error: Exception | None = None
+        self.asked = 0
+
+    def settle(self, directory: Path) -> Mapping[str, Waiting]:  # noqa: ARG002 - as the protocol has it
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.waiting
+
+
+def waiting(reason: str = "it waits for free nodes (Resources)", start: float | None = None) -> dict[str, Waiting]:
+    return {"train": Waiting(job_id="12", reason=reason, estimated_start=start, state="PENDING")}
+
+
+def observer(run: Path, queue: Queue, *, every_s: float = 0) -> Observer:
+    return Observer(run, lambda _: queue, ask_every_s=every_s)
+
+
+def test_a_stage_in_the_queue_says_why_and_until_when(run: Path) -> None:
+    queue = Queue()
+    queue.waiting = waiting(start=4e9)
+    shown = observer(run, queue).look()
+    (line,) = standing_lines(shown)
+
+    assert (shown["state"], shown["stages"][0]["state"]) == ("queued", "queued")
+    assert shown["stages"][0]["waiting"] == {
+        "job_id": "12", "reason": "it waits for free nodes (Resources)", "estimated_start": 4e9, "state": "PENDING",
+    }  # fmt: skip
+    assert line.startswith("train: job 12: it waits for free nodes (Resources); begins about 2096-")
+
+
+def test_a_stage_that_was_queued_again_shows_what_ended_it(run: Path) -> None:
+    begin(run)
+    ending = Ending(
+        state="failed", cause="node_failure", detail="n2 is gone", evidence=("sacct: NODE_FAIL",), rank=3, node="n2"
+    )
+    close_attempt(run / "train", ending, decision="again: without n2")
+    queue = Queue()
+    queue.waiting = waiting()
+    shown = observer(run, queue).look()
+    lines = "\n".join(standing_lines(shown))
+
+    assert shown["state"] == "queued"
+    for words in ("failed (node_failure)", "n2 is gone", "because: sacct: NODE_FAIL", "so: again: without n2"):
+        assert words in lines
+
+
+def test_a_queue_is_asked_now_and_then_only(run: Path) -> None:
+    queue = Queue()
+    watching = observer(run, queue, every_s=0.5)
+    for _ in range(20):
+        watching.look()
+        watching.stage("train")
+    before = queue.asked
+    time.sleep(0.5)
+    watching.look()
+
+    assert (before, queue.asked) == (1, 2)
+
+
+def test_a_queue_that_does_not_answer_is_named_and_the_folder_still_read(run: Path) -> None:
+    begin(run)
+    write_json(run / "train" / "progress.json", {"done": 7, "total": 10, "unit": "step", "time": 5e9, "values": {}})
+    queue = Queue()
+    queue.error = SurroundingsError("Slurm does not answer: squeue: Connection refused")
+    shown = observer(run, queue).look()
+
+    assert (shown["state"], shown["stages"][0]["step"]) == ("running", 7)
+    assert re.fullmatch(
+        r"as of \d\d:\d\d:\d\d; Slurm does not answer: squeue: Connection refused", next(standing_lines(shown))
+    )
+
+
+def test_what_was_last_heard_is_shown_while_nobody_answers(run: Path) -> None:
+    queue = Queue()
+    queue.waiting = waiting()
+    watching = observer(run, queue)
+    heard = watching.look()["as_of"]
+    queue.error = SurroundingsError("Slurm does not answer")
+    shown = watching.look()
+
+    assert (shown["state"], shown["as_of"], shown["silence"]) == ("queued", heard, "Slurm does not answer")
+
+
+def test_a_cluster_file_that_cannot_be_read_hides_nothing(run: Path) -> None:
+    def nowhere(_: Path) -> LocalLauncher:
+        raise InputError("cluster.yaml: 'partitoin' is not known")
+
+    assert "partitoin" in Observer(run, nowhere).look()["silence"]
+
+
+def test_times_of_a_host_whose_clock_is_ahead_are_borne(run: Path) -> None:
+    begin(run)
+    state = read_state(run / "train")
+    ahead = replace(state.attempts[0], started=time.time() + 3600)
+    write_state(run / "train", replace(state, attempts=(ahead,)))
+    shown = observer(run, Queue()).look()
+    console = Console(width=200, file=io.StringIO())
+    console.print(status_table(shown))
+
+    assert shown["goodput"]["busy_s"] == 0
+    assert "-" not in console.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO of two lines above
+
+
+def test_nothing_is_asked_of_a_run_that_has_ended(run: Path) -> None:
+    write_launch(run, replace(LAUNCH, ended=2.0))
+    queue = Queue()
+
+    assert observer(run, queue).look()["silence"] is None
+    assert queue.asked == 0
