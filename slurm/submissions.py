@@ -181,7 +181,7 @@ def _write(stage: Path, submission: Submission) -> None:
     """Writes the submission by rename.
 
     An intent is written through to the disk before Slurm hears of it. What follows need not be: whoever finds the
-    intent asks Slurm by name. A rename that a crash takes back makes the job a duplicate, and the stage asked for again.
+    intent asks Slurm by name; if a crash takes back a rename, the job is a duplicate, and the stage is asked for again.
     """
     path = folder_of(stage) / SUBMISSION
     if submission.state == "intent":
