@@ -88,13 +88,13 @@ def tell(
 def tell_failure(run: Path, stage: str, others: Sequence[Notify] = ()) -> Telling:
     """Tells that a stage has ended for good without being done; nothing if somebody cancelled it, for he knows.
 
-    It has failed where only its owner can help (a cause of `retry.never`), and needs somebody to look at it where
-    another attempt could have helped, and did not.
+    It needs a human where no attempt can help before something is changed (a cause of `retry.never`), and has failed
+    where another attempt could have helped, and did not.
     """
     try:
         attempt = read_state(run / stage).attempts[-1]
         cause = attempt.cause or "unknown"
-        event: Event = "failed" if cause in policy_of(read_plain_stage(run / stage)).never else "needs_human"
+        event: Event = "needs_human" if cause in policy_of(read_plain_stage(run / stage)).never else "failed"
     except Exception:  # the same: a courtesy
         log.exception("nobody could be told how %s of %s ended", stage, run)
         return Telling([])

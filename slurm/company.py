@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.notify import PATIENCE_S, Event, tell
+from orchestrator.notify import PATIENCE_S, Event, tell, tell_failure
 from orchestrator.state import read_launch, read_state
 from slurm import ear
 from slurm.cluster import Cluster
@@ -48,10 +48,9 @@ class Company:
         if len(begun) == 1:
             self._tell("started", patience_s=0.0)
 
-    def hear_of_end(self, cause: str, detail: str) -> None:
-        """Tells whoever wants to know that the stage failed for good."""
-        human = cause in {"out_of_memory", "bad_data", "diverged", "bad_config", "code_error", "disk"}
-        self._tell("needs_human" if human else "failed", cause=cause, detail=detail)
+    def hear_of_end(self) -> None:
+        """Tells whoever wants to know that the stage ended for good without being done."""
+        tell_failure(self._run, self._stage, others=(self._cluster.notify,)).wait()
 
     def end(self, *, done: bool) -> None:
         """Leaves: at once if followers wait for this job to end, else not before the run is put in order."""

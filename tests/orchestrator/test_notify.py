@@ -196,9 +196,9 @@ def test_a_run_tells_of_its_beginning_and_end_and_its_folder_never_holds_the_add
         ("started", None, None),
         ("done", None, None),
         ("started", None, None),
-        ("failed", "first", "code_error"),
+        ("needs_human", "first", "code_error"),
         ("started", None, None),
-        ("needs_human", "first", "unknown"),
+        ("failed", "first", "unknown"),
     ]
     files = [path for path in orch.run_folder.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
