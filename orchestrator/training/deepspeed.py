@@ -170,9 +170,10 @@ def _late_fillers() -> Iterator[None]:
     """
     originals: dict[str, Callable[..., Tensor]] = {name: getattr(nn.init, name) for name in _FILLERS}
     gathering = {name: _gathering(fill) for name, fill in originals.items()}
+    loaded: list[object] = list(sys.modules.values())  # not only modules: some packages put other things there
     holders = [
         (vars(module), name)
-        for module in list(sys.modules.values())
+        for module in loaded
         if isinstance(module, ModuleType)
         for name, fill in originals.items()
         if vars(module).get(name) is fill

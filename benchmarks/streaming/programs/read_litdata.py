@@ -1,7 +1,7 @@
 """LitData, as its manual shows: samples optimized into chunks, StreamingDataset and StreamingDataLoader.
 
-It decodes JPEGs by torchvision, which is libjpeg-turbo. torchvision comes built for CUDA and does not load beside a
-torch without it, so simplejpeg stands in: libjpeg-turbo too, and a tenth faster.
+Its own decoder is torchvision's, which comes built for CUDA and does not load beside a torch without it: LitData itself
+cannot decode JPEGs here. It is measured with Pillow, and once more with what torchvision would bring (`turbo_pixels`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import litdata
-import simplejpeg
 import webdataset
 
 from benchmarks.streaming.programs.serve import BATCH, Library, Order, serve
-from benchmarks.streaming.programs.work import Done, Pair, Pixels, raw
+from benchmarks.streaming.programs.work import Done, Pair, raw
 
 
 class LitData:
@@ -54,12 +53,6 @@ def _samples(tar: str) -> Iterator[dict[str, bytes]]:
         yield {"jpg": sample["jpg"], "json": sample["json"]}
 
 
-def turbo_pixels(image: bytes) -> Pixels:
-    """Decodes a JPEG to RGB by libjpeg-turbo."""
-    pixels: Pixels = simplejpeg.decode_jpeg(image)
-    return pixels
-
-
 class _Collate:
     def __init__(self, work: Callable[[Sequence[Pair]], Done]) -> None:
         self._work = work
@@ -71,4 +64,4 @@ class _Collate:
 
 if __name__ == "__main__":
     library: Library = LitData()
-    serve(library, turbo_pixels)
+    serve(library)

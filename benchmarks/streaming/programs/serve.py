@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
-from benchmarks.streaming.programs.work import Decoder, Done, Pair, decode, pillow_pixels, raw
+from benchmarks.streaming.programs.work import Decoder, Done, Pair, decode, pillow_pixels, raw, turbo_pixels
 
 BATCH = 64
 Work = Callable[[Sequence[Pair]], Done]
@@ -53,7 +53,8 @@ def _answer(library: Library, pixels_of: Decoder, request: dict[str, Any]) -> di
         library.prepare(request["tars"], request["folder"])
         return {"seconds": 0.0}
     if request["do"] == "read":
-        work = raw if request["work"] == "raw" else partial(decode, pixels_of=pixels_of)
+        decoder = turbo_pixels if request["work"] == "decode by libjpeg-turbo" else pixels_of
+        work = raw if request["work"] == "raw" else partial(decode, pixels_of=decoder)
         return _read(library, work, order=request["order"], workers=request["workers"])
     go_on = library.resume_at(request["sample"])
     start = time.perf_counter()

@@ -27,8 +27,16 @@ def raw(pairs: Sequence[Pair]) -> Done:
     return Done(len(pairs), sum(len(image) + len(text) for image, text in pairs))
 
 
+def turbo_pixels(image: bytes) -> Pixels:
+    """Decodes a JPEG to RGB by libjpeg-turbo, as torchvision does, but a tenth faster."""
+    import simplejpeg
+
+    pixels: Pixels = simplejpeg.decode_jpeg(image)
+    return pixels
+
+
 def pillow_pixels(image: bytes) -> Pixels:
-    """Decodes an image to RGB, as webdataset, energon and mosaicml-streaming do it: by Pillow."""
+    """Decodes an image to RGB by Pillow, as webdataset, energon and mosaicml-streaming do it."""
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
