@@ -1,7 +1,7 @@
 """Where a process that hangs stands: its stacks and those of its children, and what they mean.
 
 DUMP_SIGNAL makes each process print its own (see heartbeat.py); py-spy, where it is installed, is asked for those that
-do not answer. A stopped process is continued for the moment of its answer.
+cannot answer. Without it a stopped process is continued for the moment of its answer.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ from pathlib import Path
 from orchestrator.heartbeat import DUMP_SIGNAL, Watch
 from orchestrator.records import record
 
-_ANSWER_S, _QUIET_S, _TICK_S = 2.0, 0.1, 0.01
+_ANSWER_S, _QUIET_S, _BRIEFLY_S = 2.0, 0.1, 0.003
 _LONGEST_S = 15.0  # for all of it: there may be many data workers
 _SPY_S = 5.0
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
-_COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/runtime/zero/partition_parameters.py")
+_COLLECTIVES = re.compile(r"/torch/distributed/(?:distributed_c10d|_functional_collectives)\.py$|/deepspeed/comm/")
+_HANDLES = re.compile(r"/deepspeed/runtime/.*\.py$")  # their `wait` waits for a collective that was begun before
 _LIBRARIES = re.compile(r"/(?:site-packages|dist-packages|lib/python3[.\d]*)/|^<")
 _OURS = re.compile(r"(?:^|/)((?:orchestrator|stages|slurm|tests)/.+)")
 _NEAR = 6  # innermost frames in which a collective is looked for
@@ -82,34 +83,36 @@ def dump(pid: int, watch: Watch) -> Stand:
 
 
 def _stacks(pid: int, watch: Watch, deadline: float) -> str:
-    text = _answer(pid, watch) if _listens(pid) else ""
+    stopped = _state(pid)[0] == "T"
+    if stopped and (text := _spied(pid, min(_SPY_S, deadline - time.monotonic()))):
+        return text  # its own answer would need it to go on, and its peers with it, before they are asked themselves
+    text = _answer(pid, watch, stopped=stopped) if _listens(pid) else ""
     return text or _spied(pid, min(_SPY_S, deadline - time.monotonic()))
 
 
-def _answer(pid: int, watch: Watch) -> str:
+def _answer(pid: int, watch: Watch, *, stopped: bool) -> str:
     """Lets a process print its stacks; empty if it does not, as one that waits for a dead disk."""
     before = len(watch.printed())
-    stopped = _state(pid)[0] == "T"
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, DUMP_SIGNAL)
         if stopped:
             os.kill(pid, signal.SIGCONT)
-        text = _when_quiet(watch, before)
+        text = _when_quiet(watch, before, _BRIEFLY_S if stopped else _QUIET_S)
         if stopped:
-            os.kill(pid, signal.SIGSTOP)  # or its peers would go on before they are asked where they stand
+            os.kill(pid, signal.SIGSTOP)
         return text
     return ""
 
 
-def _when_quiet(watch: Watch, before: int) -> str:
+def _when_quiet(watch: Watch, before: int, quiet_s: float) -> str:
     latest, text, heard = time.monotonic() + _ANSWER_S, b"", time.monotonic()
     while time.monotonic() < latest:
         now = watch.printed(before)
         if now != text:
             text, heard = now, time.monotonic()
-        elif text and time.monotonic() - heard > _QUIET_S:
+        elif text and time.monotonic() - heard > quiet_s:
             break
-        time.sleep(_TICK_S)
+        time.sleep(quiet_s / 10)
     return text.decode("utf-8", errors="replace")
 
 
@@ -120,9 +123,9 @@ def _spied(pid: int, timeout_s: float) -> str:
     command = [program, "dump", "--nonblocking", "--pid", str(pid)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"py-spy: {error}\n"
-    return _as_printed(done.stdout) if done.returncode == 0 else f"py-spy: {done.stderr.strip()}\n"
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return _as_printed(done.stdout) if done.returncode == 0 else ""
 
 
 def _as_printed(text: str) -> str:
@@ -145,8 +148,12 @@ def _threads(text: str) -> list[list[Frame]]:
 
 def _collective(frames: Sequence[Frame]) -> str:
     """Names the collective in which a thread waits."""
-    inside = [frame for frame in frames[:_NEAR] if any(part in frame.file for part in _COLLECTIVES)]
-    return next((frame.function for frame in inside if frame.function != "wrapper"), "")
+    for frame in frames[:_NEAR]:
+        if _COLLECTIVES.search(frame.file) and frame.function != "wrapper":
+            return frame.function
+        if _HANDLES.search(frame.file) and frame.function == "wait":
+            return "all_gather or reduce"
+    return ""
 
 
 def _place(frames: Sequence[Frame]) -> str:
@@ -203,9 +210,9 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _titled(pid: int, halted: str, text: str) -> str:
-    command = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").strip()
+    command = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").strip()[:200]
     title = f"== process {pid}{f', {halted}' if halted else ''}: {command}"
-    return f"{title}\n{text or '(it did not answer, and py-spy is not installed)'}"
+    return f"{title}\n{text or '(it did not answer, and py-spy is not there or could not look into it)'}"
 
 
 def _read(path: Path) -> str:

@@ -19,7 +19,7 @@ QUICK = {"retry": {"delay_s": 0.1}, "watch": {"step_s": 3.0, "factor": 20.0}}
 def launch(orch: Orch, **config: Any) -> list[dict[str, Any]]:
     stages = {"first": {"stage": "train", "config": config, "resources": THREE}}
     orch("launch", orch.recipe(stages, **QUICK), "--detach")
-    orch.wait(orch.over, seconds=150)
+    orch.wait(orch.over, seconds=300)
     attempts: list[dict[str, Any]] = orch.stage("first")["attempts"]
     return attempts
 
@@ -52,6 +52,7 @@ def test_a_slow_rank_is_reported_with_its_node_and_only_that_one(slowed: Path) -
     assert "rank 2" in progress["notes"][0]
 
 
+@pytest.mark.timeout(400)
 def test_a_training_in_which_ranks_hang_and_die_ends_like_an_undisturbed_one(training: Orch, slowed: Path) -> None:
     attempts = launch(training, accidents={"4.1": "stop", "7.2": "kill", "10.0": "sleep"})
     folder = training.run_folder / "first"
