@@ -44,6 +44,7 @@ DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
 BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
+TOLD = frozenset({"preempted", "timeout"})
 LAYOUT = "%(asctime)s keeper %(levelname)s: %(message)s"
 
 T = TypeVar("T")
@@ -140,6 +141,8 @@ class Keeper:
                 self._stage, self._document, attempt, finished, self._now, left_s=self._allocation.left_s(),
                 signal_s=signal_s,
             )  # fmt: skip
+            if ending.cause in TOLD:  # Slurm speaks only once to a job
+                self._now = replace(self._now, stays=False)
         with submissions.locked(self._stage):
             closed = self._insist(lambda: close_attempt(self._stage, ending))
             attempts = attempts_of(read_state(self._stage), self._document)
@@ -196,7 +199,7 @@ class Keeper:
     def _give_up(self) -> int:
         last = read_state(self._stage).attempts[-1]
         if last.state == "failed":
-            self._company.hear_of_end(last.cause or "unknown", last.detail)
+            self._company.hear_of_end()
         if self._now.requeued:
             queue.cancel([self._allocation.job_id])
         self._company.end(done=False)

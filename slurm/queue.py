@@ -132,11 +132,12 @@ def set_dependency(job_id: str, after: Iterable[str]) -> None:
 
 
 def cancel(job_ids: Sequence[str], *, signal: str | None = None) -> None:
-    """Ends jobs; with a signal (USR2, TERM) only sends it, to every process of their steps and to their keepers.
+    """Ends jobs; with a signal (USR2, TERM) only sends it, to every process of their steps.
 
-    A job that has ended meanwhile is no mistake.
+    Not to the batch step: srun, which runs there, would have its ranks killed before they could save. A job that has
+    ended meanwhile is no mistake.
     """
-    how = [f"--signal={signal}", "--full"] if signal else []
+    how = [f"--signal={signal}"] if signal else []
     for chunk in _chunks(list(job_ids)):
         try:
             ask(["scancel", *how, *chunk])

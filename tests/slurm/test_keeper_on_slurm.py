@@ -1,0 +1,198 @@
+"""Jobs on a real Slurm of three hosts: what a keeper does when ranks, hosts and time are lost."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slurm import sbatch
+from slurm.cluster import read_cluster
+from slurm.devcluster import DevCluster
+from slurm.job import StageJob
+from slurm.request import keeper_python
+from slurm.submissions import folder_of
+from tests.command_line import Orch
+
+pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
+
+SLOW = {"stage": "count", "config": {"steps": 40, "save_every": 5, "pause_s": 0.15}}
+AFTER = {"stage": "add", "inputs": {"value": "first.value"}}
+OF_SLURM = {"bash", "sleep", "slurmd", "setsid", "nsenter", "unshare", "slurmstepd"}
+
+
+class Chain:
+    """A chain of toy stages on the cluster."""
+
+    def __init__(self, orch: Orch, cluster: DevCluster) -> None:
+        self.orch, self.cluster = orch, cluster
+
+    def launch(self, stages: Mapping[str, Any], **cluster: Any) -> None:
+        path = self.orch.folder / "cluster.yaml"
+        written = yaml.safe_load(self.cluster.cluster_file().read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump({**written, **cluster}), encoding="utf-8")
+        self.orch("launch", self.orch.recipe(stages), "--on", path, "--detach")
+
+    def attempts(self, stage: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.orch.stage(stage)["attempts"]
+        return found
+
+    def reaches(self, stage: str, step: int) -> str:
+        """Waits until a stage has counted so far; returns the host on which it does."""
+        self.orch.wait(lambda: (self.orch.stage(stage)["step"] or 0) >= step, 40)
+        host: str = self.attempts(stage)[-1]["nodes"][0]
+        return host
+
+    def ends(self, seconds: float = 60) -> dict[str, Any]:
+        self.orch.wait(self.orch.over, seconds)
+        return self.orch.status()
+
+    def is_gone(self, stage: str) -> Callable[[], bool]:
+        return lambda: self.attempts(stage)[0]["ended"] is not None
+
+
+@pytest.fixture
+def chain(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chain]:
+    for name, value in devcluster.environment().items():
+        monkeypatch.setenv(name, value)
+    orch = Orch(tmp_path)
+    orch._environment.update(devcluster.environment())
+    yield Chain(orch, devcluster)
+    devcluster.run(["scancel", "--user=root"])
+    devcluster.wait_idle()
+    left = {host: _foreign(devcluster, host) for host in devcluster.hosts}
+    assert left == {host: [] for host in devcluster.hosts}
+
+
+def _foreign(cluster: DevCluster, host: str) -> list[str]:
+    """Lists what runs on a host and is not Slurm's own; what is just ending has a moment for it."""
+    until = time.monotonic() + 5
+    while True:
+        names = [Path(f"/proc/{pid}/comm") for pid in cluster.pids(host)]
+        found = [name.read_text(encoding="utf-8").strip() for name in names if name.exists()]
+        strange = [name for name in found if name not in OF_SLURM]
+        if not strange or time.monotonic() > until:
+            return strange
+        time.sleep(0.1)
+
+
+def test_a_chain_runs_on_three_hosts_and_its_last_job_puts_the_run_in_order(chain: Chain) -> None:
+    wide = {"stage": "greet", "resources": {"nodes": 3}}
+    chain.launch({"first": {**SLOW, "config": {"steps": 4}}, "second": AFTER, "wide": wide})
+
+    shown = chain.ends()
+
+    assert [stage["state"] for stage in shown["stages"]] == ["done"] * 3
+    assert (chain.orch.run_folder / "wide" / "value" / "value.json").read_text(encoding="utf-8").split('"')[1::2] == [
+        "0 of 3", "1 of 3", "2 of 3",
+    ]  # fmt: skip
+    assert (chain.orch.run_folder / "report.html").is_file()
+
+
+def test_a_rank_that_is_killed_begins_again_in_the_same_allocation_within_seconds(chain: Chain) -> None:
+    chain.launch({"first": SLOW, "second": AFTER})
+    host = chain.reaches("first", 8)
+    chain.cluster.in_host(host, ["kill", "-9", str(chain.orch.pid("first"))], check=True)
+
+    shown = chain.ends()
+
+    lost, again = chain.attempts("first")
+    assert (lost["state"], lost["cause"], again["state"]) == ("failed", "unknown", "done")
+    assert "SIGKILL" in lost["detail"]
+    assert lost["job_id"] == again["job_id"]
+    assert again["from_step"] >= 5
+    assert again["started"] - lost["ended"] < 3
+    assert shown["state"] == "done"
+
+
+def test_a_lost_host_costs_one_attempt_and_the_job_goes_on_elsewhere_under_its_own_id(chain: Chain) -> None:
+    chain.launch({"first": SLOW, "second": AFTER})
+    host = chain.reaches("first", 8)
+    chain.cluster.kill_host(host)
+    try:
+        shown = chain.ends(90)
+    finally:
+        chain.cluster.start_host(host)
+
+    lost, again = chain.attempts("first")
+    assert (lost["state"], lost["cause"], again["state"]) == ("failed", "node_failure", "done")
+    assert lost["job_id"] == again["job_id"]
+    assert again["nodes"] != [host]
+    assert again["from_step"] >= 5
+    assert shown["state"] == "done"
+
+
+def test_a_preempted_job_saves_within_the_grace_time_and_waits_again_under_its_own_id(chain: Chain) -> None:
+    chain.launch({"first": SLOW, "second": AFTER})
+    chain.reaches("first", 8)
+    chain.cluster.run(
+        ["sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 1", "--output=/dev/null"]
+    )
+
+    shown = chain.ends(90)
+
+    left, again = chain.attempts("first")
+    assert (left["cause"], again["state"]) == ("preempted", "done")
+    assert left["job_id"] == again["job_id"]
+    assert again["from_step"] == left["to_step"]  # saved where it stood
+    assert shown["state"] == "done"
+
+
+def test_a_job_whose_time_ends_saves_first_and_goes_on_in_the_queue(chain: Chain) -> None:
+    brief = {**SLOW, "config": {"steps": 150, "save_every": 1000, "pause_s": 0.15}, "resources": {"hours": 1 / 60}}
+    chain.launch({"first": brief}, signal_s=50)
+
+    shown = chain.ends(120)
+
+    left, again = chain.attempts("first")[:2]
+    assert (left["cause"], left["job_id"]) == ("timeout", again["job_id"])
+    assert again["from_step"] == left["to_step"] > 0
+    assert shown["state"] == "done"
+
+
+def test_a_stage_that_is_cancelled_saves_first_and_its_follower_leaves_the_queue(chain: Chain) -> None:
+    chain.launch({"first": SLOW, "second": AFTER})
+    chain.reaches("first", 8)
+    chain.orch("cancel", "toy")
+
+    shown = chain.ends(30)
+
+    (only,) = chain.attempts("first")
+    assert (only["state"], only["cause"]) == ("cancelled", "cancelled")
+    assert only["saved_step"] == only["to_step"]
+    assert [stage["state"] for stage in shown["stages"]] == ["cancelled", "cancelled"]
+
+
+def test_a_job_that_slurm_runs_twice_leaves_at_once_and_touches_nothing(chain: Chain) -> None:
+    chain.launch({"first": SLOW})
+    chain.reaches("first", 3)
+    stage = chain.orch.run_folder.resolve() / "first"
+    before = (stage / "slurm" / "submission.json").read_bytes()
+    token = yaml.safe_load(before)["token"]
+    python = keeper_python(read_cluster(chain.cluster.cluster_file()))
+    setup = {"setup": [f"export PYTHONPATH={stage.parent / 'code'}"], "use_srun": False, "time": 5}
+    double = sbatch.send(folder_of(stage), setup, python, StageJob(run=str(stage.parent), stage="first", token=token))
+
+    def exit_code() -> str:
+        return chain.cluster.run(["sacct", "-n", "-X", "-j", double, "-o", "state"]).stdout.strip()
+
+    chain.orch.wait(lambda: exit_code() == "FAILED", 20)
+    assert len(chain.attempts("first")) == 1
+    assert (stage / "slurm" / "submission.json").read_bytes() == before
+    assert chain.ends()["state"] == "done"
+
+
+def test_a_mistake_in_the_code_ends_the_run_and_a_human_is_asked_for(chain: Chain) -> None:
+    heard = chain.orch.folder / "heard"
+    tells = {"command": [shutil.which("tee"), "-a", str(heard)]}
+    chain.launch({"first": {"stage": "fail", "config": {"how": "error"}}, "second": AFTER}, notify=tells)
+
+    shown = chain.ends()
+
+    (only,) = chain.attempts("first")
+    assert (only["cause"], only["detail"]) == ("code_error", "ValueError: the toy is broken")
+    assert [stage["state"] for stage in shown["stages"]] == ["failed", "waiting"]
+    assert yaml.safe_load(heard.read_text(encoding="utf-8"))["event"] == "needs_human"
