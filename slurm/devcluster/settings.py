@@ -103,7 +103,7 @@ def write_settings(layout: Layout, login_name: str) -> None:
     layout.path("hosts").write_text(_hosts(layout, login_name))
     layout.path("host.sh").write_text(HOST_INIT)
     layout.path("cgroup.conf").write_text(_cgroup())
-    layout.path("slurm.conf").write_text(_slurm(layout))
+    layout.path("slurm.conf").write_text(_slurm(layout) + _hosts_and_partitions(layout))
     secret = layout.path("slurmdbd.conf")
     secret.touch(mode=0o600)  # slurmdbd refuses to start if others may read it
     secret.write_text(_slurmdbd(layout))
@@ -124,13 +124,6 @@ def _cgroup() -> str:
 
 def _slurm(layout: Layout) -> str:
     folder = layout.folder
-    nodes = "\n".join(
-        f"NodeName={host} NodeHostname={host} NodeAddr={layout.address(host)} CPUs={CPUS_PER_NODE} "
-        f"RealMemory={MEMORY_MB_PER_NODE} State=UNKNOWN"
-        for host in layout.hosts
-    )
-    members = ",".join(layout.hosts)
-    preemptible = f"PriorityTier=1 PreemptMode=REQUEUE GraceTime={PARTITION_GRACE_S}"
     return f"""\
 ClusterName={layout.name}
 SlurmctldHost={layout.controller}({layout.address(layout.controller)})
@@ -179,12 +172,23 @@ AccountingStoragePass={folder}/run/munge
 AccountingStoreFlags=job_comment
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=10
-
-{nodes}
-PartitionName=main Nodes={members} Default=YES MaxTime=INFINITE State=UP {preemptible}
-PartitionName=cpu Nodes={members} MaxTime=INFINITE State=UP {preemptible}
-PartitionName=urgent Nodes={members} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+
+
+def _hosts_and_partitions(layout: Layout) -> str:
+    members = ",".join(layout.hosts)
+    preemptible = f"PriorityTier=1 PreemptMode=REQUEUE GraceTime={PARTITION_GRACE_S}"
+    lines = [
+        f"NodeName={host} NodeHostname={host} NodeAddr={layout.address(host)} CPUs={CPUS_PER_NODE} "
+        f"RealMemory={MEMORY_MB_PER_NODE} State=UNKNOWN"
+        for host in layout.hosts
+    ]
+    lines += [
+        f"PartitionName=main Nodes={members} Default=YES MaxTime=INFINITE State=UP {preemptible}",
+        f"PartitionName=cpu Nodes={members} MaxTime=INFINITE State=UP {preemptible}",
+        f"PartitionName=urgent Nodes={members} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _slurmdbd(layout: Layout) -> str:

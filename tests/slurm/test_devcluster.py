@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InputError, SurroundingsError
+from slurm.cluster import read_cluster
 from slurm.devcluster import DevCluster, database, hosts, surroundings
 
 WAIT_S = 60.0
@@ -23,6 +24,13 @@ def test_hosts_find_each_other_by_name_and_have_an_interface_of_their_own(devclu
     assert devcluster.layout.address(second) in devcluster.in_host(first, ["getent", "hosts", second]).stdout
     assert devcluster.in_host(first, ["ls", "/sys/class/net"]).stdout.split() == ["eth0", "lo"]
     assert second not in Path("/etc/hosts").read_text()
+
+
+def test_its_cluster_file_is_one_that_a_launch_can_read(devcluster: DevCluster) -> None:
+    cluster = read_cluster(str(devcluster.cluster_file()))
+
+    assert (cluster.name, cluster.max_nodes) == (devcluster.layout.name, 3)
+    assert (cluster.partition, cluster.cpu_partition, cluster.interface) == ("main", "cpu", "eth0")
 
 
 def test_one_command_runs_on_every_host(devcluster: DevCluster) -> None:
