@@ -6,6 +6,7 @@ import pwd
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.state import (
     outputs_ready,
     read_plain_stage,
     read_state,
+    write_state,
 )
 from orchestrator.supervisor import CANCEL
 from orchestrator.verdict import verdict
@@ -27,6 +29,7 @@ from slurm.queue import JobFacts
 from slurm.states import outside
 from slurm.submissions import folder_of
 
+NOBODY = "cancelled outside orch; Slurm does not say by whom"
 TAIL_BYTES = 1 << 16
 EARLIER_S = 60.0  # clocks of hosts differ
 WHEN = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
@@ -56,10 +59,18 @@ def cancelled(run: Path, stage: str, facts: JobFacts | None) -> Ending:
     wish = wish_of(run, stage)
     if wish is not None:
         return Ending(state="cancelled", cause="cancelled", detail=f"cancelled by {wish.get('user')}")
-    detail = "cancelled outside orch; Slurm does not say by whom"
+    detail = NOBODY
     if facts is not None and facts.reason.startswith("by "):
         detail = f"cancelled outside orch by {_user(facts.reason.removeprefix('by '))}"
     return Ending(state="cancelled", cause="cancelled", detail=detail)
+
+
+def name_who(stage: Path, facts: JobFacts | None) -> None:
+    """Adds to an ended attempt who cancelled its job: Slurm tells when all of the job is gone. The caller holds it."""
+    state = read_state(stage)
+    if facts is not None and facts.reason.startswith("by "):
+        last = replace(state.attempts[-1], detail=cancelled(stage.parent, stage.name, facts).detail)
+        write_state(stage, replace(state, attempts=(*state.attempts[:-1], last)))
 
 
 def wish_of(run: Path, stage: str) -> Mapping[str, Any] | None:

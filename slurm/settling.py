@@ -16,7 +16,7 @@ from orchestrator.state import Ending, StageState, outputs_ready, read_state, wr
 from slurm import submissions
 from slurm.asking import SlurmRefused
 from slurm.chain import Chain, Fate
-from slurm.lost import cancelled, close_lost, record_unbegun, wish_of
+from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun, wish_of
 from slurm.queue import JobFacts, Survey
 from slurm.reasons import in_words
 from slurm.sbatch import SubmissionRefused, carries
@@ -37,6 +37,7 @@ class Settler:
         """Takes the chain; `grace_s` is what a job has for saving once it was asked to end."""
         self._chain = chain
         self._grace_s = grace_s
+        self._curious = False
 
     def settle(self) -> Mapping[str, Waiting]:
         """Brings every stage up to what is true; returns the jobs that wait."""
@@ -69,7 +70,7 @@ class Settler:
 
     def alive(self) -> bool:
         """Tells, once it is settled, whether anything of the launch is still to come."""
-        return "alive" in self._chain.fates.values()
+        return self._curious or "alive" in self._chain.fates.values()
 
     def _settle(self, name: str, found: Submission | None, facts: JobFacts | None, survey: Survey) -> Fate:
         lives, state = facts is not None and not facts.ended_for_good(), read_state(self._chain.folder(name))
@@ -77,6 +78,7 @@ class Settler:
             self._finish(name, lives=lives)
             return "done"
         if _over(state):
+            self._learn_who(name, state, facts, lives=lives)
             return "blocked"
         if facts is not None and found is not None and lives:
             return self._keep(name, found, facts)
@@ -200,6 +202,16 @@ class Settler:
             else:
                 self._record(name, ending, facts)
         return "blocked"
+
+    def _learn_who(self, name: str, state: StageState, facts: JobFacts | None, *, lives: bool) -> None:
+        """Somebody cancelled a job by hand: its keeper could not know who, and Slurm tells once the job is gone."""
+        if state.state != "cancelled" or not state.attempts or state.attempts[-1].detail != NOBODY:
+            return
+        self._curious |= lives
+        stage = self._chain.folder(name)
+        with submissions.locked(stage):
+            if not lives and read_state(stage) == state:
+                name_who(stage, facts)
 
     def _record(self, name: str, ending: Ending, facts: JobFacts | None) -> None:
         record_unbegun(self._chain.folder(name), ending, launcher=self._chain.launch.launcher, facts=facts)
