@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def _when_quiet(watch: Watch, before: int, quiet_s: float) -> str:
 
 
 def _spied(pid: int, timeout_s: float) -> str:
-    program = shutil.which("py-spy")
+    program = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
     if program is None or timeout_s <= 0:
         return ""
     command = [program, "dump", "--nonblocking", "--pid", str(pid)]
