@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 STATE = "state.json"
 CHECKPOINTS = "checkpoints"
+_BLOCK_BYTES = 1 << 24
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -40,9 +41,8 @@ class Checkpoints:
 
     def resume(self, engine: "Engine") -> int:
         """Loads the newest whole checkpoint; returns its step, or 0. Collective: every rank must call."""
-        found = newest(self.directory, self._fingerprint) if self._world.is_main else None
-        measured_s = measured_save_s(self.directory.parent) if self._world.is_main else 0.0
-        step, self.save_s = self._world.broadcast((found[0] if found else 0, measured_s))
+        step = self._newest_intact()
+        self.save_s = self._world.broadcast(measured_save_s(self.directory.parent) if self._world.is_main else 0.0)
         if step:
             path = self.path(step)
             engine.load(path, step=step)
@@ -67,8 +67,9 @@ class Checkpoints:
         self._together(lambda: self._clear(draft), on_main=True)
         try:
             self._together(lambda: engine.save(draft), on_main=False)
+            digests = self._digests(draft)
             took_s = time.monotonic() - started  # publishing is quick
-            self._together(lambda: self._publish(draft, step, took_s), on_main=True)
+            self._together(lambda: self._publish(draft, step, took_s, digests), on_main=True)
         except OrchError:
             if self._world.is_main:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -92,13 +93,55 @@ class Checkpoints:
         tensors = json.loads((self.path(step) / "weights" / "tensors.json").read_text(encoding="utf-8"))
         return {**description, "tensors": tensors, "step": step}
 
+    def _newest_intact(self) -> int:
+        """Returns the step of the newest checkpoint whose files hold what was written; puts others out of the way.
+
+        Collective: every rank must call, and reads its share of the files.
+        """
+        while True:
+            found = newest(self.directory, self._fingerprint) if self._world.is_main else None
+            step = self._world.broadcast(found[0] if found else 0)
+            if not step:
+                return 0
+            path = self.path(step)
+            written = self._world.broadcast(_written_digests(path) if self._world.is_main else {})
+            read = self._digests(path, list(written)) if written else {}
+            changed = sorted(name for name, digest in written.items() if read[name] != digest)
+            if not changed:
+                return step
+            what = f"{changed[0]} no longer holds what was written ({len(changed)} of {len(written)} files)"
+            self._put_aside(path, what)
+
+    def _put_aside(self, path: Path, fault: str) -> None:
+        """Takes a checkpoint's name away, so that nobody counts on it. Collective: every rank must call."""
+        aside = path.with_name(f".{path.name}.corrupt")
+        self._together(lambda: shutil.rmtree(aside, ignore_errors=True), on_main=True)
+        self._together(lambda: path.replace(aside), on_main=True)
+        if self._world.is_main:
+            log.warning("passing over checkpoint %s: %s; it is kept as %s", path, fault, aside.name)
+
+    def _digests(self, folder: Path, names: Sequence[str] = ()) -> dict[str, str]:
+        """Returns the checksums of files, of all by default; each rank reads a share.
+
+        Collective: every rank must call.
+        """
+        if not names:
+            found = [path.relative_to(folder).as_posix() for path in _files(folder)] if self._world.is_main else []
+            names = self._world.broadcast(found)
+        mine: dict[str, str] = {}
+        self._together(
+            lambda: mine.update({name: _digest(folder / name) for name in names[self._world.rank :: self._world.size]}),
+            on_main=False,
+        )
+        return {name: digest for part in self._world.gather(mine) for name, digest in part.items()}
+
     def _clear(self, draft: Path) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         for left_over in self.directory.glob(".step_*.draft"):
             shutil.rmtree(left_over)
         draft.mkdir()
 
-    def _publish(self, draft: Path, step: int, took_s: float) -> None:
+    def _publish(self, draft: Path, step: int, took_s: float, digests: Mapping[str, str]) -> None:
         state = {
             "step": step,
             "samples": step * self._train.global_batch,  # the position in the data
@@ -111,7 +154,8 @@ class Checkpoints:
         }
         write_json(draft / STATE, state)
         sizes = {path.relative_to(draft).as_posix(): path.stat().st_size for path in _files(draft)}
-        write_json(draft / MANIFEST, {"kind": "training", "fingerprint": self._fingerprint, "files": sizes})
+        manifest = {"kind": "training", "fingerprint": self._fingerprint, "files": sizes, "xxh3": digests}
+        write_json(draft / MANIFEST, manifest)
         final = self.path(step)
         if final.exists():  # a torn one of the same name: resume has refused it
             shutil.rmtree(final)
@@ -120,7 +164,7 @@ class Checkpoints:
         for _, old in list(whole_checkpoints(self.directory, self._fingerprint))[self._train.save.keep_last :]:
             shutil.rmtree(old)
 
-    def _together(self, work: Callable[[], None], *, on_main: bool) -> None:
+    def _together(self, work: Callable[[], object], *, on_main: bool) -> None:
         """Works, and raises on all ranks if it failed on any. Collective: every rank must call."""
         problem = None
         try:
@@ -159,6 +203,23 @@ def _fault(path: Path, fingerprint: str) -> str:
     except (OSError, ValueError, KeyError) as error:
         return f"it is torn ({error})"
     return "" if manifest["fingerprint"] == fingerprint else "it was made by another plan of this stage"
+
+
+def _written_digests(path: Path) -> dict[str, str]:
+    """Returns the checksums that a checkpoint's files had when it was written; none of one that is older than they."""
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    digests: dict[str, str] = manifest.get("xxh3", {})
+    return digests
+
+
+def _digest(path: Path) -> str:
+    from xxhash import xxh3_64  # planning does without it
+
+    digest = xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _link_tree(source: Path, target: Path) -> None:

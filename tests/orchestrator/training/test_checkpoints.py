@@ -80,6 +80,23 @@ def test_training_goes_on_from_the_one_before_a_torn_checkpoint(copied: Path) ->
     assert newest(copied, FINGERPRINT) == (6, copied / "step_00000006")
 
 
+def test_a_checkpoint_whose_bytes_have_changed_is_passed_over_and_put_aside(
+    copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = curve(copied.parent)
+    data = copied / "step_00000006" / "weights" / "__0_0.distcp"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+    fitted = toy_fit(ALONE, copied.parent, toy_train(6), first_weights=50)
+
+    assert fitted.outcome == "done"
+    assert curve(copied.parent) == expected
+    assert f"passing over checkpoint {copied / 'step_00000006'}: weights/__0_0.distcp no longer holds" in caplog.text
+    assert (copied / ".step_00000006.corrupt" / "manifest.json").is_file()
+
+
 def test_the_checkpoint_of_another_plan_is_not_resumed(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert newest(copied, "0" * 12) is None
     assert "made by another plan" in caplog.text
