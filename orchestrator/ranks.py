@@ -15,8 +15,8 @@ from typing import Self
 from orchestrator.causes import PREEMPTED_EXIT, kernel_oom_kills
 from orchestrator.exits import Exit, hung_exit, made_exit, write_exit, write_stacks
 from orchestrator.heartbeat import BEAT, Hang, Limits, Watch, limits_of
-from orchestrator.recipe import Resources
 from orchestrator.records import record
+from orchestrator.resources import Resources, rank_count
 from orchestrator.run import Run
 from orchestrator.stacks import Stand, dump
 from orchestrator.state import Ending
@@ -165,12 +165,7 @@ class Ranks:
             hang = hangs[rank.number] or rank.watch.silence()
             log.warning("rank %d %s", rank.number, hang)
             rank.note_hang(hang)
-        self.kill()
-
-
-def rank_count(resources: Resources) -> int:
-    """Returns how many processes a stage gets on this machine: as asked, else one per GPU, else one."""
-    return resources.tasks_per_node or max(1, resources.gpus_per_node)
+        self._kill_at = time.monotonic()
 
 
 def _environment(run: Path, folder: Path, attempt: int, number: int, resources: Resources) -> dict[str, str]:

@@ -5,6 +5,7 @@ cannot answer. Without it a stopped process is continued for the moment of its a
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -133,18 +134,20 @@ def _as_printed(text: str) -> str:
     """Turns what py-spy says into what a process itself would print: its main thread comes last there."""
     lines = re.sub(r"^Thread .*$", r"Thread 0x0 (most recent call first; py-spy)", text, flags=re.MULTILINE)
     framed = re.sub(r"^ +(\S+) \((.+):(\d+)\)$", r'  File "\2", line \3 in \1', lines, flags=re.MULTILINE)
-    starts = [match.start() for match in _THREAD.finditer(framed)]
-    blocks = [framed[start:end] for start, end in zip(starts, [*starts[1:], len(framed)], strict=True)]
-    return "\n".join(block.rstrip() + "\n" for block in reversed(blocks))
+    return "\n".join(block.rstrip() + "\n" for block in reversed(_blocks(framed)))
 
 
 def _threads(text: str) -> list[list[Frame]]:
-    starts = [match.start() for match in _THREAD.finditer(text)]
-    blocks = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
     return [
         [Frame(file=file, line=int(line), function=function) for file, line, function in _FRAME.findall(block)]
-        for block in blocks
+        for block in _blocks(text)
     ]
+
+
+def _blocks(text: str) -> list[str]:
+    """Cuts what was printed into threads."""
+    starts = [match.start() for match in _THREAD.finditer(text)]
+    return [text[start:end] for start, end in itertools.pairwise([*starts, len(text)])]
 
 
 def _collective(frames: Sequence[Frame]) -> str:

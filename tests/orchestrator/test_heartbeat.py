@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -122,13 +123,20 @@ def test_time_in_which_the_watch_itself_stood_still_does_not_count() -> None:
     watch.close()
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the system calls are those of x86-64")
 def test_a_step_costs_no_system_call() -> None:
     strictly = """
-import gc, os
+import gc, struct
 gc.disable()
 beat.step(6)
 said = b"no call"
-ctypes.CDLL(None).prctl(22, 1)  # from now on the kernel kills this process at any call but read and write
+rules = [(0x20, 0, 0, 0), (0x15, 1, 0, 1), (0x15, 0, 1, 231), (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x80000000)]
+rules = b"".join(struct.pack("HBBI", *rule) for rule in rules)  # of calls allow write and exit_group, else kill
+held = ctypes.create_string_buffer(rules)
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 5, ctypes.addressof(held)))
+control = ctypes.CDLL(None).prctl
+control(38, 1, 0, 0, 0)
+assert control(22, 2, program) == 0
 for step in range(7, 500):
     beat.enter("forward")
     beat.enter("agreeing")
