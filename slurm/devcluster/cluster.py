@@ -20,6 +20,7 @@ from slurm.devcluster.settings import NOTE, Layout, read_note, write_note, write
 MOST_NODES = 32
 LEAST_REQUEUE_DELAY_S = 5  # slurmctld refuses less, and then takes 120
 DAEMON_TIMEOUT_S = 30.0
+UP_TIMEOUT_S = 60.0  # a crowded machine
 FORK_S = 2.0
 LAST_LINES = 12
 LONGEST_FOLDER = 80  # a socket's path has at most 107 characters
@@ -74,16 +75,14 @@ class DevCluster:
     def down(self) -> bool:
         """Ends every process of the cluster and removes all it made, in whatever state; says if there was anything."""
         layout = self.layout
-        living = hosts.inits(layout.folder)
-        for host in living:
-            hosts.kill_host(layout, host)
+        living = hosts.kill_hosts(layout.folder)
         bridges = [bridge for bridge, (_, folder) in hosts.bridges().items() if folder == layout.folder]
         for bridge in bridges:
             hosts.remove_bridge(bridge)
         noted = read_note(layout.folder) is not None
         if noted:
             _remove(layout.folder)
-        return bool(living or bridges or noted)
+        return living or bool(bridges) or noted
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -194,7 +193,7 @@ class DevCluster:
             self._launch(layout.controller, daemons.slurmdbd(layout))
             self._launch(layout.controller, daemons.slurmctld(layout))
             list(pool.map(lambda host: self._launch(host, daemons.slurmd(layout, host)), layout.hosts))
-        self.wait_idle()
+        self.wait_idle(UP_TIMEOUT_S)
 
     def _launch(self, host: str, daemon: daemons.Daemon) -> None:
         """Starts a daemon in a host, unless it runs; returns when it answers, or says what its log said last."""

@@ -41,9 +41,16 @@ def start_host(layout: Layout, host: str) -> None:
 def kill_host(layout: Layout, host: str) -> None:
     """Kills every process of a host at once; returns when none is left."""
     for process in inits(layout.folder).get(host, []):
-        alive = processes(process)
-        kill(process)
-        wait(partial(_all_gone, alive), DEATH_TIMEOUT_S, f"processes of {host} outlived kill -9: {alive}")
+        _kill_all([process])
+
+
+def kill_hosts(folder: Path) -> bool:
+    """Kills every host of a cluster, those that are just being started too; says if there was any."""
+    script, any_found = str(folder / "host.sh"), False
+    while found := [process for process in _all_processes() if script in _words(process) and runs(process)]:
+        any_found = True
+        _kill_all(found)
+    return any_found
 
 
 def enter(process: int, command: Sequence[str], environment: Mapping[str, str], *, cwd: Path) -> list[str]:
@@ -128,6 +135,14 @@ def kill(process: int) -> None:
     """Kills a process that may already be gone."""
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+
+
+def _kill_all(heads: Sequence[int]) -> None:
+    """Kills processes; who is first in a host takes the whole host along, and who is not takes nobody."""
+    alive = [*heads, *(one for head in heads if _is_first(head) for one in processes(head))]
+    for head in heads:
+        kill(head)
+    wait(partial(_all_gone, alive), DEATH_TIMEOUT_S, f"processes {alive} outlived kill -9")
 
 
 def _wait_for_init(layout: Layout, host: str) -> int:
