@@ -15,9 +15,9 @@ from orchestrator.plan import Plan
 from orchestrator.records import record
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, StageState, read_state, write_launch, write_state
-from orchestrator.supervisor import CANCEL
 from orchestrator.tracking.addresses import absolute_uri, without_password
 from orchestrator.typed import suggestion
+from orchestrator.wishes import CANCEL
 
 TRIES, BETWEEN_TRIES_S = 3, 0.2
 CLUSTER = "cluster.yaml"  # in a run folder: the cluster of its last launch there, as it was read then

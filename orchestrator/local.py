@@ -15,7 +15,8 @@ from orchestrator.forecast import Forecast
 from orchestrator.launcher import CLUSTER, Waiting
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.ranks import Patience, rank_count
+from orchestrator.ranks import Patience
+from orchestrator.resources import rank_count
 from orchestrator.run import Run, RunLock
 from orchestrator.state import (
     Ending,
@@ -29,7 +30,8 @@ from orchestrator.state import (
     write_launch,
     write_state,
 )
-from orchestrator.supervisor import Supervisor, ask_to_cancel
+from orchestrator.supervisor import Supervisor
+from orchestrator.wishes import ask_to_cancel
 
 LOCK = "ORCH_LOCK"  # the inherited descriptor that holds the run
 NAME = "local"

@@ -11,8 +11,9 @@ from orchestrator.errors import DamagedArtifact, Fault, OrchError, RecipeError
 from orchestrator.fingerprint import fingerprint, identity, roots, sources_of
 from orchestrator.history import Change, Parents, Verdict, judge
 from orchestrator.imports import Sources
-from orchestrator.recipe import Reading, Recipe, Resources, StageSpec, read_recipe
+from orchestrator.recipe import Reading, Recipe, StageSpec, read_recipe
 from orchestrator.records import record
+from orchestrator.resources import Resources
 from orchestrator.stage import Stage
 from orchestrator.typed import plain, typed
 from orchestrator.wiring import Wire, bind_inputs, load_target, slots

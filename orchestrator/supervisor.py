@@ -1,7 +1,6 @@
 """Works through the stages of a run on this machine, one after the other, until they are done or one fails."""
 
 import importlib.util
-import json
 import logging
 import os
 import signal
@@ -13,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from orchestrator.artifacts import write_json
+from orchestrator.ballast import Ballast
 from orchestrator.errors import SurroundingsError
 from orchestrator.notify import tell, tell_failure
 from orchestrator.ranks import Patience, Ranks
@@ -34,18 +33,12 @@ from orchestrator.state import (
     write_launch,
     write_state,
 )
+from orchestrator.wishes import wish_of
 
-CANCEL = "cancel.json"
 TICK_S = 0.1
 T = TypeVar("T")
-BALLAST_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
-
-
-def ask_to_cancel(run: Path, stage: str | None, user: str) -> None:
-    """Leaves word for the supervisor, on whatever machine it works; it looks several times a second."""
-    write_json(run / CANCEL, {"stage": stage, "user": user, "time": time.time()})
 
 
 class Supervisor:
@@ -163,24 +156,14 @@ class Supervisor:
             told = "every process ended well, but outputs are missing"
             return Ending(state="failed", cause="code_error", detail=told)
         if asked and ending.state != "done":
-            return replace(ending, state="cancelled", cause="cancelled", detail=self._who_cancelled())
+            return replace(ending, state="cancelled", cause="cancelled", detail=self._who_cancelled(name))
         return ending
 
     def _cancelled(self, name: str) -> bool:
-        if self._told_to_cancel:
-            return True
-        wish = self._cancel_wish()
-        return wish is not None and wish.get("stage") in {None, name}
+        return self._told_to_cancel or wish_of(self._directory, name) is not None
 
-    def _cancel_wish(self) -> dict[str, Any] | None:
-        try:
-            wish = json.loads((self._directory / CANCEL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return wish if isinstance(wish, dict) else None
-
-    def _who_cancelled(self) -> str:
-        wish = self._cancel_wish()
+    def _who_cancelled(self, name: str) -> str:
+        wish = wish_of(self._directory, name)
         return "the supervisor was told to end (SIGTERM)" if wish is None else f"cancelled by {wish.get('user')}"
 
     def _write_report(self) -> None:
@@ -198,27 +181,6 @@ class Supervisor:
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._told_to_cancel = True
-
-
-class Ballast:
-    """A file that is thrown away when the disk is full, so that there is room for saying so."""
-
-    def __init__(self, path: Path) -> None:
-        """Takes the room."""
-        self._path = path
-        path.write_bytes(b"\0" * BALLAST_BYTES)
-
-    def take(self) -> None:
-        """Takes the room again, if it was given back and there is enough."""
-        try:
-            if not self._path.exists():
-                self._path.write_bytes(b"\0" * BALLAST_BYTES)
-        except OSError:
-            self.drop()
-
-    def drop(self) -> None:
-        """Gives the room back."""
-        self._path.unlink(missing_ok=True)
 
 
 class Forwarder:

@@ -4,7 +4,7 @@ import logging
 import time
 from pathlib import Path
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from orchestrator.retry import Decision
 from orchestrator.state import read_launch, read_plain_stage
 from slurm import queue, submissions

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from orchestrator.retry import Decision
 from orchestrator.state import Ending, Launch, read_plain_stage, read_state, write_state
+from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmAway, SlurmRefused
-from slurm.lost import record_unbegun, wish_of
+from slurm.lost import record_unbegun
 from slurm.queue import JobFacts, Survey
 from slurm.request import job_name
 from slurm.sbatch import SubmissionRefused

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from orchestrator.stopping import measured_save_s
 from slurm import queue, sbatch
 from slurm.cluster import Cluster

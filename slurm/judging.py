@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ranks import rank_count
-from orchestrator.recipe import Resources
 from orchestrator.records import record
+from orchestrator.resources import Resources, rank_count
 from orchestrator.state import Attempt, Ending, outputs_ready
 from orchestrator.verdict import Outside, verdict
+from orchestrator.wishes import wish_of
 from slurm.attempt import Allocation, Finished, described
-from slurm.lost import cancelled, lines_of, wish_of
+from slurm.lost import cancelled, lines_of
 from slurm.states import outside
 
 EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for

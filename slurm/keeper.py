@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.ballast import Ballast
 from orchestrator.errors import OrchError, SurroundingsError
-from orchestrator.ranks import rank_count
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, attempts_of, decide, policy_of, tell_verdict
 from orchestrator.state import (
     Attempt,
@@ -29,14 +29,14 @@ from orchestrator.state import (
     read_state,
     write_state,
 )
-from orchestrator.supervisor import Ballast
+from orchestrator.wishes import wish_of
 from slurm import ear, queue, submissions
 from slurm.again import queue_again
 from slurm.attempt import KEEPER_LOG, Allocation, Finished, environment_of_ranks, run_ranks
 from slurm.cluster import read_cluster
 from slurm.company import Company
 from slurm.judging import Standing, ending_of, standing
-from slurm.lost import cancelled, close_lost, record_unbegun, wish_of
+from slurm.lost import cancelled, close_lost, record_unbegun
 from slurm.queue import JobFacts
 from slurm.request import srun_command
 

@@ -13,11 +13,10 @@ from orchestrator.forecast import Forecast
 from orchestrator.launcher import CLUSTER, Waiting, take
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
-from orchestrator.ranks import rank_count
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources, rank_count
 from orchestrator.run import Run, RunLock
-from orchestrator.state import Launch, read_launch, write_launch
-from orchestrator.supervisor import ask_to_cancel
+from orchestrator.state import LAUNCH, Launch, read_launch, write_launch
+from orchestrator.wishes import ask_to_cancel
 from slurm.asking import SlurmAway
 from slurm.chain import Chain
 from slurm.cluster import Cluster, write_cluster
@@ -127,6 +126,8 @@ class SlurmLauncher:
         launch = read_launch(directory)
         if launch is None or launch.ended is not None:
             return {}
+        if not _ours(directory):
+            return self._look(directory, launch)
         try:
             lock = take(Run(directory), "orch status")
         except (RunBusy, SurroundingsError, OSError) as error:  # somebody submits or settles, or we may only look
@@ -168,7 +169,7 @@ class SlurmLauncher:
         chain = Chain(directory, launch, self._slurm)
         chosen = [name for name in chain.stages if name in alive and name in _followers(chain, stage)]
         begun = [name for name in chosen if alive[name].state != "PENDING"]
-        if begun:
+        if begun and _ours(directory):  # a keeper also obeys the word that a colleague leaves
             self._slurm.cancel([alive[name].id for name in begun], signal="TERM")
         self.settle(directory)
         return _told(begun, [name for name in chosen if name not in begun], alive)
@@ -243,6 +244,11 @@ def _told(begun: Sequence[str], waiting: Sequence[str], alive: Mapping[str, JobF
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _ours(directory: Path) -> bool:
+    """Tells whether this user launched the run: jobs of anybody else are not ours to submit again or to end."""
+    return (directory / LAUNCH).stat().st_uid == os.getuid()
 
 
 def _end(directory: Path, launch: Launch, *, note: str | None = None) -> None:

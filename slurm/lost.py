@@ -1,6 +1,5 @@
 """Closes the attempts of jobs whose keeper can no longer do it: killed with its node, cancelled, forgotten by Slurm."""
 
-import json
 import os
 import pwd
 import re
@@ -10,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ranks import rank_count
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, decide, policy_of
 from orchestrator.state import (
     Attempt,
@@ -23,8 +21,8 @@ from orchestrator.state import (
     read_state,
     write_state,
 )
-from orchestrator.supervisor import CANCEL
 from orchestrator.verdict import verdict
+from orchestrator.wishes import wish_of
 from slurm.queue import JobFacts
 from slurm.states import outside
 from slurm.submissions import folder_of
@@ -71,16 +69,6 @@ def name_who(stage: Path, facts: JobFacts | None) -> None:
     if facts is not None and facts.reason.startswith("by "):
         last = replace(state.attempts[-1], detail=cancelled(stage.parent, stage.name, facts).detail)
         write_state(stage, replace(state, attempts=(*state.attempts[:-1], last)))
-
-
-def wish_of(run: Path, stage: str) -> Mapping[str, Any] | None:
-    """Returns who wished, with our command, that this stage ends ({user, time}); None if nobody did."""
-    try:
-        wish = json.loads((run / CANCEL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    covered = isinstance(wish, dict) and wish.get("stage") in {None, stage}
-    return wish if covered else None
 
 
 def _ending(stage: Path, document: Mapping[str, Any], attempt: Attempt, facts: JobFacts | None) -> Ending:

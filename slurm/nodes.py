@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from slurm import probes
 from slurm.asking import SlurmAway, SlurmRefused, ask
 from slurm.cluster import Cluster

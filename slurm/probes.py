@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from slurm.cluster import Cluster
 
 GIGABYTE = 1e9

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ranks import rank_count
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources, rank_count
 from slurm.cluster import LONGEST_SIGNAL_S, Cluster
 
 NAME_PART = 80

@@ -13,17 +13,18 @@ from dataclasses import replace
 from orchestrator.launcher import Waiting
 from orchestrator.retry import Decision
 from orchestrator.state import Ending, StageState, outputs_ready, read_state, write_state
+from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmRefused
 from slurm.chain import Chain, Fate
-from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun, wish_of
-from slurm.queue import JobFacts, Survey
+from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun
+from slurm.queue import FORGOTTEN, JobFacts, Survey
 from slurm.reasons import in_words
 from slurm.sbatch import SubmissionRefused, carries
 from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
-LOST_BEFORE_IT_BEGAN = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+LOST_BEFORE_IT_BEGAN = frozenset({FORGOTTEN, "BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
 NEVER = "DependencyNeverSatisfied"
 OVERDUE_S = 60.0  # beyond the grace of the cluster: a job that was asked to save and end is ended
 

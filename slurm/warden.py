@@ -184,7 +184,7 @@ class _Check:
         return [] if self._thread.is_alive() else self._faults
 
     def _look(self) -> None:
-        from orchestrator.recipe import Resources
+        from orchestrator.resources import Resources
         from slurm.cluster import read_cluster
         from slurm.nodes import check
 

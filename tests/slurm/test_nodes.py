@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from slurm import nodes, probes
 from slurm.cluster import Checks, Cluster
 from slurm.ledger import Ledger

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from slurm.cluster import Cluster, Container, read_cluster
 from slurm.request import job_name, keeper_python, sbatch_parameters, signal_seconds, srun_command
 from slurm.sbatch import text

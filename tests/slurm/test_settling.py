@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import InputError
 from orchestrator.launcher import Waiting
 from orchestrator.state import read_launch, read_state
-from orchestrator.supervisor import ask_to_cancel
+from orchestrator.wishes import ask_to_cancel
 from slurm import submissions
 from slurm.asking import SlurmAway
 from slurm.chain import Chain

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import Report, write_json
-from orchestrator.recipe import Resources
+from orchestrator.resources import Resources
 from orchestrator.state import Ending, Launch, StageState, close_attempt, open_attempt, write_launch, write_state
 from slurm import submissions
 from slurm.asking import SlurmAway

@@ -1,0 +1,26 @@
+"""A little room on the disk that is kept for saying that the disk is full."""
+
+from pathlib import Path
+
+BALLAST_BYTES = 256 << 10
+
+
+class Ballast:
+    """A file that is thrown away when the disk is full, so that there is room for saying so."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the room."""
+        self._path = path
+        path.write_bytes(b"\0" * BALLAST_BYTES)
+
+    def take(self) -> None:
+        """Takes the room again, if it was given back and there is enough."""
+        try:
+            if not self._path.exists():
+                self._path.write_bytes(b"\0" * BALLAST_BYTES)
+        except OSError:
+            self.drop()
+
+    def drop(self) -> None:
+        """Gives the room back."""
+        self._path.unlink(missing_ok=True)
