@@ -14,14 +14,16 @@ from orchestrator.records import record
 from slurm.asking import SlurmAway, SlurmRefused, answer, ask
 from slurm.hostlist import expand
 
+FORGOTTEN = "FORGOTTEN"  # our own word: accounting has seen no end of a job that the controller does not know
 TERMINAL = frozenset({
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
-    "TIMEOUT",
+    FORGOTTEN, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "REVOKED", "TIMEOUT",
 })  # fmt: skip
 SQUEUE_FIELDS = ("%i", "%j", "%T", "%S", "%e", "%V", "%N", "%r")
 SACCT_FIELDS = ("JobIDRaw", "JobName", "State", "Start", "End", "Submit", "NodeList", "ExitCode", "Reason")
 # without states, sacct leaves out what was cancelled before it could have begun
 SACCT_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,RS,RV,S,TO"
+TRIES = 1  # of a question: squeue itself tries for seconds, and whoever only looks is not to wait for minutes
 NAMES_A_CALL = 500  # one argument of a command is at most 128 KiB long
 DAY_S = 86_400.0  # clocks of clusters differ, and their time zones do
 LOOK_BACK_S = 30 * DAY_S
@@ -94,7 +96,10 @@ def find(names: Sequence[str], *, since: float | None = None) -> Survey:
     accounting = True
     try:
         for facts in _accounted(missing, time.time() - LOOK_BACK_S if since is None else since):
-            jobs[facts.name][facts.id] = facts  # it knows more of an end than the queue
+            if facts.ended_for_good() or away is not None:
+                jobs[facts.name][facts.id] = facts  # it knows more of an end than the queue
+            else:  # it may also be late: then the queue knows the end
+                jobs[facts.name].setdefault(facts.id, _forgotten(facts))
     except (SlurmAway, SlurmRefused):  # no accounting on this cluster, or not now
         accounting = False
         if away is not None:
@@ -176,7 +181,10 @@ def settings() -> dict[str, str]:
 def _queued(names: Sequence[str]) -> list[JobFacts]:
     command = ["squeue", "--noheader", "--states=all", f"--format={'|'.join(SQUEUE_FIELDS)}"]
     lines = [
-        line for chunk in _chunks(names) for line in ask([*command, f"--name={','.join(chunk)}"]).splitlines() if line
+        line
+        for chunk in _chunks(names)
+        for line in ask([*command, f"--name={','.join(chunk)}"], tries=TRIES).splitlines()
+        if line
     ]
     return [_of_squeue(line.split("|", len(SQUEUE_FIELDS) - 1)) for line in lines]
 
@@ -198,7 +206,7 @@ def _accounted(names: Sequence[str], since: float, *, latest: bool = True) -> li
     command += [f"--state={SACCT_STATES}", f"--format={','.join(SACCT_FIELDS)}"]
     jobs: dict[str, list[JobFacts]] = {}
     for chunk in _chunks(names):
-        for line in ask([*command, f"--name={','.join(chunk)}"]).splitlines():
+        for line in ask([*command, f"--name={','.join(chunk)}"], tries=TRIES).splitlines():
             values = line.split("|", len(SACCT_FIELDS) - 1)
             number, _, step = values[0].partition(".")
             times = jobs.setdefault(number, [])
@@ -236,6 +244,11 @@ def _described(facts: JobFacts) -> JobFacts:
         facts, exit_code=_count(code), signal=_count(number_of_signal) or None,
         restarts=_count(told.get("Restarts", "")), source="scontrol",
     )  # fmt: skip
+
+
+def _forgotten(facts: JobFacts) -> JobFacts:
+    """A controller that restarted may have lost a job, whose end accounting then waits for in vain."""
+    return replace(facts, state=FORGOTTEN, reason=f"the controller does not know it; accounting says {facts.state}")
 
 
 def _change(job_id: str, change: str) -> None:
