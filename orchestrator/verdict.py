@@ -81,7 +81,7 @@ def verdict(
     hung = [fault for fault in faults if fault.ended is not None and fault.ended.hang]
     if hung and not witnesses:
         return _hang(hung, evidence, size)
-    first = min(faults, key=_blame)
+    first = min(witnesses or faults, key=_blame)
     where = f"rank {first.rank}{f' ({first.node})' if first.node and len(set(nodes)) > 1 else ''}: " if size > 1 else ""
     node = first.node or (outside.node if outside else None)
     return _ending(first.cause, where + first.message, evidence, first.rank, node)
@@ -200,12 +200,12 @@ def _evidence(faults: Sequence[_Fault], size: int) -> tuple[str, ...]:
 
 
 def _lost_nodes(faults: Sequence[_Fault], size: int, nodes: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """Finds the one node of which no rank left a word, while others say that they lost their peers."""
+    """Finds the one node of which no rank left a word, while all others did and some say that they lost their peers."""
     if len(nodes) != size or not any(fault.consequence for fault in faults):
         return None, ()
     spoke = {nodes[fault.rank] for fault in faults}
     silent = sorted(set(nodes) - spoke)
-    if len(silent) != 1:
+    if len(silent) != 1 or len(faults) + nodes.count(silent[0]) != size:
         return None, ()
     ranks = ", ".join(str(rank) for rank in range(size) if nodes[rank] == silent[0])
     return silent[0], (f"rank {ranks} on {silent[0]} left no record at all",)
