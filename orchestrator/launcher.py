@@ -95,6 +95,7 @@ def launch(
         plan = checked(make(), launcher)
         run.prepare(plan, code_root, require_clean=require_clean)
         (plan.directory / CANCEL).unlink(missing_ok=True)  # a wish of an earlier launch
+        (plan.directory / CLUSTER).unlink(missing_ok=True)  # without it, nothing of this launch was handed to a cluster
         (plan.directory / "logs").mkdir(exist_ok=True)
         for stage in plan.stages:
             folder = run.stage_directory(stage.name)
