@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -52,6 +53,8 @@ def send(folder: Path, parameters: Mapping[str, Any], python: str, work: "StageJ
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    if shutil.which("sbatch") is None:
+        raise SlurmAway("there is no Slurm here: the command sbatch is not in PATH")
     complaint = io.StringIO()
     try:
         with _quiet(complaint):
@@ -98,7 +101,11 @@ def _executor(folder: Path, parameters: Mapping[str, Any], python: str) -> "Slur
     from submitit import SlurmExecutor
 
     class Executor(SlurmExecutor):
-        """Gives an sbatch that hangs up for lost; submitit would wait for it for ever."""
+        """Gives an sbatch that hangs up for lost, for which submitit would wait for ever; renders without a Slurm."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
 
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
             return ["timeout", str(PATIENCE_S), "sbatch", str(submission_file_path)]
