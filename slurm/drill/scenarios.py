@@ -14,7 +14,8 @@ from slurm.drill.field import DrillFailed, Field
 from slurm.drill.recipe import RANKS, TRAIN, Shape
 
 BOOT_S = 15.0  # a host that lost power is back after so long; Slurm calls it down after 10 s
-KILL_LAUNCHER_AFTER_S = (0.4, 0.8, 1.2, 1.6)
+# what a launch writes, in its order: it is killed as soon as each is there, and called again
+LAUNCHER_WRITES = ("lock", "plan.json", "data/slurm/submission.json", "train/slurm/submission.json")
 
 
 @record
@@ -180,9 +181,10 @@ def tar_corrupted(field: Field) -> None:
 
 def launcher_killed(field: Field) -> None:
     """Kills `orch launch` at several moments, and calls it again each time."""
-    for seconds in KILL_LAUNCHER_AFTER_S:
+    for written in LAUNCHER_WRITES:
         launcher = field.start_launching()
-        time.sleep(seconds)
+        while launcher.poll() is None and not (field.run / written).exists():
+            time.sleep(0.002)
         launcher.kill()
         launcher.wait()
     field.harm()

@@ -38,13 +38,13 @@ def trace(*attempts: Attempt) -> Trace:
 def test_within_an_allocation_the_next_attempt_is_the_resubmission() -> None:
     waits = resubmissions(trace(attempt(1, 2, 10), attempt(2, 13, 40)), [execution(0, 1, 41)])
 
-    assert waits == [3.0]
+    assert waits == [(3.0, 3.0)]
 
 
 def test_of_a_requeued_job_the_requeue_counts_not_the_delay_after_it() -> None:
     waits = resubmissions(trace(attempt(1, 2, 10), attempt(2, 30, 40)), [execution(0, 1, 11), execution(12, 29, 41)])
 
-    assert waits == [2.0]
+    assert waits == [(2.0, 20.0)]
 
 
 def test_a_node_that_slurm_gave_up_is_noticed_when_slurm_says_so() -> None:
@@ -52,7 +52,7 @@ def test_a_node_that_slurm_gave_up_is_noticed_when_slurm_says_so() -> None:
 
     waits = resubmissions(trace(late, attempt(2, 30, 40)), [execution(0, 1, 15), execution(16, 29, 41)])
 
-    assert waits == [1.0]
+    assert waits == [(1.0, 15.0)]
 
 
 def test_gaps_lie_between_last_and_first_lines(tmp_path: Path) -> None:
