@@ -9,9 +9,8 @@ from orchestrator.retry import Decision
 from orchestrator.state import read_launch, read_plain_stage
 from slurm import queue, submissions
 from slurm.asking import SlurmAway, SlurmRefused
-from slurm.attempt import Allocation
+from slurm.attempt import Allocation, Standing
 from slurm.cluster import Cluster
-from slurm.judging import Standing
 
 LOCK_TRIES, BETWEEN_TRIES_S = 20, 0.5
 

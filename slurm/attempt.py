@@ -48,6 +48,15 @@ class Allocation:
         return None if self.limit_s is None else self.limit_s - (time.monotonic() - self.began)
 
 
+@record
+class Standing:
+    """What Slurm is about to do with the job of an attempt that has ended."""
+
+    stays: bool  # nothing: another attempt may begin here
+    requeued: bool  # it waits, or will wait, under its own id
+    preempted: bool  # somebody else gets the nodes soon
+
+
 def described(job_id: str) -> Mapping[str, str]:
     """Returns what `scontrol show job` says; nothing where Slurm does not answer now."""
     try:

@@ -6,26 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records import record
 from orchestrator.resources import Resources, rank_count
 from orchestrator.state import Attempt, Ending, outputs_ready
 from orchestrator.verdict import Outside, verdict
 from orchestrator.wishes import wish_of
-from slurm.attempt import Allocation, Finished, described
+from slurm.attempt import Allocation, Finished, Standing, described
 from slurm.lost import cancelled, lines_of
 from slurm.states import outside
 
 EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for
 _ENDED_STEP = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT [^ ]+ \*\*\*")
-
-
-@record
-class Standing:
-    """What Slurm is about to do with the job of an attempt that has ended."""
-
-    stays: bool  # nothing: another attempt may begin here
-    requeued: bool  # it waits, or will wait, under its own id
-    preempted: bool  # somebody else gets the nodes soon
 
 
 def standing(allocation: Allocation, finished: Finished) -> Standing:

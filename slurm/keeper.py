@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.ballast import Ballast
 from orchestrator.errors import OrchError, SurroundingsError
@@ -30,15 +30,14 @@ from orchestrator.state import (
     write_state,
 )
 from orchestrator.wishes import wish_of
-from slurm import ear, queue, submissions
-from slurm.again import queue_again
-from slurm.attempt import KEEPER_LOG, Allocation, Finished, environment_of_ranks, run_ranks
-from slurm.cluster import read_cluster
+from slurm import ear, submissions
+from slurm.attempt import KEEPER_LOG, Allocation, Finished, Standing, environment_of_ranks, run_ranks
+from slurm.cluster import reopen_cluster
 from slurm.company import Company
-from slurm.judging import Standing, ending_of, standing
-from slurm.lost import cancelled, close_lost, record_unbegun
-from slurm.queue import JobFacts
 from slurm.request import srun_command
+
+if TYPE_CHECKING:
+    from slurm.queue import JobFacts
 
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
@@ -78,7 +77,7 @@ class Keeper:
     def _keep(self, allocation: Allocation) -> int:
         self._allocation = allocation
         self._document = read_plain_stage(self._stage)
-        self._cluster = read_cluster(self._run / "cluster.yaml")
+        self._cluster = reopen_cluster(self._run / "cluster.yaml")
         self._resources = Resources(**self._document["resources"])
         self._company = Company(self._run, self._name, self._cluster)
         with contextlib.suppress(OSError):  # no room for it any more
@@ -90,6 +89,8 @@ class Keeper:
             if wish_of(self._run, self._name) is not None:
                 return self._cancel()
             if decision is not None and not self._pause_here(decision):
+                from slurm.again import queue_again
+
                 queue_again(self._run, self._name, decision, self._cluster, allocation, self._now)
                 return GIVEN_UP
             decision = self._attempt()
@@ -97,6 +98,10 @@ class Keeper:
 
     def _take_over(self) -> Decision | None:
         """Ends the attempt that a keeper left open which was lost with its node, or killed before it could."""
+        if read_state(self._stage).state != "running":
+            return None
+        from slurm.lost import close_lost
+
         with submissions.locked(self._stage):
             state = read_state(self._stage)
             if state.state != "running":
@@ -136,6 +141,8 @@ class Keeper:
         if outputs_ready(self._document):  # Slurm need not be asked
             ending = Ending(state="done")
         else:
+            from slurm.judging import ending_of, standing
+
             self._now = standing(self._allocation, finished)
             ending = ending_of(
                 self._stage, self._document, attempt, finished, self._now, left_s=self._allocation.left_s(),
@@ -186,6 +193,8 @@ class Keeper:
 
     def _cancel(self) -> int:
         """Somebody wished it before, or between, attempts."""
+        from slurm.lost import cancelled, record_unbegun
+
         with submissions.locked(self._stage):
             state, ending = read_state(self._stage), cancelled(self._run, self._name, None)
             if attempts_of(state, self._document):
@@ -201,6 +210,8 @@ class Keeper:
         if last.state == "failed":
             self._company.hear_of_end()
         if self._now.requeued:
+            from slurm import queue
+
             queue.cancel([self._allocation.job_id])
         self._company.end(done=False)
         return GIVEN_UP
@@ -214,8 +225,10 @@ class Keeper:
             cause = UNFIT if ending.cause == "node_failure" and any(unfit) else ending.cause
             blame(self._cluster, ending.node, cause, ending.detail, run=self._run.name)
 
-    def _past(self) -> JobFacts | None:
+    def _past(self) -> "JobFacts | None":
         """Returns how this job ended before Slurm began it again, or, of another one, what is known of it."""
+        from slurm import queue
+
         found = submissions.read_submission(self._stage)
         try:
             facts = None if found is None else queue.look([found.name]).get(found.name)

@@ -185,11 +185,11 @@ class _Check:
 
     def _look(self) -> None:
         from orchestrator.resources import Resources
-        from slurm.cluster import read_cluster
+        from slurm.cluster import reopen_cluster
         from slurm.nodes import check
 
         run, document, task = self._arguments
-        cluster = read_cluster(run / CLUSTER)
+        cluster = reopen_cluster(run / CLUSTER)
         resources = Resources(**document["resources"])
         self._faults = check(cluster, resources, run, keeper_time=task.keeper_time)
         for fault in self._faults:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InputError, RecipeError
-from slurm.cluster import FOLDER, read_cluster, write_cluster
+from orchestrator.notify import Notify
+from slurm.cluster import FOLDER, Cluster, Container, read_cluster, reopen_cluster, write_cluster
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -68,3 +69,18 @@ def test_an_unknown_cluster_is_refused_with_the_known_ones() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(InputError, match=r"there is no cluster file no/such.yaml"):
         read_cluster("no/such.yaml")
+
+
+def test_a_written_cluster_file_is_reopened_as_the_same_cluster_and_an_edited_one_tells_its_faults(
+    tmp_path: Path,
+) -> None:
+    cluster = Cluster(
+        name="c", setup=("module load x",), exclude=("n1",), ledger=tmp_path / "ledger", srun=("--mpi=none",),
+        notify=Notify(command=("cat",)), container=Container(kind="pyxis", image="i", mounts=("/a:/b",)),
+    )  # fmt: skip
+    write_cluster(tmp_path / "c.yaml", cluster)
+
+    assert reopen_cluster(tmp_path / "c.yaml") == cluster == read_cluster(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("name: c\npartitoin: main\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="partition"):
+        reopen_cluster(tmp_path / "c.yaml")
