@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.stream import Loss
-from orchestrator.errors import DamagedArtifact
+from orchestrator.errors import DamagedArtifact, StorageAway
 from orchestrator.journal import JOURNAL, read_events
 from orchestrator.stage import StageContext
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _EVENT = "damage"
 _FEWEST_DRAWS = 1000  # of fewer a share says little: until then that many count as drawn
 _EXAMPLES = 3
+_UNREAD = "cannot be read"  # in the reason of a loss: the disk or file system answered with an error
 
 
 class Damage:
@@ -35,6 +36,7 @@ class Damage:
         self._context = context
         self._limit = limit
         self._named: set[tuple[str, int]] = set()
+        self._seen, self._unread = 0, 0  # of this attempt
         found: tuple[int, list[str]] = (0, [])
         if context.world.is_main:
             found = self._told_before(step)
@@ -55,8 +57,12 @@ class Damage:
             log.warning(
                 "step %d lost %d samples, which have stand-ins; the first: %s", step, lost, _in_words(samples[0])
             )
+        draws = [loss for loss in losses if not loss.stands_in]
+        self._seen += len(draws)
+        self._unread += sum(_UNREAD in loss.reason for loss in draws)
         if self.lost > self._limit * max(drawn, _FEWEST_DRAWS):
-            raise DamagedArtifact(
+            away = 2 * self._unread > self._seen  # what is rotten can be read: of these most could not
+            raise (StorageAway if away else DamagedArtifact)(
                 f"{self.lost} of {drawn} samples drawn until step {step} are lost, which is more than "
                 f"train.max_bad_fraction = {self._limit:g} allows (of at least {_FEWEST_DRAWS}); the first: "
                 f"{'; '.join(self._examples)}; all of them: the {_EVENT} events in {self._context.directory / JOURNAL}"

@@ -11,7 +11,7 @@ from orchestrator.artifacts import Shards
 from orchestrator.causes import cause_of
 from orchestrator.data.stream import Loss, SampleStream
 from orchestrator.data.writer import ShardWriter
-from orchestrator.errors import DamagedArtifact, Preempted
+from orchestrator.errors import DamagedArtifact, OrchError, Preempted
 from orchestrator.journal import read_events
 from orchestrator.records import record
 from orchestrator.stage import StageContext
@@ -196,8 +196,22 @@ def test_lost_stand_ins_are_named_but_the_draw_counts_once(context: StageContext
     assert [sample["number"] for sample in events[0]["samples"]] == [1, 7, 2]
 
 
-def loss(number: int, *, stands_in: bool = False) -> Loss:
-    return Loss(source="s", number=number, tar="t.tar", key=str(number), reason="rotten", stands_in=stands_in)
+def loss(number: int, *, stands_in: bool = False, reason: str = "rotten") -> Loss:
+    return Loss(source="s", number=number, tar="t.tar", key=str(number), reason=reason, stands_in=stands_in)
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"), [("it cannot be read: Stale file handle", "disk"), ("rotten", "bad_data")]
+)
+def test_a_file_system_that_does_not_answer_is_no_fault_of_the_data(tmp_path: Path, reason: str, cause: str) -> None:
+    context = toy_context(tmp_path, ALONE)
+    damage = Damage(context, limit=0.005, step=0)
+    damage.take(1, [loss(number) for number in range(3)], drawn=12)
+
+    with pytest.raises(OrchError, match="max_bad_fraction") as caught:
+        damage.take(2, [loss(number, reason=reason) for number in range(5, 12)], drawn=24)
+    context.journal.close()
+    assert cause_of(caught.value) == cause
 
 
 def test_the_time_that_a_step_waits_for_its_data_is_told(tmp_path: Path) -> None:
