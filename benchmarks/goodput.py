@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import random
 import signal
 import statistics
@@ -58,7 +59,7 @@ def main() -> None:
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
     size = size if options.seed is None else size._replace(seed=options.seed)
     with tempfile.TemporaryDirectory(prefix="orch-goodput-", ignore_cleanup_errors=True) as folder:
-        cluster = DevCluster.up(Path(folder) / "cluster", name="goodput", nodes=HOSTS)
+        cluster = DevCluster.up(Path(folder) / "cluster", name=f"goodput{os.getpid()}", nodes=HOSTS)
         try:
             found = _measured(cluster, Path(folder), size)
         finally:

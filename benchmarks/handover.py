@@ -10,6 +10,7 @@ submitit called for the same chain. Both take turns on the same real Slurm on th
 import argparse
 import itertools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -52,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
     with tempfile.TemporaryDirectory(prefix="orch-handover-", ignore_cleanup_errors=True) as folder:
-        cluster = DevCluster.up(Path(folder) / "cluster", name="handover", nodes=2)
+        cluster = DevCluster.up(Path(folder) / "cluster", name=f"handover{os.getpid()}", nodes=2)
         try:
             found = _measured(cluster, Path(folder), size)
         finally:

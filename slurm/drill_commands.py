@@ -38,6 +38,7 @@ def drill(
     """
     from orchestrator.display import make_console
     from slurm.drill import show
+    from slurm.drill.rehearsal import cluster_name
 
     if listing:
         shown = show.scenario_documents()
@@ -55,7 +56,7 @@ def drill(
     else:
         make_console().print(show.outcome_table(outcomes))
     if keep:
-        typer.echo(f"kept: {folder}; orch cluster down --name drill ends its cluster", err=True)
+        typer.echo(f"kept: {folder}; orch cluster down --name {cluster_name()} ends its cluster", err=True)
     raise typer.Exit(0 if all(one.passed for one in outcomes) else 1)
 
 

@@ -1,5 +1,6 @@
 """What a chain asks of slurmctld from its launch to its end, by slurmctld's own count, against a bare chain."""
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ MORE_BAR, LOOK_BAR = 20.0, 6.0
 def requests(folder: Path, stages: int) -> list[Claim]:
     """Runs a chain both ways on a cluster of its own, and once a status of it."""
     folder.mkdir(parents=True)
-    cluster = DevCluster.up(folder / "cluster", name="scale", nodes=2)
+    cluster = DevCluster.up(folder / "cluster", name=f"scale{os.getpid()}", nodes=2)
     try:
         return _counted(cluster, folder, stages)
     finally:

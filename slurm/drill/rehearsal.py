@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,11 +158,16 @@ def rehearsal(folder: Path, scenarios: Sequence[Scenario], *, keep: bool) -> Ite
         disk = None
         if any(scenario.small_disk for scenario in scenarios):  # before the hosts, or they would not see it
             disk = stack.enter_context(faults.small_disk(folder / "disk", SMALL_DISK_MB))
-        cluster = DevCluster.up(folder / "cluster", name="drill", nodes=HOSTS)
+        cluster = DevCluster.up(folder / "cluster", name=cluster_name(), nodes=HOSTS)
         stack.callback(cluster.down)
         yield Rehearsal(cluster, folder, disk)
         if keep:
             stack.pop_all()
+
+
+def cluster_name() -> str:
+    """Names the cluster of this process: several drills may go on at a time."""
+    return f"drill{os.getpid()}"
 
 
 def rehearse_all(
