@@ -99,8 +99,8 @@ def launch(
         (plan.directory / "logs").mkdir(exist_ok=True)
         for stage in plan.stages:
             folder = run.stage_directory(stage.name)
-            if stage.action != "reuse":
-                write_state(folder, StageState(state="waiting", attempts=read_state(folder).attempts))
+            if stage.action != "reuse" and (state := read_state(folder)).state != "waiting":
+                write_state(folder, StageState(state="waiting", attempts=state.attempts))
         write_launch(plan.directory, _record(plan, launcher))
         return launcher.submit(run, lock)
 

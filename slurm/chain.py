@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator.resources import Resources
 from orchestrator.retry import Decision
-from orchestrator.state import Ending, Launch, read_plain_stage, read_state, write_state
+from orchestrator.state import STATE, Ending, Launch, read_plain_stage, read_state, write_state
 from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmAway, SlurmRefused
@@ -110,9 +110,7 @@ class Chain:
         submission = self._described(name, resources, decision)
         if not submissions.intend(stage, submission, instead_of=instead_of):
             return "alive"  # its job began after all, or somebody else asks for it
-        with submissions.locked(stage):
-            if read_state(stage).state in {"waiting", "failed"}:
-                write_state(stage, replace(read_state(stage), state="queued"))
+        self._show(stage, "queued", instead_of={"waiting", "failed"})
         try:
             job_id = self.slurm.submit(stage, submission, resources, decision.delay_s if decision else 0.0)
         except SubmissionRefused as refusal:
@@ -129,9 +127,7 @@ class Chain:
         doomed = job_id if job_id is not None or found is None else found.job_id
         if found is not None and submissions.withdraw(stage, found) and doomed is not None:
             self._doomed.append(doomed)
-        with submissions.locked(stage):
-            if read_state(stage).state == "queued":
-                write_state(stage, replace(read_state(stage), state="waiting"))
+        self._show(stage, "waiting", instead_of={"queued"})
 
     def end_doomed(self) -> None:
         """Ends the jobs of stages that were taken back; whatever is missed here is a stray to whoever settles next."""
@@ -142,9 +138,18 @@ class Chain:
     def forget(self) -> None:
         """Sees to it that no job begins that Slurm may or may not have heard of; Slurm itself does not answer."""
         for name, found in self.submissions().items():
-            stage = self.folder(name)
-            if submissions.withdraw(stage, found) and read_state(stage).state == "queued":
-                write_state(stage, replace(read_state(stage), state="waiting"))
+            if submissions.withdraw(self.folder(name), found):
+                self._show(self.folder(name), "waiting", instead_of={"queued"})
+
+    def _show(self, stage: Path, word: Literal["waiting", "queued"], *, instead_of: Collection[str]) -> None:
+        with submissions.locked(stage):
+            state = read_state(stage)
+            if state.state not in instead_of:
+                return
+            if state.attempts:
+                write_state(stage, replace(state, state=word))
+            else:  # thousands of stages need not wait for the disk over a word that nothing depends on
+                submissions.put(stage / STATE, asdict(replace(state, state=word)))
 
     def _described(self, name: str, resources: Resources, decision: Decision | None) -> Submission:
         token, stage = submissions.new_token(), self.folder(name)

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class Submission:
     exclude: tuple[str, ...] = ()
     signal_s: int = 0
     hours: float | None = None
+    begun: int = 0  # how often a keeper has claimed it: whoever saw an older number is late
 
 
 def new_token() -> str:
@@ -126,7 +127,7 @@ def claim(stage: Path, token: str, job_id: str) -> bool:
         found = read_submission(stage)
         if found is None or found.token != token or found.job_id not in {None, job_id}:
             return False
-        _write(stage, replace(found, state="claimed", job_id=job_id))
+        _write(stage, replace(found, state="claimed", job_id=job_id, begun=found.begun + 1))
         return True
 
 
@@ -138,6 +139,13 @@ def withdraw(stage: Path, seen: Submission) -> bool:
         _remember(stage, "withdrawn", seen)
         (folder_of(stage) / SUBMISSION).unlink()
         return True
+
+
+def put(path: Path, plain: Mapping[str, Any]) -> None:
+    """Writes by rename what may be lost with the power, for it says nothing that cannot be found out again."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.replace(path)
 
 
 def strays(stage: Path, launch: float) -> list[str]:
@@ -187,9 +195,7 @@ def _write(stage: Path, submission: Submission) -> None:
     if submission.state == "intent":
         write_json(path, asdict(submission))
     else:
-        draft = path.with_name(f".{SUBMISSION}.{os.getpid()}.draft")
-        draft.write_text(json.dumps(asdict(submission), indent=1), encoding="utf-8")
-        draft.replace(path)
+        put(path, asdict(submission))
     _remember(stage, submission.state, submission)
 
 
