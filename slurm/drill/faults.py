@@ -40,15 +40,16 @@ def urgent_job(field: Field, *, seconds: float) -> str:
     return done.stdout.strip()
 
 
-def flip_bytes(path: Path, *, at_share: float = 0.5, count: int = 64) -> None:
-    """Changes some bytes of a file, not its size, and not its time, as a bad disk would."""
-    times = path.stat()
+def flip_bytes(path: Path, *, after: bytes = b"", count: int = 64) -> None:
+    """Changes some bytes in the middle of a file, not its size, and not its time, as a bad disk would.
+
+    `after` names content behind whose next occurrence it happens: padding is nobody's loss.
+    """
+    times, content = path.stat(), path.read_bytes()
+    place = content.index(after, len(content) // 2) + len(after)
     with path.open("r+b") as file:
-        place = max(0, int(times.st_size * at_share) - count // 2)
         file.seek(place)
-        old = file.read(count)
-        file.seek(place)
-        file.write(bytes(byte ^ 0xFF for byte in old))
+        file.write(bytes(byte ^ 0xFF for byte in content[place : place + count]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

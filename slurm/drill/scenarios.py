@@ -174,7 +174,7 @@ def tar_corrupted(field: Field) -> None:
     field.launch()
     shards = field.run / "data" / "shards"
     field.wait((shards / "manifest.json").is_file, "the data")
-    faults.flip_bytes(sorted(shards.glob("*.tar"))[1])
+    faults.flip_bytes(sorted(shards.glob("*.tar"))[1], after=b'"inputs"')
     field.wait_for_step(10)
     faults.kill_rank(field, 1)
 
