@@ -122,7 +122,7 @@ class Settler:
             if wish is not None and time.time() > float(wish.get("time", 0)) + self._grace_s + OVERDUE_S:
                 chain.slurm.cancel([facts.id])
             return "alive"
-        if self._is_blocked(name) or wish is not None or not self._goes_on(name, facts):
+        if self._is_blocked(name) or wish is not None or not self._goes_on(name, found, facts):
             chain.take_back(name, facts.id)
             return "blocked" if self._is_blocked(name) or wish is None else self._give_up(name, facts)
         wanted = chain.after_ids(name)
@@ -134,14 +134,17 @@ class Settler:
                 log.info("%s: job %s cannot be told to wait for others: %s", name, facts.id, refusal)
         return "alive"
 
-    def _goes_on(self, name: str, facts: JobFacts) -> bool:
+    def _goes_on(self, name: str, found: Submission, facts: JobFacts) -> bool:
         """Slurm may have queued a job again whose keeper it killed: that attempt is over, and counts."""
         stage = self._chain.folder(name)
+        state = read_state(stage)
+        if state.state != "running" or state.attempts[-1].job_id != facts.id:
+            return True
+        before = self._chain.slurm.last_ending(facts)  # takes its time: a keeper must not wait so long for its stage
         with submissions.locked(stage):
-            state = read_state(stage)
-            if state.state != "running" or state.attempts[-1].job_id != facts.id:
-                return True
-            decision = close_lost(stage, self._chain.slurm.last_ending(facts))
+            if submissions.read_submission(stage) != found or read_state(stage) != state:
+                return True  # it began again while we looked elsewhere
+            decision = close_lost(stage, before)
             if decision.again:
                 write_state(stage, replace(read_state(stage), state="queued"))
             return decision.again

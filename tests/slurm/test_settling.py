@@ -1,6 +1,7 @@
 """What becomes of a chain whoever dies: nothing is lost, nothing runs twice. On a toy Slurm, in any order of events."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import InputError
 from orchestrator.launcher import Waiting
-from orchestrator.state import read_launch, read_state
+from orchestrator.state import Ending, close_attempt, read_launch, read_state
 from orchestrator.wishes import ask_to_cancel
 from slurm import submissions
 from slurm.asking import SlurmAway
 from slurm.chain import Chain
+from slurm.queue import Survey
 from slurm.settling import Settler
 from tests.slurm.toyslurm import Killed, ToySlurm, read, toy_run
 
@@ -167,6 +169,40 @@ def test_a_lost_node_is_closed_with_its_cause_and_the_stage_is_asked_for_again(r
     assert read_state(run / "data").state == "queued"
     ran = work_through(run, slurm)
     assert ran == dict.fromkeys(CHAIN, 1)
+
+
+def test_a_job_that_begins_again_while_somebody_settles_keeps_its_attempt(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.queue_again("1")
+    survey = slurm.find
+
+    def find_and_begin(names: Sequence[str]) -> Survey:
+        found = survey(names)
+        close_attempt(run / "data", Ending(state="failed", cause="node_failure"))
+        slurm.begin("1")
+        return found
+
+    slurm.find = find_and_begin  # type: ignore[method-assign] # what is seen is old by the time it is acted on
+
+    settle(run, slurm)
+
+    assert read_state(run / "data").state == "running"
+    assert [attempt.ended is None for attempt in read_state(run / "data").attempts] == [False, True]
+    assert slurm.jobs["1"].state == "RUNNING"
+
+
+def test_the_attempt_of_a_job_that_slurm_queued_again_is_closed_once(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.queue_again("1")
+
+    settle(run, slurm)
+    settle(run, slurm)
+
+    assert read_state(run / "data").state == "queued"
+    assert [attempt.ended is None for attempt in read_state(run / "data").attempts] == [False]
+    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
 
 
 def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:

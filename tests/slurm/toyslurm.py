@@ -126,6 +126,10 @@ class ToySlurm:
         """Takes the node of a job away, with its keeper."""
         self.end(job_id, "NODE_FAIL")
 
+    def queue_again(self, job_id: str) -> None:
+        """Puts a job back under its own id, as Slurm does with one whose node is lost or wanted by others."""
+        self.end(job_id, "PENDING", "BeginTime")
+
     def end(self, job_id: str, state: str, reason: str = "") -> None:
         self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], state=state, reason=reason)
 
