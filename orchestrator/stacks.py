@@ -122,7 +122,7 @@ def _spied(pid: int, timeout_s: float) -> str:
     program = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
     if program is None or timeout_s <= 0:
         return ""
-    command = [program, "dump", "--nonblocking", "--pid", str(pid)]
+    command = [program, "dump", "--nonblocking", "--full-filenames", "--pid", str(pid)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
