@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.causes import PREEMPTED_EXIT, cause_of, cause_of_exit, kernel_oom_kills
 from orchestrator.errors import (
+    AsymmetricRanks,
     DamagedArtifact,
     Diverged,
     Fault,
@@ -17,7 +18,10 @@ from orchestrator.errors import (
     OrchError,
     Preempted,
     RecipeError,
+    StageFailed,
+    StorageAway,
     SurroundingsError,
+    WorkersLost,
 )
 
 
@@ -49,6 +53,15 @@ class DistNetworkError(RuntimeError):
         (ValueError("width"), "code_error"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "code_error"),
         (OrchError("something"), "unknown"),
+        (StageFailed("train ended without its output model"), "code_error"),
+        (AsymmetricRanks("rank 1 runs other modules"), "code_error"),
+        (StorageAway("most samples cannot be read"), "disk"),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "disk"),
+        (TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)), "disk"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "node_failure"),
+        (WorkersLost("3 data workers were lost over letters/7: it gave no result for 120 s; ..."), "hang"),
+        (WorkersLost("3 data workers were lost over letters/7: it died of SIGSEGV; ..."), "bad_data"),
+        (WorkersLost("... the kernel killed it because the machine ran out of memory"), "out_of_memory"),
     ],
 )
 def test_an_exception_has_a_cause(error: Exception, cause: str) -> None:
