@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = "journal.jsonl"
+BLOCK_BYTES = 1 << 16
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,33 @@ def read_events(directory: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open("rb") as file:
         for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+            yield from _event(line)
+
+
+def read_backwards(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yields the same events, the last one first: what has just happened is known without reading what was before."""
+    path = directory / JOURNAL
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        end, rest = file.seek(0, 2), b""
+        while end > 0:
+            start = max(0, end - BLOCK_BYTES)
+            file.seek(start)
+            first, *lines = (file.read(end - start) + rest).split(b"\n")
+            for line in reversed(lines):
+                yield from _event(line)
+            end, rest = start, first
+        yield from _event(rest)
+
+
+def _event(line: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(event, dict):
+        yield event
 
 
 def _ends_in_half_a_line(directory: Path | None) -> bool:

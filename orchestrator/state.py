@@ -11,7 +11,7 @@ from orchestrator.artifacts import Artifact, write_json
 from orchestrator.causes import Cause
 from orchestrator.errors import InputError
 from orchestrator.history import last_checkpoint
-from orchestrator.journal import read_events
+from orchestrator.journal import read_backwards
 from orchestrator.records import record
 
 STATE = "state.json"
@@ -186,12 +186,12 @@ def outputs_ready(plain: Mapping[str, Any]) -> bool:
 
 
 def _last_step(directory: Path, attempt: Attempt) -> int | None:
-    steps = [
-        int(event["step"])
-        for event in read_events(directory)
-        if event.get("event") == "metrics" and event.get("time", 0.0) >= attempt.started
-    ]
-    return max(steps, default=attempt.from_step)
+    for event in read_backwards(directory):  # a stage of a million steps must not keep its follower waiting
+        if event.get("time", 0.0) < attempt.started:
+            break
+        if event.get("event") == "metrics":
+            return int(event["step"])
+    return attempt.from_step
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

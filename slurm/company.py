@@ -68,11 +68,10 @@ class Company:
         self._drain()
 
     def _is_last(self) -> bool:
+        """Tells whether every stage is done; looks at the last one first, which most often is not."""
         launch = read_launch(self._run)
-        states = [] if launch is None else [read_state(self._run / entry["name"]).state for entry in launch.stages]
-        return launch is not None and all(
-            state == "done" or entry["action"] == "reuse" for state, entry in zip(states, launch.stages, strict=True)
-        )
+        wanted = [] if launch is None else [entry["name"] for entry in launch.stages if entry["action"] != "reuse"]
+        return launch is not None and all(read_state(self._run / name).state == "done" for name in reversed(wanted))
 
     def _settle(self) -> None:
         from slurm.launcher import SlurmLauncher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal import JOURNAL, Journal, read_events
+from orchestrator.journal import BLOCK_BYTES, JOURNAL, Journal, read_backwards, read_events
 from orchestrator.progress import PROGRESS, Progress, read_progress
 
 
@@ -20,6 +20,20 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     first, second = read_events(tmp_path)
     assert (first["event"], first["step"], first["values"]) == ("metrics", 3, {"loss": 0.5})
     assert second["path"] == "report.html"
+
+
+@pytest.mark.parametrize("padding", [0, 100, BLOCK_BYTES - 60, BLOCK_BYTES, 3 * BLOCK_BYTES])
+def test_backwards_it_holds_the_same_events_wherever_a_block_ends(tmp_path: Path, padding: int) -> None:
+    journal = Journal(tmp_path)
+    for step in range(5):
+        journal.append("metrics", step=step, text="ö" * (padding if step == 2 else 3))
+    journal.close()
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"event": "half')
+
+    assert list(read_backwards(tmp_path)) == list(read_events(tmp_path))[::-1]
+    assert len(list(read_backwards(tmp_path))) == 5
+    assert list(read_backwards(tmp_path / "elsewhere")) == []
 
 
 def test_half_a_line_of_a_killed_process_spoils_only_itself(tmp_path: Path) -> None:
