@@ -103,12 +103,18 @@ def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]
         "tracking_uri": None if launch is None else launch.tracking.get("uri"),
         "mlflow_run_id": tracking.get("mlflow_run_id"),
         "report": str(directory / "report.html") if (directory / "report.html").is_file() else None,
-        "notes": [] if launch is None else list(launch.notes),
+        "notes": [*(() if launch is None else launch.notes), *_stage_notes(stages)],
         "as_of": _last_written(directory, entries) if over or answer.time is None else answer.time,
         "silence": answer.silence,  # why the launcher does not answer; null = it does
         "goodput": _goodput(stages),
         "stages": stages,
     }
+
+
+def _stage_notes(stages: list[dict[str, Any]]) -> Iterator[str]:
+    """Yields what running or ended stages have to say, as of a rank that is slower than the others."""
+    for stage in stages:
+        yield from (f"{stage['name']}: {note}" for note in stage["progress"].get("notes", ()))
 
 
 def cancel_run(directory: Path, launcher: Launcher, stage: str | None) -> str:

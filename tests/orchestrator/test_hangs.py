@@ -1,12 +1,12 @@
 """Ranks that hang, die or dawdle in the middle of a real training: found, named, gone on from."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.status import read_status
 from tests.command_line import Orch
 from tests.toys import curve
 
@@ -30,7 +30,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def slowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def slowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training in which nothing happens, but that rank 2 takes its time to make a batch."""
     orch = Orch(tmp_path_factory.mktemp("slowed"), catalog="tests.toytraining")
     launch(orch, log_every=2, slow={"2": 0.15})
@@ -44,12 +44,12 @@ def training(tmp_path: Path) -> Orch:
 
 def test_a_slow_rank_is_reported_with_its_node_and_only_that_one(slowed: Path) -> None:
     found = events(slowed, "straggler")
-    progress = json.loads((slowed / "progress.json").read_text(encoding="utf-8"))
+    notes = read_status(slowed.parent)["notes"]
 
     assert [event["rank"] for event in found] == [2]
     assert found[0]["wait_s"] > 0.15
     assert found[0]["node"]
-    assert "rank 2" in progress["notes"][0]
+    assert notes[0].startswith("first: rank 2 (")
 
 
 @pytest.mark.timeout(400)
