@@ -22,7 +22,7 @@ class RehearsalCheck(Stage):
 
     @record
     class Outputs:
-        """`result.json`: error, samples, weights (name -> sha256)."""
+        """`result.json`: error, samples, damaged (samples that were left out), weights (name -> sha256)."""
 
         report: Report
 
