@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Slurm(Protocol):
     """What a chain needs of Slurm."""
 
-    def find(self, names: Sequence[str]) -> Survey:
-        """Says what is known of jobs by name."""
+    def find(self, names: Sequence[str], *, since: float) -> Survey:
+        """Says what is known of jobs by name that were submitted since then."""
 
     def last_ending(self, facts: JobFacts) -> JobFacts:
         """Says how a job that waits again ended before; what is given where nobody knows."""
@@ -77,9 +77,14 @@ class Chain:
         return [parent for parent in self.documents[name]["after"] if parent in self.documents]
 
     def submissions(self) -> dict[str, Submission]:
-        """Returns the submission of each stage that has one in this launch."""
-        read = ((name, submissions.read_submission(self.folder(name))) for name in self.stages)
+        """Returns the submission of each stage that has one in this launch and is not done: Slurm is asked for these."""
+        undone = [name for name in self.stages if read_state(self.folder(name)).state != "done"]
+        read = ((name, submissions.read_submission(self.folder(name))) for name in undone)
         return {name: found for name, found in read if found is not None and found.launch == self.launch.started}
+
+    def find(self, names: Sequence[str]) -> Survey:
+        """Asks Slurm for jobs of this launch."""
+        return self.slurm.find(names, since=self.launch.started)
 
     def after_ids(self, name: str) -> tuple[str, ...]:
         """Returns the jobs that a stage has to wait for now; what is done needs no waiting."""

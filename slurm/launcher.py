@@ -178,8 +178,9 @@ class SlurmLauncher:
         return Settler(Chain(directory, launch, self._slurm), grace_s=self.cluster.grace_s).look()
 
     def _alive(self, directory: Path, launch: Launch) -> dict[str, JobFacts]:
-        current = Chain(directory, launch, self._slurm).submissions()
-        survey = self._slurm.find([found.name for found in current.values()])
+        chain = Chain(directory, launch, self._slurm)
+        current = chain.submissions()
+        survey = chain.find([found.name for found in current.values()])
         known = {name: survey.latest(found.name) for name, found in current.items()}
         return {name: facts for name, facts in known.items() if facts is not None and not facts.ended_for_good()}
 

@@ -24,7 +24,8 @@ from slurm.sbatch import SubmissionRefused, carries
 from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
-LOST_BEFORE_IT_BEGAN = frozenset({FORGOTTEN, "BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+MAY_COME_BACK = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+LOST_BEFORE_IT_BEGAN = MAY_COME_BACK | {FORGOTTEN}
 NEVER = "DependencyNeverSatisfied"
 OVERDUE_S = 60.0  # beyond the grace of the cluster: a job that was asked to save and end is ended
 
@@ -45,7 +46,8 @@ class Settler:
         chain, current = self._chain, self._chain.submissions()
         strays = {name: submissions.strays(chain.folder(name), chain.launch.started) for name in chain.stages}
         names = [found.name for found in current.values()]
-        survey = chain.slurm.find([*names, *(stray for found in strays.values() for stray in found)])
+        survey = chain.find([*names, *(stray for found in strays.values() for stray in found)])
+        self.heard = survey.controller
         self._end_strays([stray for found in strays.values() for stray in found], survey)
         waiting: dict[str, Waiting] = {}
         for name in chain.stages:
@@ -65,7 +67,7 @@ class Settler:
     def look(self) -> Mapping[str, Waiting]:
         """Only returns the jobs that wait, for whoever may not write here."""
         current = self._chain.submissions()
-        survey = self._chain.slurm.find([found.name for found in current.values()])
+        survey = self._chain.find([found.name for found in current.values()])
         known = {name: survey.latest(found.name) for name, found in current.items()}
         return {name: self._waiting(name, facts) for name, facts in known.items() if facts and facts.state == "PENDING"}
 
@@ -83,8 +85,8 @@ class Settler:
             return "blocked"
         if facts is not None and found is not None and lives:
             return self._keep(name, found, facts)
-        if found is not None and facts is None and not survey.controller:
-            return "alive"  # nobody knows better now
+        if found is not None and not survey.controller and (facts is None or facts.state in MAY_COME_BACK):
+            return "alive"  # nobody knows better now: it may have been queued again, and even run
         if self._is_blocked(name) and state.state != "running":
             self._chain.take_back(name, None)
             return "blocked"

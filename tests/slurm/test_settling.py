@@ -177,8 +177,8 @@ def test_a_job_that_begins_again_while_somebody_settles_keeps_its_attempt(run: P
     slurm.queue_again("1")
     survey = slurm.find
 
-    def find_and_begin(names: Sequence[str]) -> Survey:
-        found = survey(names)
+    def find_and_begin(names: Sequence[str], *, since: float) -> Survey:
+        found = survey(names, since=since)
         close_attempt(run / "data", Ending(state="failed", cause="node_failure"))
         slurm.begin("1")
         return found
@@ -203,6 +203,29 @@ def test_the_attempt_of_a_job_that_slurm_queued_again_is_closed_once(run: Path, 
     assert read_state(run / "data").state == "queued"
     assert [attempt.ended is None for attempt in read_state(run / "data").attempts] == [False]
     assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
+
+
+def test_a_lost_node_is_not_believed_while_only_accounting_answers(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.lose("1")
+    slurm.controller = False  # it may have queued the job again since, and the job may run
+
+    _, alive = settle(run, slurm)
+
+    assert alive
+    assert read_state(run / "data").state == "running"
+    assert slurm.asked.count("data") == 1
+
+
+def test_slurm_is_not_asked_for_stages_that_are_done(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.finish("1")
+
+    settle(run, slurm)
+
+    assert [name.split("-")[-2] for name in slurm.asked_for] == ["train", "score"]
 
 
 def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:

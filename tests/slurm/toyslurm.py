@@ -30,22 +30,25 @@ class ToySlurm:
         self.after: dict[str, tuple[str, ...]] = {}
         self.late: list[tuple[str, str, tuple[str, ...]]] = []  # sbatches that outlive the launch that began them
         self.answers = True
+        self.controller = True
         self.accounting = True
+        self.asked_for: list[str] = []  # by name, the last time
         self.refused: set[str] = set()
         self.fate: Callable[[], str] = lambda: "taken"
         self.asked: list[str] = []
         self._ids = itertools.count(1)
 
-    def find(self, names: Sequence[str]) -> Survey:
+    def find(self, names: Sequence[str], *, since: float) -> Survey:
+        del since
+        self.asked_for = list(names)
         if not self.answers:
             raise SlurmAway("the toy does not answer")
         jobs: dict[str, list[JobFacts]] = {}
         for job in self.jobs.values():
             if job.name in names:
                 jobs.setdefault(job.name, []).append(job)
-        return Survey(
-            jobs={name: tuple(found) for name, found in jobs.items()}, controller=True, accounting=self.accounting
-        )
+        known = {name: tuple(found) for name, found in jobs.items()}
+        return Survey(jobs=known, controller=self.controller, accounting=self.accounting)
 
     def last_ending(self, facts: JobFacts) -> JobFacts:
         return facts
