@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from orchestrator.display import ending_lines, make_console, plan_table
 from orchestrator.follow import follow, wait, wait_for_mlflow
-from orchestrator.launcher import Launcher, Place, checked, launch
+from orchestrator.launcher import Job, Launcher, Place, checked, launch
 from orchestrator.plan import Plan
 from orchestrator.records import record
 from orchestrator.status import Observer
@@ -35,10 +35,12 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
     console, run = make_console(), plan.directory
     if not manner.as_json:
         console.print(plan_table(plan))
-    launch(make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean)
+    job = launch(make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean)
     observer = Observer(run, lambda _: launcher)
     if not manner.follow:
-        lines = [json.dumps(observer.look(), indent=1)] if manner.as_json else [f"launched: {run}", *_hints(run)]
+        lines = (
+            [json.dumps(observer.look(), indent=1)] if manner.as_json else [_launched(run, launcher, job), *_hints(run)]
+        )
         console.out("\n".join(lines), highlight=False)
         return 0
     _insist_on_interrupts()
@@ -55,6 +57,11 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
         lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
     console.out("\n".join(lines), highlight=False)
     return 0 if shown["state"] == "done" else 1
+
+
+def _launched(run: Path, launcher: Launcher, job: Job) -> str:
+    where = "" if launcher.name == "local" else f" on {launcher.name}" + (f", first job {job.id}" if job.id else "")
+    return f"launched: {run}{where}"
 
 
 def _insist_on_interrupts() -> None:

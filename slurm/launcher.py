@@ -1,5 +1,6 @@
 """Runs recipes on a Slurm cluster, without a process that must stay alive: `orch launch --on CLUSTER`."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -17,7 +18,7 @@ from orchestrator.resources import Resources, rank_count
 from orchestrator.run import Run, RunLock
 from orchestrator.state import LAUNCH, Launch, read_launch, write_launch
 from orchestrator.wishes import ask_to_cancel
-from slurm.asking import SlurmAway
+from slurm.asking import SlurmAway, SlurmRefused
 from slurm.chain import Chain
 from slurm.cluster import Cluster, write_cluster
 from slurm.controller import Controller
@@ -106,7 +107,7 @@ class SlurmLauncher:
             write_cluster(run.directory / CLUSTER, self.cluster)
             chain.submit()
         except SubmissionRefused as refusal:
-            _end(run.directory, launch, note=str(refusal))
+            self._leave_refused(chain, str(refusal))
             raise
         except SlurmAway as away:
             if not chain.ids:
@@ -141,6 +142,8 @@ class SlurmLauncher:
             waiting = settler.settle()
             if not settler.alive():
                 _end(directory, launch)
+            elif not settler.heard:  # what accounting knows is written down; what waits, nobody says
+                raise SlurmAway("Slurm does not answer: its controller is away, only accounting was there to ask")
             return waiting
 
     def holder(self, directory: Path) -> str | None:
@@ -173,6 +176,17 @@ class SlurmLauncher:
             self._slurm.cancel([alive[name].id for name in begun], signal="TERM")
         self.settle(directory)
         return _told(begun, [name for name in chosen if name not in begun], alive)
+
+    def _leave_refused(self, chain: Chain, note: str) -> None:
+        """Ends a launch of which nothing waits. What has begun holds the run: nobody may begin it once more beside it."""
+        directory, launch, begun = chain.directory, chain.launch, chain.begun()
+        if not begun:
+            _end(directory, launch, note=note)
+            return
+        write_launch(directory, replace(launch, notes=(*launch.notes, note)))
+        ask_to_cancel(directory, None, launch.user)
+        with contextlib.suppress(SlurmAway, SlurmRefused):  # its keeper also reads what was just written
+            self._slurm.cancel([job_id for job_id in begun.values() if job_id is not None], signal="TERM")
 
     def _look(self, directory: Path, launch: Launch) -> Mapping[str, Waiting]:
         return Settler(Chain(directory, launch, self._slurm), grace_s=self.cluster.grace_s).look()

@@ -40,6 +40,7 @@ class Settler:
         self._chain = chain
         self._grace_s = grace_s
         self._curious = False
+        self.heard = True  # the controller answered, and not accounting alone
 
     def settle(self) -> Mapping[str, Waiting]:
         """Brings every stage up to what is true; returns the jobs that wait."""

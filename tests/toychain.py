@@ -3,6 +3,7 @@
 A catalog of its own, for `ORCH_CATALOG=tests.toychain`.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -152,12 +153,12 @@ class Greet(Stage):
 
 
 def _save(directory: Path, step: int, fingerprint: str) -> None:
-    draft = directory / "checkpoints" / f".step_{step:08d}.draft"
+    draft = directory / "checkpoints" / f".step_{step:08d}.{os.environ.get('RANK', '0')}.draft"
     draft.mkdir(parents=True, exist_ok=True)
     (draft / "count").write_text(str(step), encoding="ascii")
     Report(draft).commit(fingerprint)
     target = draft.with_name(f"step_{step:08d}")
-    if not target.exists():
+    with contextlib.suppress(OSError):  # another rank was faster
         draft.rename(target)
 
 

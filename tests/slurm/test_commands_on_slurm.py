@@ -1,0 +1,165 @@
+"""The commands of orch over a real Slurm: what they say of jobs, and what they do to them."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slurm.devcluster import DevCluster
+from tests.command_line import Orch
+
+pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
+
+SLOW = {"stage": "count", "config": {"steps": 300, "save_every": 5, "pause_s": 0.1}}
+AFTER = {"stage": "add", "inputs": {"value": "first.value"}}
+
+
+class Line(Orch):
+    """The command line on the login node of a cluster."""
+
+    def __init__(self, folder: Path, cluster: DevCluster) -> None:
+        super().__init__(folder)
+        self._environment.update(cluster.environment())
+        self.cluster = cluster
+        self.cluster_file = folder / "cluster.yaml"
+        self.describe()
+
+    def describe(self, **more: Any) -> None:
+        """Writes the cluster file."""
+        written = yaml.safe_load(self.cluster.cluster_file().read_text(encoding="utf-8"))
+        self.cluster_file.write_text(yaml.safe_dump({**written, **more}), encoding="utf-8")
+
+    def launch(self, stages: dict[str, Any], *more: Any, code: int = 0) -> Any:
+        return self("launch", self.recipe(stages), "--on", self.cluster_file, *more, code=code)
+
+    def runs_at(self, stage: str, step: int) -> None:
+        self.wait(lambda: (self.stage(stage)["step"] or 0) >= step, 40)
+
+    def jobs(self) -> list[str]:
+        return self.cluster.run(["squeue", "-h", "-o", "%j"]).stdout.split()
+
+
+@pytest.fixture
+def line(devcluster: DevCluster, tmp_path: Path) -> Iterator[Line]:
+    yield Line(tmp_path, devcluster)
+    devcluster.run(["scancel", "--user=root"])
+    # a controller that was away drains nodes whose jobs it does not know any more
+    devcluster.run(["scontrol", "update", f"NodeName={','.join(devcluster.hosts)}", "State=RESUME"])
+    devcluster.wait_idle()
+
+
+def test_a_chain_is_watched_refused_a_second_time_and_cancelled(line: Line) -> None:
+    two = {**SLOW, "resources": {"nodes": 2}}
+    launched = line.launch({"first": two, "second": AFTER}, "--detach")
+    line.runs_at("first", 3)
+    shown = line.status()
+    first, second = shown["stages"]
+    table = line("status", "toy").stdout
+    refused = line.launch({"first": two, "second": AFTER}, code=3).stderr
+    here = line("launch", line.recipe({"first": SLOW, "second": AFTER}), code=3).stderr
+    redone = line("resume", "toy", "--from", "second", code=3).stderr
+    cancelled = line("cancel", "toy").stdout
+    line.wait(line.over, 30)
+    ended = line.status()
+
+    job = first["attempts"][0]["job_id"]
+    assert f"first job {job}" in launched.stdout
+    assert (shown["state"], first["state"], second["state"]) == ("running", "running", "queued")
+    assert len(first["attempts"][0]["nodes"]) == 2
+    assert first["eta_s"] > 0
+    assert second["waiting"]["reason"] == "it waits for first"
+    assert f"first: job {job} on" in table
+    for said in (refused, here, redone):
+        assert "is being worked on" in said
+        assert job in said
+        assert "RUNNING" in said
+    assert "first" in cancelled
+    assert ended["state"] == "cancelled"
+    assert first["attempts"][0]["number"] == ended["stages"][0]["attempts"][-1]["number"]
+    assert ended["stages"][0]["attempts"][-1]["cause"] == "cancelled"
+    assert list((line.run_folder / "first" / "checkpoints").glob("step_*"))
+    assert line.jobs() == []
+
+
+def test_logs_follow_all_ranks_through_a_requeue_and_resume_goes_where_it_was(line: Line) -> None:
+    counting = {"stage": "count", "config": {"steps": 40, "pause_s": 0.2}, "resources": {"nodes": 2}}
+    line.launch({"first": counting}, "--detach")
+    logs = line.start("logs", "toy", "first", "--follow")
+    line.runs_at("first", 3)
+    line.cluster.run(["scontrol", "requeue", line.stage("first")["attempts"][0]["job_id"]], check=True)
+    output, notices = logs.communicate(timeout=90)
+
+    assert logs.returncode == 0, notices
+    assert "attempt 1 has ended" in notices
+    assert "attempt 2 (job" in notices
+    assert output.count("[rank 1] ") >= 2
+    assert "done in" in output.splitlines()[-1] or "done in" in output.splitlines()[-2]
+    line("resume", "toy", "--from", "first", "stages.first.config.steps=5")
+    shown = line.status()
+    assert (shown["state"], shown["launcher"]) == ("done", line.cluster.layout.name)
+
+
+def test_what_waits_for_nodes_says_so_and_interrupting_the_one_who_follows_leaves_it(line: Line) -> None:
+    line.cluster.run(
+        ["sbatch", "-p", "urgent", "-N", "3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 300"], check=True
+    )
+    nap = {"stage": "nap", "config": {"seconds": 1}, "resources": {"hours": 1}}
+    process = line.start("launch", line.recipe({"first": nap}), "--on", line.cluster_file)
+    said = line.wait(lambda: (line.run_folder / "launch.json").is_file() and line.stage("first")["waiting"])
+    logs = line("logs", "toy", "first")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    here = line("cancel", "toy")
+    shown = line.status()
+
+    assert said["job_id"].isdigit()
+    assert any(word in said["reason"] for word in ("Resources", "Priority", "Slurm has not looked"))
+    assert "first is queued: job" in logs.stderr
+    assert process.returncode == 130
+    assert "the run goes on" in errors
+    assert "first: queued: job" in output
+    assert "took first out of the queue" in here.stdout
+    assert shown["state"] == "cancelled"
+
+
+def test_a_job_that_somebody_cancels_by_hand_is_told_as_that(line: Line) -> None:
+    process = line.start("launch", line.recipe({"first": SLOW, "second": AFTER}), "--on", line.cluster_file)
+    line.wait((line.run_folder / "launch.json").is_file)
+    line.runs_at("first", 3)
+    line.cluster.run(["scancel", line.stage("first")["attempts"][0]["job_id"]], check=True)
+    output, _ = process.communicate(timeout=60)
+    shown = line.status()
+
+    assert process.returncode == 1, output
+    assert [stage["state"] for stage in shown["stages"]] == ["cancelled", "waiting"]
+    attempt = shown["stages"][0]["attempts"][-1]
+    assert (attempt["cause"], len(attempt["evidence"]) > 0) == ("cancelled", True)
+    assert line.jobs() == []
+
+
+def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line: Line) -> None:
+    line.launch({"first": SLOW}, "--detach")
+    line.runs_at("first", 2)
+    line.cluster.stop_controller()
+    try:
+        shown = line("status", "toy").stdout
+        listed = json.loads(line("runs", "--json").stdout)
+        again = line("launch", line.folder / "recipe.yaml", "--on", line.cluster_file, code=3).stderr
+        other = line("launch", line.folder / "recipe.yaml", "--on", line.cluster_file, "--name", "other", code=3).stderr
+    finally:
+        line.cluster.start_controller()
+    begun = json.loads((line.folder / "runs" / "other" / "launch.json").read_text(encoding="utf-8"))
+    line("cancel", "toy")
+    line.wait(line.over, 30)
+
+    assert "as of " in shown
+    assert "Slurm does not answer" in shown
+    assert listed[0]["silence"]
+    for said in (again, other):
+        assert "Slurm does not answer" in said
+    assert begun["ended"] is not None
+    assert not [name for name in line.jobs() if "other" in name]
