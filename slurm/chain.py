@@ -77,7 +77,7 @@ class Chain:
         return [parent for parent in self.documents[name]["after"] if parent in self.documents]
 
     def submissions(self) -> dict[str, Submission]:
-        """Returns the submission of each stage that has one in this launch and is not done: Slurm is asked for these."""
+        """Returns the submission of each stage that has one in this launch; of what is done, Slurm says nothing new."""
         undone = [name for name in self.stages if read_state(self.folder(name)).state != "done"]
         read = ((name, submissions.read_submission(self.folder(name))) for name in undone)
         return {name: found for name, found in read if found is not None and found.launch == self.launch.started}
@@ -125,10 +125,14 @@ class Chain:
         submissions.note_id(stage, submission.token, job_id)
         return "alive"
 
-    def take_back(self, name: str, job_id: str | None) -> None:
+    def begun(self) -> dict[str, str | None]:
+        """Returns the jobs that have begun, by stage."""
+        return {name: found.job_id for name, found in self.submissions().items() if found.state == "claimed"}
+
+    def take_back(self, name: str, job_id: str | None, *, seen: Submission | None = None) -> None:
         """Sees to it that no job of a stage begins; the one there is has to be ended with `end_doomed`."""
         stage = self.folder(name)
-        found = submissions.read_submission(stage)
+        found = seen or submissions.read_submission(stage)
         doomed = job_id if job_id is not None or found is None else found.job_id
         if found is not None and submissions.withdraw(stage, found) and doomed is not None:
             self._doomed.append(doomed)
@@ -175,10 +179,10 @@ class Chain:
             record_unbegun(stage, ending, launcher=self.launch.launcher, facts=None)
 
     def _withdraw(self) -> None:
-        """Takes the chain back, but for what works already: what it finishes is reused."""
+        """Takes the chain back, but for what has begun."""
         for name, found in self.submissions().items():
             if found.state != "claimed":
-                self.take_back(name, found.job_id)
+                self.take_back(name, found.job_id, seen=found)
         try:
             self.end_doomed()
         except (SlurmAway, SlurmRefused) as error:  # they will find that they do not count

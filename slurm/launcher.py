@@ -178,7 +178,7 @@ class SlurmLauncher:
         return _told(begun, [name for name in chosen if name not in begun], alive)
 
     def _leave_refused(self, chain: Chain, note: str) -> None:
-        """Ends a launch of which nothing waits. What has begun holds the run: nobody may begin it once more beside it."""
+        """Ends a launch of which nothing waits. What has begun ends first, or another launch would run beside it."""
         directory, launch, begun = chain.directory, chain.launch, chain.begun()
         if not begun:
             _end(directory, launch, note=note)

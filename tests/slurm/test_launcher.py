@@ -9,13 +9,15 @@ import yaml
 
 from orchestrator.errors import SurroundingsError
 from orchestrator.plan import Catalog, Plan, plan_recipe
-from orchestrator.state import write_launch
+from orchestrator.run import Run
+from orchestrator.state import read_launch, read_state, write_launch
 from slurm.cluster import FOLDER, Cluster, Container, read_cluster
 from slurm.launcher import SlurmLauncher
+from slurm.sbatch import SubmissionRefused
 from stages import FAMILIES, STAGES
 from tests import toychain
 from tests.command_line import REPOSITORY
-from tests.slurm.toyslurm import toy_run
+from tests.slurm.toyslurm import ToySlurm, toy_run
 
 CLUSTER = Cluster(name="toy", gpus_per_node=8, cpus_per_node=64, memory_gb_per_node=500.0, max_hours=24.0, max_nodes=4)
 GPUS = Cluster(name="toy", gpus_per_node=8)
@@ -106,3 +108,30 @@ def test_without_slurm_a_launch_says_so_and_leaves_nothing_behind(
     assert launch.ended is not None
     assert read_state(run.directory / "first").state == "waiting"
     assert run.holder() is None
+
+
+def test_what_began_before_a_later_stage_was_refused_is_ended_before_the_run_is_free(tmp_path: Path) -> None:
+    toy_run(tmp_path / "toy", {"data": [], "train": ["data"], "score": ["train"]})
+    run, launcher, slurm = Run(tmp_path / "toy"), SlurmLauncher(CLUSTER), ToySlurm(tmp_path / "toy")
+    launcher._slurm = slurm  # type: ignore[assignment] # as far as the launcher needs one
+
+    def begin_the_first() -> str:
+        if len(slurm.asked) == 2:
+            slurm.begin("1")
+        return "taken"
+
+    slurm.fate, slurm.refused = begin_the_first, {"score"}
+    with pytest.raises(SubmissionRefused):
+        launcher.submit(run, run.lock("orch launch"))
+    holder = launcher.holder(run.directory)
+    slurm.end("1", "CANCELLED", "by 0")
+    launcher.settle(run.directory)
+    launch = read_launch(run.directory)
+
+    assert holder is not None
+    assert "job 1 (data) is RUNNING" in holder
+    assert launch is not None
+    assert launch.ended is not None
+    assert launcher.holder(run.directory) is None
+    assert read_state(run.directory / "data").state == "cancelled"
+    assert slurm.asked == ["data", "train", "score"]
