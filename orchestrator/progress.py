@@ -26,6 +26,7 @@ class Progress:
         self._directory = directory
         self._beat = beat or Beat()
         self._notes: list[str] = []
+        self._done: int | None = None
         self._every_s = every_s
         self._written = 0.0
         self._started: tuple[float, int] | None = None
@@ -40,7 +41,9 @@ class Progress:
 
     def advance(self, done: int, total: int | None, unit: str, **values: float) -> None:
         """Says that `done` of `total` units are done; the rate counts from the first call on."""
-        self._beat.step(done)
+        if done != self._done:  # a stage may say again and again that nothing is new
+            self._done = done
+            self._beat.step(done)
         now = time.time()
         if self._started is None:
             self._started = (now, done)

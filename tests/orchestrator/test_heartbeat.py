@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.errors import SurroundingsError
 from orchestrator.heartbeat import BEAT, MEMORY_BYTES, Beat, Hang, Limits, Watch, limits_of
+from orchestrator.progress import Progress
 from orchestrator.stacks import Stand, dump
 
 QUICK = Limits(step_s=0.3, factor=3.0, start_s=60.0, save_s=60.0, work_s=60.0)
@@ -109,6 +110,16 @@ def test_a_stage_without_steps_beats_by_its_progress() -> None:
 
     assert watch.pulse().phase == "working"
     assert watch.poll() is None
+    watch.close()
+
+
+def test_a_stage_that_says_again_and_again_how_far_it_is_does_not_beat_by_it() -> None:
+    watch, beat = watched(QUICK)
+    progress = Progress(None, beat=beat)
+    for done in (0, 5, 5, 5, 6):
+        progress.advance(done, 10, "record")
+
+    assert watch.pulse().steps == 3
     watch.close()
 
 

@@ -77,7 +77,7 @@ def test_a_changed_key_of_gcg_reruns_gcg_and_what_follows(chain: RecipeRun) -> N
 
 
 def test_killed_workers_lose_nothing_and_resume_with_the_same_losses(chain: RecipeRun) -> None:
-    chain.launch("killed", "--detach")
+    chain.launch("killed", "retry.attempts=1", "--detach")
     region = chain.folder / "runs" / "killed" / "region"
     chain.wait((region / "checkpoints" / "step_00000004" / "manifest.json").is_file, seconds=300)
     for pid in workers(chain.folder / "runs" / "killed", "region"):

@@ -56,7 +56,7 @@ def some_steps(orch: Orch) -> Callable[[], bool]:
 @pytest.mark.slow
 def test_a_stage_that_was_killed_and_resumed_is_one_run_with_one_curve(recipe: tuple[Orch, Path]) -> None:
     orch, path = recipe
-    orch("launch", path, "--detach")
+    orch("launch", path, "retry.attempts=1", "--detach")
     wait_until(some_steps(orch), "ten steps are saved")
     os.kill(int((orch.run_folder / "first" / "pid").read_text()), signal.SIGKILL)
     wait_until(lambda: status(orch) == "KILLED", "MLflow hears of the kill")
@@ -70,6 +70,8 @@ def test_a_stage_that_was_killed_and_resumed_is_one_run_with_one_curve(recipe: t
     assert killed.info.run_id == finished.info.run_id
     assert curve(orch) == list(range(1, 61))
     assert finished.data.tags["orch.attempts"] == "2"
+    assert "SIGKILL" in killed.data.tags["orch.evidence"]
+    assert killed.data.tags["orch.decision"].startswith("not again: one attempt ended at step")
     assert json.loads(orch("status", "toy", "--json").stdout)["mlflow_run_id"] == told(orch).info.run_id
 
 

@@ -63,7 +63,7 @@ def test_a_run_whose_rank_is_killed_goes_on_where_it_was(tmp_path: Path) -> None
     write_lines(tmp_path / "mine", many_lines(800))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     stage = tmp_path / "runs/mine/photos"
-    orch(tmp_path, "launch", "recipe.yaml", "--detach")
+    orch(tmp_path, "launch", "recipe.yaml", "retry.attempts=1", "--detach")
     wait_for(stage / "chunks", "*.json", 6)
 
     os.kill(a_rank_of(tmp_path), signal.SIGKILL)
