@@ -26,7 +26,7 @@ _THREAD = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 _COLLECTIVES = re.compile(r"/torch/distributed/(?:distributed_c10d|_functional_collectives)\.py$|/deepspeed/comm/")
 _HANDLES = re.compile(r"/deepspeed/runtime/.*\.py$")  # their `wait` waits for a collective that was begun before
-_LIBRARIES = re.compile(r"/(?:site-packages|dist-packages|lib/python3[.\d]*)/|^<")
+_LIBRARIES = re.compile(r"/(?:site-packages|dist-packages|lib/python3[.\d]*)/|^<frozen")
 _OURS = re.compile(r"(?:^|/)((?:orchestrator|stages|slurm|tests)/.+)")
 _NEAR = 6  # innermost frames in which a collective is looked for
 _POOL = "orchestrator/data/pool.py"
@@ -44,7 +44,7 @@ class Frame:
     def __str__(self) -> str:
         """Reads "stages/glamm/collate.py:41 in collate"."""
         ours = _OURS.search(self.file)
-        name = ours[1] if ours else re.split(r"/(?:site-packages|dist-packages)/", self.file)[-1]
+        name = ours[1] if ours else re.split(r"/(?:site-packages|dist-packages|lib/python3[.\d]*)/", self.file)[-1]
         return f"{name}:{self.line} in {self.function}"
 
 

@@ -226,6 +226,28 @@ def test_the_stacks_of_children_are_shown_as_well() -> None:
     assert "in child" in stand.text
 
 
+@pytest.mark.needs("torch")
+@pytest.mark.slow
+def test_a_data_worker_that_hangs_is_named_behind_the_rank_that_waits_for_it() -> None:
+    pool = """
+from orchestrator.data.pool import Workers, computed
+def decode():
+    time.sleep(1000)
+def batch(number):
+    if number == 3:
+        decode()
+    return number
+for number in computed(batch, 5, Workers(number=2), name_of=str):
+    beat.step(10 + number)
+"""
+    stand = stand_of(STEPS.replace("range(1, 6)", "range(0)") + pool, Limits(step_s=1.0, factor=3.0))
+
+    assert "orchestrator/data/pool.py" in stand.place
+    assert "and its data worker" in stand.place
+    assert stand.place.endswith("in decode")
+    assert stand.text.count("== process") == 3
+
+
 def watched(limits: Limits) -> tuple[Watch, Beat]:
     watch = Watch(limits)
     with Path(watch.address).open("r+b", buffering=0) as file:
