@@ -114,13 +114,21 @@ def _saved_step(stage: Path, attempt: Attempt) -> int | None:
 
 def lines_of(stage: Path, attempt: Attempt) -> Iterator[str]:
     """Yields what Slurm's daemons wrote into the log of the job since the attempt began; a requeue appends to it."""
+    since = _since(stage, attempt)
     for path in sorted(folder_of(stage).glob(f"{attempt.job_id}_0_log.*")):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             for line in file.read().decode(errors="replace").splitlines():
                 when = WHEN.search(line)
-                if when is None or _seconds(when[1]) > attempt.started - EARLIER_S:
+                if when is None or _seconds(when[1]) > since:
                     yield line
+
+
+def _since(stage: Path, attempt: Attempt) -> float:
+    """Returns a moment between this attempt and the one before: the line that ended that one must not end this one."""
+    before = [one.ended for one in read_state(stage).attempts if one.number < attempt.number and one.ended is not None]
+    between_s = attempt.started - before[-1] if before else EARLIER_S
+    return attempt.started - min(EARLIER_S, between_s / 2)
 
 
 def _seconds(text: str) -> float:
