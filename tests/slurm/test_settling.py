@@ -177,8 +177,8 @@ def test_a_job_that_begins_again_while_somebody_settles_keeps_its_attempt(run: P
     slurm.queue_again("1")
     survey = slurm.find
 
-    def find_and_begin(names: Sequence[str], *, since: float) -> Survey:
-        found = survey(names, since=since)
+    def find_and_begin(names: Sequence[str], *, since: float, uid: int) -> Survey:
+        found = survey(names, since=since, uid=uid)
         close_attempt(run / "data", Ending(state="failed", cause="node_failure"))
         slurm.begin("1")
         return found
@@ -226,6 +226,28 @@ def test_slurm_is_not_asked_for_stages_that_are_done(run: Path, slurm: ToySlurm)
     settle(run, slurm)
 
     assert [name.split("-")[-2] for name in slurm.asked_for] == ["train", "score"]
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_parent_that_ends_and_is_forgotten_while_others_are_submitted_is_not_waited_for(
+    tmp_path: Path, *, well: bool
+) -> None:
+    toy_run(tmp_path / "wide", {"data": [], "other": [], "train": ["data"]})
+    slurm = ToySlurm(tmp_path / "wide")
+
+    def end_the_first() -> str:
+        if len(slurm.asked) == 2:
+            slurm.begin("1")
+            slurm.finish("1") if well else slurm.lose("1")
+            slurm.forget("1")
+        return "taken"
+
+    slurm.fate = end_the_first
+    submit(slurm.run, slurm)
+
+    ran = work_through(slurm.run, slurm)
+
+    assert ran == {"other": 1, "train": 1} | ({} if well else {"data": 1})
 
 
 def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:
@@ -347,6 +369,9 @@ FATES = st.sampled_from(["taken", "taken", "killed before", "killed after", "lat
 ACTS = st.sampled_from(["settle", "settle", "arrive", "begin", "finish"])
 
 
+LOSSES = st.sampled_from(["settle", "settle", "arrive", "begin", "begin", "finish", "lose", "queue_again"])
+
+
 class Story:
     """A run to which things happen in any order."""
 
@@ -370,12 +395,21 @@ class Story:
     def begin(self) -> None:
         for job_id in self.slurm.ready()[:1]:
             if self.slurm.begin(job_id):
+                assert self.slurm.stage(job_id) not in map(self.slurm.stage, self.running)
                 self.begun[self.slurm.stage(job_id)] += 1
                 self.running.append(job_id)
 
     def finish(self) -> None:
         if self.running:
             self.slurm.finish(self.running.pop(0))
+
+    def lose(self) -> None:
+        if self.running:
+            self.slurm.lose(self.running.pop(0))
+
+    def queue_again(self) -> None:
+        if self.running:
+            self.slurm.queue_again(self.running.pop(0))
 
     def come_to_rest(self) -> None:
         self.slurm.fate = lambda: "taken"
@@ -414,6 +448,24 @@ def test_whatever_dies_and_whenever_each_stage_runs_exactly_once_in_many_orders(
     tmp_path_factory: pytest.TempPathFactory, acts: list[str], fates: list[str]
 ) -> None:
     _no_loss_no_twins(tmp_path_factory.mktemp("run"), acts, fates)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(acts=st.lists(LOSSES, max_size=24), fates=st.lists(FATES, max_size=6))
+def test_whatever_is_lost_besides_no_stage_is_ever_run_by_two_jobs_at_once(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str], fates: list[str]
+) -> None:
+    story = Story(tmp_path_factory.mktemp("run"), fates)
+    for act in ["submit", *acts]:
+        with suppress(Killed, SlurmAway):
+            getattr(story, act)()
+
+    story.come_to_rest()
+
+    ended = list(states(story.run).values())
+    lost = [sum(a.state == "failed" for a in read_state(story.run / name).attempts) for name in CHAIN]
+    assert ended == ["done"] * 3 or ("failed" in ended and max(lost) >= 3), (ended, lost)
+    assert not [job for job in story.slurm.jobs.values() if not job.ended_for_good()]
 
 
 def test_two_jobs_of_one_submission_cannot_both_begin(run: Path, slurm: ToySlurm) -> None:

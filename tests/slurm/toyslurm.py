@@ -9,7 +9,16 @@ from typing import Any
 
 from orchestrator.artifacts import Report, write_json
 from orchestrator.resources import Resources
-from orchestrator.state import Ending, Launch, StageState, close_attempt, open_attempt, write_launch, write_state
+from orchestrator.state import (
+    Ending,
+    Launch,
+    StageState,
+    close_attempt,
+    open_attempt,
+    read_state,
+    write_launch,
+    write_state,
+)
 from slurm import submissions
 from slurm.asking import SlurmAway
 from slurm.queue import JobFacts, Survey
@@ -38,8 +47,8 @@ class ToySlurm:
         self.asked: list[str] = []
         self._ids = itertools.count(1)
 
-    def find(self, names: Sequence[str], *, since: float) -> Survey:
-        del since
+    def find(self, names: Sequence[str], *, since: float, uid: int) -> Survey:
+        del since, uid
         self.asked_for = list(names)
         if not self.answers:
             raise SlurmAway("the toy does not answer")
@@ -64,6 +73,8 @@ class ToySlurm:
         self.asked.append(stage.name)
         if stage.name in self.refused:
             raise SubmissionRefused("Invalid partition name specified")
+        if not {*submission.after_ids} <= {*self.jobs}:
+            raise SubmissionRefused("Job dependency problem")
         fate = self.fate()
         if fate == "killed before":
             raise Killed
@@ -114,6 +125,8 @@ class ToySlurm:
             self.end(job_id, "FAILED")
             return False
         self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], state="RUNNING")
+        if read_state(self.run / stage).state == "running":  # the attempt of its keeper that was killed
+            close_attempt(self.run / stage, Ending(state="failed", cause="preempted"))
         open_attempt(self.run / stage, launcher="toy", job_id=job_id, nodes=("n1",))
         return True
 
@@ -135,6 +148,10 @@ class ToySlurm:
 
     def end(self, job_id: str, state: str, reason: str = "") -> None:
         self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], state=state, reason=reason)
+
+    def forget(self, job_id: str) -> None:
+        """Purges a job that has ended, as the controller does after MinJobAge."""
+        del self.jobs[job_id]
 
     def stage(self, job_id: str) -> str:
         return self.jobs[job_id].name.split("-")[-2]
