@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.resources import Resources
 from orchestrator.retry import Decision
-from orchestrator.state import STATE, Ending, Launch, read_plain_stage, read_state, write_state
+from orchestrator.state import LAUNCH, STATE, Ending, Launch, outputs_ready, read_plain_stage, read_state, write_state
 from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmAway, SlurmRefused
@@ -20,6 +20,8 @@ from slurm.sbatch import SubmissionRefused
 from slurm.submissions import Submission
 
 Fate = Literal["done", "alive", "blocked"]  # "alive" = there is, or will be, a job; "blocked" = not in this launch
+
+PURGED = "job dependency problem"  # Slurm's words where it does not know, any more, what a job is to wait for
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class Chain:
         """Asks for the job of a stage; what was asked for before (`instead_of`) no longer counts from then on."""
         stage = self.folder(name)
         submissions.make_folder(stage)
+        self._notice_done(name)
         if any(self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)):
             return "alive"  # the id of a parent is not known yet; whoever looks next knows it
         resources = Resources(**self.documents[name]["resources"])
@@ -119,11 +122,20 @@ class Chain:
         try:
             job_id = self.slurm.submit(stage, submission, resources, decision.delay_s if decision else 0.0)
         except SubmissionRefused as refusal:
+            if PURGED in str(refusal).lower():
+                self.take_back(name, None)
+                return "alive"  # a parent ended meanwhile; whoever looks next sees how
             self._refuse(stage, submission, str(refusal))
             raise
         self.ids[name] = job_id
         submissions.note_id(stage, submission.token, job_id)
         return "alive"
+
+    def _notice_done(self, name: str) -> None:
+        """Notices parents that ended while others were submitted: minutes later, Slurm has forgotten their ids."""
+        for parent in self.parents(name):
+            if self.fates.get(parent) == "alive" and outputs_ready(self.documents[parent]):
+                self.fates[parent] = "done"
 
     def begun(self) -> dict[str, str | None]:
         """Returns the jobs that have begun, by stage."""

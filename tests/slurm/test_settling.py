@@ -442,7 +442,7 @@ def test_whatever_dies_and_whenever_each_stage_runs_exactly_once(
 
 
 @pytest.mark.long
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=st.lists(ACTS, max_size=30), fates=st.lists(FATES, max_size=20))
 def test_whatever_dies_and_whenever_each_stage_runs_exactly_once_in_many_orders(
     tmp_path_factory: pytest.TempPathFactory, acts: list[str], fates: list[str]
