@@ -18,7 +18,7 @@ from slurm.drill.trace import Trace, read_trace
 
 T = TypeVar("T")
 
-COMMAND_S, RUN_S = 120.0, 240.0
+COMMAND_S, WAIT_S, RUN_S = 300.0, 180.0, 600.0  # of a busy machine
 _LOOK_S, _ASK_EVERY_S = 0.1, 5.0
 _OVER = frozenset({"done", "failed", "cancelled"})
 
@@ -79,7 +79,7 @@ class Field:
         """Reads what the run has left so far."""
         return read_trace(self.run)
 
-    def wait(self, question: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
+    def wait(self, question: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
         """Asks until the answer is yes, and returns it."""
         deadline = time.monotonic() + timeout_s
         while not (answer := question()):

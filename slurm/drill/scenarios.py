@@ -128,7 +128,7 @@ def disk_full(field: Field) -> None:
     field.wait_for_step(6)
     field.harm()
     with faults.full_disk(field.run.parent):
-        field.wait(lambda: _ended_attempts(field), "the end of the attempt on the full disk", 60)
+        field.wait(lambda: _ended_attempts(field), "the end of the attempt on the full disk")
         shown = field.status()
     if shown["state"] == "done":
         field.notes.append("orch status says that the run is done, on a full disk")
@@ -158,8 +158,8 @@ def checkpoint_corrupted(field: Field) -> None:
     largest = max((saved / "weights").glob("*.distcp"), key=lambda path: path.stat().st_size)
     faults.flip_bytes(largest)
     faults.kill_rank(field, 0)
-    field.wait(lambda: len(field.trace().attempts) > 1, "the next attempt", 60)
-    field.wait(lambda: field.trace().attempts[-1].ended is not None, "its end", 120)
+    field.wait(lambda: len(field.trace().attempts) > 1, "the next attempt")
+    field.wait(lambda: field.trace().attempts[-1].ended is not None, "its end")
     logs = "".join(path.read_text(errors="replace") for path in (field.run / TRAIN / "logs").rglob("rank_*.log"))
     said = [line for line in logs.splitlines() if saved.name in line and "passing over" in line]
     if not said:
