@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class Slurm(Protocol):
     """What a chain needs of Slurm."""
 
-    def find(self, names: Sequence[str], *, since: float) -> Survey:
-        """Says what is known of jobs by name that were submitted since then."""
+    def find(self, names: Sequence[str], *, since: float, uid: int) -> Survey:
+        """Says what is known of a user's jobs by name that were submitted since then."""
 
     def last_ending(self, facts: JobFacts) -> JobFacts:
         """Says how a job that waits again ended before; what is given where nobody knows."""
@@ -85,8 +85,9 @@ class Chain:
         return {name: found for name, found in read if found is not None and found.launch == self.launch.started}
 
     def find(self, names: Sequence[str]) -> Survey:
-        """Asks Slurm for jobs of this launch."""
-        return self.slurm.find(names, since=self.launch.started)
+        """Asks Slurm for jobs of this launch; they belong to whoever wrote it down."""
+        uid = (self.directory / LAUNCH).stat().st_uid
+        return self.slurm.find(names, since=self.launch.started, uid=uid)
 
     def after_ids(self, name: str) -> tuple[str, ...]:
         """Returns the jobs that a stage has to wait for now; what is done needs no waiting."""

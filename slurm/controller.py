@@ -25,9 +25,9 @@ class Controller:
         self._cluster = cluster
         self._bad: dict[int, tuple[str, ...]] = {}  # by how many nodes are wanted
 
-    def find(self, names: Sequence[str], *, since: float) -> Survey:
-        """Says what is known of jobs by name that were submitted since then."""
-        return queue.find(names, since=since)
+    def find(self, names: Sequence[str], *, since: float, uid: int) -> Survey:
+        """Says what is known of a user's jobs by name that were submitted since then."""
+        return queue.find(names, since=since, uid=uid)
 
     def last_ending(self, facts: JobFacts) -> JobFacts:
         """Says how a job that waits again ended before; what is given where accounting does not know."""

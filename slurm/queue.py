@@ -23,7 +23,7 @@ SQUEUE_FIELDS = ("%i", "%j", "%T", "%S", "%e", "%V", "%N", "%r")
 SACCT_FIELDS = ("JobIDRaw", "JobName", "State", "Start", "End", "Submit", "NodeList", "ExitCode", "Reason")
 # without states, sacct leaves out what was cancelled before it could have begun
 SACCT_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,RS,RV,S,TO"
-TRIES = 1  # of a question: squeue itself tries for seconds, and whoever only looks is not to wait for minutes
+TRIES = 2  # of a question: squeue itself tries for seconds, and whoever only looks is not to wait for minutes
 NAMES_A_CALL = 500  # one argument of a command is at most 128 KiB long
 DAY_S = 86_400.0  # clocks of clusters differ, and their time zones do
 LOOK_BACK_S = 30 * DAY_S
@@ -81,21 +81,25 @@ def look(names: Sequence[str]) -> dict[str, JobFacts]:
     return {name: facts for name, facts in found.items() if facts is not None}
 
 
-def find(names: Sequence[str], *, since: float | None = None) -> Survey:
-    """Asks the controller for jobs of these names, and accounting for what it does not know or has seen the end of."""
+def find(names: Sequence[str], *, since: float | None = None, uid: int | None = None) -> Survey:
+    """Asks the controller for jobs of these names, and accounting for what it does not know or has seen the end of.
+
+    `uid` says whose jobs: names are no secret, and a colleague's job may bear one of ours.
+    """
     if not names:
         return Survey(jobs={}, controller=True, accounting=True)
     jobs: dict[str, dict[str, JobFacts]] = {name: {} for name in names}
     away: SlurmAway | None = None
     try:
-        for facts in _queued(names):
+        for facts in _queued(names, [] if uid is None else [f"--user={uid}"]):
             jobs[facts.name][facts.id] = facts
     except SlurmAway as error:
         away = error
     missing = [name for name in names if all(job.ended_for_good() for job in jobs[name].values())]
     accounting = True
     try:
-        for facts in _accounted(missing, time.time() - LOOK_BACK_S if since is None else since):
+        begin, whose = time.time() - LOOK_BACK_S if since is None else since, [] if uid is None else [f"--uid={uid}"]
+        for facts in _accounted(missing, begin, whose):
             if facts.ended_for_good() or away is not None:
                 jobs[facts.name][facts.id] = facts  # it knows more of an end than the queue
             else:  # it may also be late: then the queue knows the end
@@ -178,8 +182,8 @@ def settings() -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def _queued(names: Sequence[str]) -> list[JobFacts]:
-    command = ["squeue", "--noheader", "--states=all", f"--format={'|'.join(SQUEUE_FIELDS)}"]
+def _queued(names: Sequence[str], whose: Sequence[str]) -> list[JobFacts]:
+    command = ["squeue", "--noheader", "--states=all", f"--format={'|'.join(SQUEUE_FIELDS)}", *whose]
     lines = [
         line
         for chunk in _chunks(names)
@@ -199,11 +203,11 @@ def _of_squeue(values: Sequence[str]) -> JobFacts:
     )  # fmt: skip
 
 
-def _accounted(names: Sequence[str], since: float, *, latest: bool = True) -> list[JobFacts]:
+def _accounted(names: Sequence[str], since: float, whose: Sequence[str] = (), *, latest: bool = True) -> list[JobFacts]:
     """Asks accounting for every job of these names; of one that was queued again, for its last time or for each."""
     begin, end = (time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at)) for at in (since - DAY_S, time.time() + DAY_S))
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--starttime={begin}", f"--endtime={end}"]
-    command += [f"--state={SACCT_STATES}", f"--format={','.join(SACCT_FIELDS)}"]
+    command += [f"--state={SACCT_STATES}", f"--format={','.join(SACCT_FIELDS)}", *whose]
     jobs: dict[str, list[JobFacts]] = {}
     for chunk in _chunks(names):
         for line in ask([*command, f"--name={','.join(chunk)}"], tries=TRIES).splitlines():

@@ -102,9 +102,9 @@ def test_a_colleagues_job_of_the_same_name_changes_nothing(line: Line) -> None:
     line.cluster.run(["sbatch", "-p", "urgent", "-N", "3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 300"])
     line.launch({"first": COUNT}, "--detach")
     submission = json.loads((line.run_folder / "first" / "slurm" / "submission.json").read_text(encoding="utf-8"))
-    line.cluster.layout.folder.parent.chmod(0o755)  # what the colleague needs to read to talk to Slurm
-    theirs = ["sbatch", f"--job-name={submission['name']}", "-o", "/dev/null", "-D", "/", "--wrap", "sleep 300"]
-    number = line.cluster.run(theirs, user=NOBODY, group=NOBODY, check=True).stdout.split()[-1]
+    as_colleague = [f"--uid={NOBODY}", f"--gid={NOBODY}", "-o", "/dev/null", "-D", "/", "--wrap", "sleep 300"]
+    theirs = ["sbatch", f"--job-name={submission['name']}", *as_colleague]
+    number = line.cluster.run(theirs, check=True).stdout.split()[-1]
     shown = line.stage("first")
     line("cancel", "toy")
     line.wait(line.over, 20)
