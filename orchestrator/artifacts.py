@@ -1,5 +1,6 @@
 """What stages hand to each other: directories that are complete exactly when their manifest exists."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from orchestrator.errors import DamagedArtifact
 
 MANIFEST = "manifest.json"
+STALE_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,17 @@ def write_json(path: Path, value: Any) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_replaced(path: Path) -> str:
+    """Reads a file that another host may replace by rename meanwhile: to network file systems ours is stale then."""
+    for _ in range(STALE_TRIES):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return path.read_text(encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

@@ -7,9 +7,9 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.artifacts import Artifact, write_json
+from orchestrator.artifacts import Artifact, read_replaced, write_json
 from orchestrator.causes import Cause
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.history import last_checkpoint
 from orchestrator.journal import read_backwards
 from orchestrator.records import record
@@ -196,7 +196,9 @@ def _last_step(directory: Path, attempt: Attempt) -> int | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        plain = json.loads(read_replaced(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return None
+    except OSError as error:  # not the same as nothing there: attempts that cannot be read now are not forgotten
+        raise SurroundingsError(f"{path} cannot be read: {error.strerror}") from error
     return plain if isinstance(plain, dict) else None

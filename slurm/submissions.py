@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.artifacts import write_json
+from orchestrator.artifacts import read_replaced, write_json
 from orchestrator.errors import SurroundingsError
 from orchestrator.records import record
 
@@ -75,6 +75,7 @@ def locked(stage: Path) -> Iterator[None]:
         raise SurroundingsError(f"{path} cannot be opened: {error.strerror}") from error
     try:
         _hold(file, path)
+        _look_anew(stage, path.parent)
         yield
     finally:
         os.close(file)
@@ -83,7 +84,7 @@ def locked(stage: Path) -> Iterator[None]:
 def read_submission(stage: Path) -> Submission | None:
     """Reads the submission that counts; None if there is none."""
     try:
-        plain = json.loads((folder_of(stage) / SUBMISSION).read_text(encoding="utf-8"))
+        plain = json.loads(read_replaced(folder_of(stage) / SUBMISSION))
         lists = {name: tuple(plain[name]) for name in ("after", "after_ids", "exclude")}
         return Submission(**{**plain, **lists})
     except FileNotFoundError:
@@ -183,6 +184,17 @@ def _hold(file: int, path: Path) -> None:
             raise SurroundingsError(f"{path} cannot be locked: {error.strerror}") from error
         else:
             return
+
+
+def _look_anew(*folders: Path) -> None:
+    """Lets a network file system ask its server what these folders hold: to open one is what makes it ask.
+
+    Else a file that another host has just replaced by rename is read as it was, for up to a minute (acdirmax): a job
+    would take its own submission for somebody else's.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError):  # whoever reads next says what is wrong
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _write(stage: Path, submission: Submission) -> None:
