@@ -181,16 +181,16 @@ def test_a_supervisor_that_is_asked_to_end_cancels_its_run(orch: Any) -> None:
 
 
 def test_a_stage_that_was_preempted_goes_on_by_itself(orch: Any) -> None:
-    orch("launch", orch.recipe(chain(steps=8, save_every=100, pause_s=0.2)), "--detach")
+    orch("launch", orch.recipe(chain(steps=20, save_every=100, pause_s=0.2)), "--detach")
     worker = orch.pid("first")
-    orch.wait(lambda: (orch.stage("first")["step"] or 0) >= 2)
+    orch.wait(lambda: len(losses(orch, "first")) >= 2)  # not by a command: on a busy machine all may be over by then
     os.kill(worker, signal.SIGUSR2)
     orch.wait(orch.over)
 
     first, second = orch.stage("first")["attempts"]
     assert (first["cause"], first["to_step"]) == ("preempted", second["from_step"])
     assert orch.status()["state"] == "done"
-    assert losses(orch, "first") == list(range(1, 9))
+    assert losses(orch, "first") == list(range(1, 21))
 
 
 def test_cancel_does_not_wait_for_a_stage_that_never_asks(orch: Any) -> None:
@@ -350,3 +350,20 @@ def test_a_full_disk_is_named_and_can_be_told_while_it_is_full(orch: Any, small_
     assert shown["stages"][0]["attempts"][0]["cause"] == "disk"
     assert "no space left" in refused.stderr
     assert orch("resume", run, "stages.first.config.steps=3").returncode == 0
+
+
+@pytest.mark.needs("root")
+def test_a_stage_goes_on_by_itself_when_a_full_disk_has_room_again(orch: Any, small_disk: Path) -> None:
+    rules = {"runs": str(small_disk), "retry": {"disk_delay_s": 3.0}}
+    orch("launch", orch.recipe(chain(steps=60, save_every=1, pause_s=0.05), **rules), "--detach")
+    run = small_disk / "toy"
+    orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"\0" * 65536):
+            pass
+    first = orch.wait(lambda: (a := orch.json("status", run)["stages"][0]["attempts"][0])["decision"] and a)
+    (small_disk / "filler").unlink()
+    orch.wait(lambda: orch.json("status", run)["ended"], seconds=60)
+
+    assert (first["cause"], first["decision"].startswith("again: disk")) == ("disk", True)
+    assert orch.json("status", run)["state"] == "done"
