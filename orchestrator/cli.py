@@ -56,19 +56,14 @@ def plan(
     Example: orch plan recipes/quickstart.yaml stages.gcg.config.train.steps=50
     """
     from orchestrator.display import make_console, plan_footer, plan_table
-    from orchestrator.errors import RecipeError, SurroundingsError
-    from orchestrator.forecast import Forecast, plan_document, refusals
+    from orchestrator.errors import RecipeError
+    from orchestrator.forecast import ask, plan_document, refusals
 
-    made, forecasts = session.make_plan(recipe, overrides or []), dict[str, Forecast]()
-    faults = [*made.faults]
-    if on:
-        place = session.launcher(on, _cluster)
-        faults += place.check(made)
-        try:
-            forecasts.update(place.forecast(made))
-        except SurroundingsError as error:
-            print(f"note: when stages would begin is not known: {error}", file=sys.stderr)
-        faults += refusals(forecasts)
+    made, place = session.make_plan(recipe, overrides or []), session.launcher(on, _cluster) if on else None
+    forecasts, note = ask(place, made)
+    faults = [*made.faults, *(place.check(made) if place else ()), *refusals(forecasts)]
+    if note:
+        print(note, file=sys.stderr)
     if as_json and not faults:
         print(json.dumps(plan_document(made, forecasts), indent=1))
         return

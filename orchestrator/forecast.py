@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import Fault
+from orchestrator.errors import Fault, SurroundingsError
 from orchestrator.plan import Plan
 from orchestrator.records import record
+
+if TYPE_CHECKING:
+    from orchestrator.launcher import Launcher
 
 
 @record
@@ -16,6 +19,14 @@ class Forecast:
     queue: str  # where it would wait; empty = the default of the place
     estimated_start: float | None = None  # seconds since 1970; None = nobody dares to say
     refusal: str | None = None  # why it would not be taken at all
+
+
+def ask(place: "Launcher | None", plan: Plan) -> tuple[Mapping[str, Forecast], str]:
+    """Asks a place about every stage; returns what it said, and a note for the user where it did not answer."""
+    try:
+        return ({} if place is None else place.forecast(plan)), ""
+    except SurroundingsError as error:
+        return {}, f"note: when stages would begin is not known: {error}"
 
 
 def refusals(forecasts: Mapping[str, Forecast]) -> Iterator[Fault]:
