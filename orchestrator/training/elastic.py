@@ -96,11 +96,14 @@ def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
         raise
 
 
-def read(directory: Path, pieces: Iterable[Piece]) -> None:
-    """Fills pieces in place from what any number of ranks wrote; each rank reads just what it holds, and on its own."""
+def read(directory: Path, pieces: Iterable[Piece], *, reader: "Reader | None" = None) -> None:
+    """Fills pieces in place from what any number of ranks wrote; each rank reads just what it holds, and on its own.
+
+    A `reader` of the folder spares many reads the reading of its metadata.
+    """
     named = {piece.name: piece for piece in pieces}
-    listed, reader = tensors(directory), _Reader(directory)
-    stored = reader.read_metadata().state_dict_metadata
+    reader = reader or Reader(directory)
+    listed, stored = tensors(directory), reader.read_metadata().state_dict_metadata
     wrong = [problem for piece in named.values() if (problem := _problem(piece, listed, stored))]
     if wrong:
         raise DamagedArtifact(f"{directory} does not fit the model: {'; '.join(wrong[:5])}")
@@ -167,11 +170,19 @@ class _LoadPieces(DefaultLoadPlanner):
         return local
 
 
-class _Reader(FileSystemReader):
+class Reader(FileSystemReader):
     """Reads torch's checkpoint files without trusting them: their metadata is a pickle, so few types may appear."""
 
+    _known: Metadata | None = None
+
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        path = Path(self.path)
+        """Reads the metadata, once."""
+        if self._known is None:
+            self._known = self._read_metadata(Path(self.path))
+        return self._known
+
+    @staticmethod
+    def _read_metadata(path: Path) -> Metadata:
         try:
             with (path / ".metadata").open("rb") as file:
                 metadata = _MetadataUnpickler(file).load()

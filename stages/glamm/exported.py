@@ -1,24 +1,23 @@
 """The folder that an export is: safetensors in shards of bounded size, config, tokenizer, preprocessor, model card."""
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.records import record
-from orchestrator.training import elastic
-from orchestrator.training.elastic import WEIGHTS
+from orchestrator.training.foreign.adapters import LowRank, Merged, Renamed
+from orchestrator.training.foreign.source import TensorSource
 from orchestrator.training.holdings import saved_buffers
-from orchestrator.training.weights import load_weights
+from orchestrator.training.weights import StoredWeights
+from stages.export.streaming import write_shards
 from stages.glamm.collate import CLIP_MEAN, CLIP_STD, SAM_MEAN, SAM_STD
 from stages.glamm.config import Blueprint, LoraConfig
 from stages.glamm.tokenizer import FILES, Vocabulary
@@ -44,21 +43,6 @@ class Exported:
     files: Mapping[str, tuple[str, ...]]  # file -> the tensors it holds
 
 
-@record
-class _Source:
-    """Which stored tensors become one exported tensor."""
-
-    name: str
-    stored: str
-    adapter: tuple[str, str] | None  # names of A and B
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 def write_export(
     checkpoint: Path,
     directory: Path,
@@ -68,25 +52,15 @@ def write_export(
     card: str,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Writes the folder, holding one shard in memory at a time; returns facts."""
-    sources = _sources(checkpoint)
-    shards = list(_shards(sources, max_shard_bytes))
-    placed: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = _merged(shard, checkpoint, blueprint.lora)
-        save_file(tensors, directory / file, metadata={"format": "pt"})
-        placed |= dict.fromkeys(tensors, file)
-    parameters, size_bytes = sum(math.prod(s.shape) for s in sources), sum(s.size_bytes for s in sources)
-    totals = {"total_parameters": parameters, "total_size": size_bytes}
-    write_json(directory / INDEX, {"metadata": totals, "weight_map": dict(sorted(placed.items()))})
+    """Writes the folder, holding one tensor in memory at a time; returns facts."""
+    facts = write_shards(_merged(checkpoint, blueprint.lora), directory, index=INDEX, max_shard_bytes=max_shard_bytes)
     for name, content in vocabulary.files().items():
         (directory / name).write_bytes(content)
     write_json(directory / PREPROCESSOR, _preprocessor(blueprint))
     (directory / CARD).write_text(card, encoding="utf-8")
     plain = {**blueprint.to_plain(), "lora": None}  # the adapters are merged
     write_json(directory / CONFIG, {"architectures": ["Glamm"], "model_type": MODEL_TYPE, "blueprint": plain})
-    return {"parameters": parameters, "size_bytes": size_bytes, "tensors": len(placed), "shards": len(shards)}
+    return facts
 
 
 def read_export(directory: Path) -> Exported:
@@ -148,55 +122,24 @@ def _fill_from_file(wanted: Mapping[str, Tensor], path: Path, names: Sequence[st
             wanted[name].copy_(tensor)
 
 
-def _sources(checkpoint: Path) -> list[_Source]:
+def _merged(checkpoint: Path, lora: LoraConfig | None) -> TensorSource:
     """Plans the exported tensors: a linear layer with adapters becomes one weight, as exact as its most exact part."""
-    directory = checkpoint / WEIGHTS
-    stored = elastic.tensors(directory)
-    dtypes = {name: elastic.dtype_named(entry["dtype"], directory) for name, entry in stored.items()}
-    sources = []
-    for name in sorted(stored):
-        if ".lora_A." in name or ".lora_B." in name:
-            continue
-        shape, dtype, adapter = tuple(stored[name]["shape"]), dtypes[name], None
-        if name.endswith(".base_layer.weight"):
-            layer = name.removesuffix("base_layer.weight")
-            adapter = (f"{layer}lora_A.default.weight", f"{layer}lora_B.default.weight")
-            for part in adapter:
-                if part not in stored:
-                    raise DamagedArtifact(f"{directory} lacks {part}")
-                dtype = torch.promote_types(dtype, dtypes[part])
-        plain = name.replace(".base_layer.", ".")
-        sources.append(_Source(name=plain, stored=name, adapter=adapter, shape=shape, dtype=dtype))
-    return sources
-
-
-def _shards(sources: Sequence[_Source], max_bytes: int) -> Iterator[list[_Source]]:
-    shard: list[_Source] = []
-    size = 0
-    for source in sources:
-        if shard and size + source.size_bytes > max_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(source)
-        size += source.size_bytes
-    if shard:
-        yield shard
-
-
-def _merged(shard: Sequence[_Source], checkpoint: Path, lora: LoraConfig | None) -> dict[str, Tensor]:
-    """Reads the weights of one shard, adapters added to what they adapt."""
-    names = {source.stored for source in shard} | {part for source in shard for part in source.adapter or ()}
-    parts = load_weights(checkpoint, names=names)
-    tensors = {}
-    for source in shard:
-        tensor = parts[source.stored]
-        if source.adapter is not None:
-            if lora is None:
-                raise DamagedArtifact(f"{checkpoint} has adapters, but its manifest describes none")
-            down, up = (parts[name].double() for name in source.adapter)
-            tensor = (tensor.double() + lora.alpha / lora.rank * (up @ down)).to(source.dtype)
-        tensors[source.name] = tensor
-    return tensors
+    stored = StoredWeights(checkpoint)
+    adapted = [name for name in stored.entries if name.endswith(".base_layer.weight")]
+    if adapted and lora is None:
+        raise DamagedArtifact(f"{checkpoint} has adapters, but its manifest describes none")
+    added = {}
+    for name in adapted:
+        layer = name.removesuffix("base_layer.weight")
+        assert lora is not None  # noqa: S101 - just checked
+        down, up = (f"{layer}lora_{part}.default.weight" for part in "AB")
+        added[name] = LowRank(down=down, up=up, scale=lora.alpha / lora.rank)
+    plain = {
+        name.replace(".base_layer.", "."): name
+        for name in sorted(stored.entries)
+        if ".lora_A." not in name and ".lora_B." not in name
+    }
+    return Renamed(Merged(stored, stored, added, {}), plain)
 
 
 def _preprocessor(blueprint: Blueprint) -> dict[str, Any]:

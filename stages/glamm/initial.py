@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training import elastic
 from orchestrator.training.optim import whole_shape
+from orchestrator.training.weights import fill
 
 EMBEDDING_STD = 0.02
 # of a vector that all words share: LLaMA has no biases, so what queries have in common is learned once for all words
@@ -26,14 +26,6 @@ def draw_weights(model: nn.Module, seed: int, *, keep: Collection[str] = ()) -> 
     for name, parameter, std in _plans(model):
         if name not in keep:
             fill(parameter, _drawn(name, whole_shape(parameter), std, seed))
-
-
-def fill(parameter: Tensor, full: Tensor) -> None:
-    """Writes a whole tensor into a parameter of which this rank may hold only a piece."""
-    piece = elastic.held("", parameter)
-    flat = full.reshape(-1)[piece.start : piece.start + piece.local.numel()]
-    with torch.no_grad():
-        piece.local.copy_(flat)
 
 
 def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
