@@ -33,6 +33,8 @@ def start_host(layout: Layout, host: str) -> None:
         )
     process = _wait_for_init(layout, host)
     cable = f"{layout.bridge}-{layout.number(host)}"
+    # the kernel takes its time to remove the cable of a host that died
+    subprocess.run(["ip", "link", "delete", cable], check=False, capture_output=True)
     _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(process))
     _ip("link", "set", cable, "master", layout.bridge, "up")
     wait(up.exists, START_TIMEOUT_S, f"the network of {host} did not come up: see {layout.path('log', host)}.log")
