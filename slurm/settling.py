@@ -106,7 +106,6 @@ class Settler:
         stage = self._chain.folder(name)
         if lives or read_state(stage).state == "done":
             return
-        submissions.make_folder(stage)
         with submissions.locked(stage):
             state = read_state(stage)
             if state.state == "running":
@@ -201,7 +200,6 @@ class Settler:
     def _give_up(self, name: str, facts: JobFacts | None) -> Fate:
         """Somebody wished, with our command, that a stage ends, and no job of it is left."""
         stage = self._chain.folder(name)
-        submissions.make_folder(stage)
         with submissions.locked(stage):
             ending = cancelled(self._chain.directory, name, facts)
             if read_state(stage).state == "running":

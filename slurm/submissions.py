@@ -70,6 +70,8 @@ def locked(stage: Path) -> Iterator[None]:
     """Holds a stage's folder for the moment in which its state or its submission is written."""
     path = folder_of(stage) / LOCK
     try:
+        if not path.parent.is_dir():
+            make_folder(stage)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SurroundingsError(f"{path} cannot be opened: {error.strerror}") from error

@@ -156,6 +156,18 @@ def test_a_refusal_while_settling_blocks_the_stage_and_is_not_asked_again(run: P
     assert read_state(run / "score").state == "failed"
 
 
+def test_a_stage_that_never_had_its_turn_waits_when_the_one_before_it_fails(run: Path, slurm: ToySlurm) -> None:
+    slurm.fate = lambda: "killed after"
+    with pytest.raises(Killed):
+        submit(run, slurm)
+    slurm.end("1", "CANCELLED", "by 0")
+
+    _, alive = settle(run, slurm)
+
+    assert not alive
+    assert states(run) == {"data": "cancelled", "train": "waiting", "score": "waiting"}
+
+
 def test_a_lost_node_is_closed_with_its_cause_and_the_stage_is_asked_for_again(run: Path, slurm: ToySlurm) -> None:
     submit(run, slurm)
     slurm.begin("1")
