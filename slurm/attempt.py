@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.records import record
 from slurm import ear
@@ -19,6 +18,7 @@ from slurm.meeting import address_for, free_port
 TICK_S = 1.0
 SPARE_S = 3.0  # of the grace time: to write down how it ended before Slurm kills us
 KEEPER_LOG = "keeper.log"
+NO_LIMIT_S = 366 * 86_400.0  # Slurm gives a job without a limit an end in a far year
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +30,18 @@ class Allocation:
     job_id: str
     nodes: tuple[str, ...]
     restarts: int
-    began: float  # CLOCK_MONOTONIC of this process's begin, which is the job's
+    began: float  # CLOCK_MONOTONIC when the job did
     limit_s: float | None  # None: no limit
 
     @classmethod
     def from_environment(cls) -> "Allocation":
         """Reads Slurm's variables, and asks how long the job may take."""
-        told, began = os.environ, time.monotonic()
-        job_id = told["SLURM_JOB_ID"]
+        told, said = os.environ, described(os.environ["SLURM_JOB_ID"])
+        ran_s = seconds(said.get("RunTime", "")) or 0.0  # before us: its prolog, and Python's start
         return cls(
-            job_id=job_id, nodes=expand(told.get("SLURM_JOB_NODELIST", "")), began=began,
-            restarts=int(told.get("SLURM_RESTART_COUNT", "0")), limit_s=_limit_s(described(job_id)),
+            job_id=told["SLURM_JOB_ID"], nodes=expand(told.get("SLURM_JOB_NODELIST", "")),
+            began=time.monotonic() - ran_s, restarts=int(told.get("SLURM_RESTART_COUNT", "0")),
+            limit_s=seconds(said["TimeLimit"]) if "TimeLimit" in said else limit_in(told),
         )  # fmt: skip
 
     def left_s(self) -> float | None:
@@ -125,12 +126,20 @@ def environment_of_ranks(
     }
 
 
-def _limit_s(told: Mapping[str, Any]) -> float | None:
-    """Reads "1-02:03:04" or "UNLIMITED"."""
-    days, _, rest = str(told.get("TimeLimit", "")).rpartition("-")
+def seconds(text: str) -> float | None:
+    """Reads "1-02:03:04"; None for "UNLIMITED"."""
+    days, _, rest = text.rpartition("-")
     with contextlib.suppress(ValueError):
-        hours, minutes, seconds = (int(part) for part in rest.split(":"))
-        return float(((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
+        hours, minutes, spare = (int(part) for part in rest.split(":"))
+        return float(((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + spare)
+    return None
+
+
+def limit_in(environment: Mapping[str, str]) -> float | None:
+    """Reads the time limit from what newer versions of Slurm put there, for when the controller does not answer."""
+    with contextlib.suppress(KeyError, ValueError):
+        limit_s = float(environment["SLURM_JOB_END_TIME"]) - float(environment["SLURM_JOB_START_TIME"])
+        return limit_s if 0 < limit_s < NO_LIMIT_S else None
     return None
 
 

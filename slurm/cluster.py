@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -106,7 +107,11 @@ class Cluster:
 
     def ledger_path(self) -> Path:
         """Returns where the bad nodes of this cluster are remembered."""
-        return (self.ledger or Path("~/.orch/nodes") / f"{self.name}.jsonl").expanduser()
+        path = self.ledger or Path("~/.orch/nodes") / f"{self.name}.jsonl"
+        try:
+            return path.expanduser()
+        except RuntimeError:  # a user without a home
+            return Path(tempfile.gettempdir()) / f"orch-{os.getuid()}" / f"{self.name}.jsonl"
 
 
 def read_cluster(name_or_path: str | Path) -> Cluster:

@@ -5,6 +5,7 @@ Nothing heavy is imported before the ranks run: between two stages of a chain, e
 
 import contextlib
 import logging
+import math
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
+WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
 BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 TOLD = frozenset({"preempted", "timeout"})
 LAYOUT = "%(asctime)s keeper %(levelname)s: %(message)s"
@@ -61,6 +63,7 @@ class Keeper:
         self._run, self._name, self._token = run, stage, token
         self._stage = run / stage
         self._now = Standing(stays=True, requeued=False, preempted=False)
+        self._wished_at: float | None = None  # when we first saw that somebody wants the stage to end
 
     def work(self) -> int:
         """Returns the job's exit code: 0 only if the stage's outputs are there, so that followers may begin."""
@@ -102,11 +105,11 @@ class Keeper:
             return None
         from slurm.lost import close_lost
 
+        past = self._past()  # Slurm takes its time, and others must not wait so long for the stage
         with submissions.locked(self._stage):
-            state = read_state(self._stage)
-            if state.state != "running":
+            if read_state(self._stage).state != "running":
                 return None
-            decision = close_lost(self._stage, self._past())
+            decision = close_lost(self._stage, past)
             last = read_state(self._stage).attempts[-1]
             if decision.again:
                 note_decision(self._stage, str(decision), state="queued")
@@ -133,8 +136,20 @@ class Keeper:
                 tasks_per_node=rank_count(self._resources),
             )  # fmt: skip
             command = srun_command(cluster, self._document, self._run, self._name)
-            finished = run_ranks(command, folder, environment, grace_s=cluster.grace_s, tick=self._company.tick)
+            finished = run_ranks(command, folder, environment, grace_s=cluster.grace_s, tick=self._tick)
             return self._judge(attempt, finished, signal_s)
+
+    def _tick(self) -> None:
+        """Is called about once a second while ranks run."""
+        self._company.tick()
+        if self._wished_at is None and wish_of(self._run, self._name) is not None:
+            self._wished_at = time.monotonic()
+        if self._wished_at is not None and time.monotonic() > self._wished_at + WISH_LOST_S:
+            self._wished_at = math.inf  # once: it may have been sent before there were ranks to hear it
+            from slurm import queue
+
+            with contextlib.suppress(OrchError):
+                queue.cancel([self._allocation.job_id], signal="TERM")
 
     def _judge(self, attempt: Attempt, finished: Finished, signal_s: float) -> Decision | None:
         """Ends the attempt with a verdict and a decision, on disk before anything is done about it."""
@@ -184,11 +199,14 @@ class Keeper:
         return True
 
     def _finish(self) -> int:
-        with submissions.locked(self._stage):
-            state = read_state(self._stage)
-            if state.state != "done":
-                self._insist(lambda: write_state(self._stage, replace(state, state="done")))
-        self._company.end(done=True)
+        try:
+            with submissions.locked(self._stage):
+                state = read_state(self._stage)
+                if state.state != "done":
+                    self._insist(lambda: write_state(self._stage, replace(state, state="done")))
+            self._company.end(done=True)
+        except (OrchError, OSError):  # whoever settles sees the outputs too; followers need not die for it
+            log.exception("the stage is done, but that could not be written down")
         return DONE
 
     def _cancel(self) -> int:
