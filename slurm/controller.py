@@ -23,7 +23,7 @@ class Controller:
     def __init__(self, cluster: Cluster) -> None:
         """Takes the cluster's own facts; nothing is asked yet."""
         self._cluster = cluster
-        self._bad: dict[int, tuple[str, ...]] = {}  # by how many nodes are wanted
+        self._bad: dict[tuple[int, bool], tuple[str, ...]] = {}  # by how many nodes are wanted, and whether with GPUs
 
     def find(self, names: Sequence[str], *, since: float, uid: int) -> Survey:
         """Says what is known of a user's jobs by name that were submitted since then."""
@@ -39,9 +39,10 @@ class Controller:
 
     def bad_nodes(self, resources: Resources) -> Sequence[str]:
         """Lists the nodes to leave out; the ledger is read once, for all stages alike."""
-        if resources.nodes not in self._bad:
-            self._bad[resources.nodes] = bad_nodes(self._cluster, resources)
-        return self._bad[resources.nodes]
+        kind = (resources.nodes, resources.gpus_per_node > 0)
+        if kind not in self._bad:
+            self._bad[kind] = bad_nodes(self._cluster, resources)
+        return self._bad[kind]
 
     def test_only(self, stage: Path, resources: Resources) -> Estimate:
         """Asks whether Slurm would take the job of a stage, and when it would begin; nothing is submitted."""
