@@ -159,8 +159,8 @@ def strays(stage: Path, launch: float) -> list[str]:
 
 
 def count(stage: Path, launch: float) -> int:
-    """Counts how often a stage was asked for in a launch."""
-    return sum(line["event"] == "intent" and line["launch"] == launch for line in _history(stage))
+    """Counts how many jobs Slurm has taken for a stage in a launch."""
+    return sum(line["event"] == "submitted" and line["launch"] == launch for line in _history(stage))
 
 
 def _history(stage: Path) -> Iterator[dict[str, Any]]:
