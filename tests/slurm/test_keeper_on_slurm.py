@@ -2,13 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from orchestrator.progress import read_progress
+from orchestrator.state import Attempt, read_state
 from slurm import sbatch
 from slurm.cluster import read_cluster
 from slurm.devcluster import DevCluster
@@ -19,7 +21,7 @@ from tests.command_line import Orch
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
 
-SLOW = {"stage": "count", "config": {"steps": 40, "save_every": 5, "pause_s": 0.15}}
+SLOW = {"stage": "count", "config": {"steps": 60, "save_every": 5, "pause_s": 0.15}}
 AFTER = {"stage": "add", "inputs": {"value": "first.value"}}
 OF_SLURM = {"bash", "sleep", "slurmd", "setsid", "nsenter", "unshare", "slurmstepd"}
 
@@ -36,22 +38,17 @@ class Chain:
         path.write_text(yaml.safe_dump({**written, **cluster}), encoding="utf-8")
         self.orch("launch", self.orch.recipe(stages), "--on", path, "--detach")
 
-    def attempts(self, stage: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.orch.stage(stage)["attempts"]
-        return found
+    def attempts(self, stage: str) -> list[Attempt]:
+        return list(read_state(self.orch.run_folder / stage).attempts)
 
     def reaches(self, stage: str, step: int) -> str:
         """Waits until a stage has counted so far; returns the host on which it does."""
-        self.orch.wait(lambda: (self.orch.stage(stage)["step"] or 0) >= step, 40)
-        host: str = self.attempts(stage)[-1]["nodes"][0]
-        return host
+        self.orch.wait(lambda: (read_progress(self.orch.run_folder / stage) or {}).get("done", 0) >= step, 40)
+        return self.attempts(stage)[-1].nodes[0]
 
     def ends(self, seconds: float = 60) -> dict[str, Any]:
         self.orch.wait(self.orch.over, seconds)
         return self.orch.status()
-
-    def is_gone(self, stage: str) -> Callable[[], bool]:
-        return lambda: self.attempts(stage)[0]["ended"] is not None
 
 
 @pytest.fixture
@@ -100,11 +97,11 @@ def test_a_rank_that_is_killed_begins_again_in_the_same_allocation_within_second
     shown = chain.ends()
 
     lost, again = chain.attempts("first")
-    assert (lost["state"], lost["cause"], again["state"]) == ("failed", "unknown", "done")
-    assert "SIGKILL" in lost["detail"]
-    assert lost["job_id"] == again["job_id"]
-    assert again["from_step"] >= 5
-    assert again["started"] - lost["ended"] < 3
+    assert (lost.state, lost.cause, again.state) == ("failed", "unknown", "done")
+    assert "SIGKILL" in lost.detail
+    assert lost.job_id == again.job_id
+    assert (again.from_step or 0) >= 5
+    assert again.started - (lost.ended or 0) < 3
     assert shown["state"] == "done"
 
 
@@ -118,10 +115,10 @@ def test_a_lost_host_costs_one_attempt_and_the_job_goes_on_elsewhere_under_its_o
         chain.cluster.start_host(host)
 
     lost, again = chain.attempts("first")
-    assert (lost["state"], lost["cause"], again["state"]) == ("failed", "node_failure", "done")
-    assert lost["job_id"] == again["job_id"]
-    assert again["nodes"] != [host]
-    assert again["from_step"] >= 5
+    assert (lost.state, lost.cause, again.state) == ("failed", "node_failure", "done")
+    assert lost.job_id == again.job_id
+    assert host not in again.nodes
+    assert (again.from_step or 0) >= 5
     assert shown["state"] == "done"
 
 
@@ -135,9 +132,9 @@ def test_a_preempted_job_saves_within_the_grace_time_and_waits_again_under_its_o
     shown = chain.ends(90)
 
     left, again = chain.attempts("first")
-    assert (left["cause"], again["state"]) == ("preempted", "done")
-    assert left["job_id"] == again["job_id"]
-    assert again["from_step"] == left["to_step"]  # saved where it stood
+    assert (left.cause, again.state) == ("preempted", "done")
+    assert left.job_id == again.job_id
+    assert again.from_step == left.to_step  # saved where it stood
     assert shown["state"] == "done"
 
 
@@ -148,8 +145,40 @@ def test_a_job_whose_time_ends_saves_first_and_goes_on_in_the_queue(chain: Chain
     shown = chain.ends(120)
 
     left, again = chain.attempts("first")[:2]
-    assert (left["cause"], left["job_id"]) == ("timeout", again["job_id"])
-    assert again["from_step"] == left["to_step"] > 0
+    assert (left.cause, left.job_id) == ("timeout", again.job_id)
+    assert again.from_step == left.to_step != 0
+    assert shown["state"] == "done"
+
+
+def test_a_node_that_is_not_fit_for_work_is_left_out_and_remembered(chain: Chain) -> None:
+    host, remount = chain.cluster.hosts[0], ["mount", "-o", "remount,size={}", "/dev/shm"]
+    chain.cluster.in_host(host, [word.format("1m") for word in remount], check=True)
+    try:
+        ledger = chain.orch.folder / "nodes.jsonl"
+        chain.launch({"first": {**SLOW, "config": {"steps": 4}}}, ledger=str(ledger))
+        shown = chain.ends()
+    finally:
+        chain.cluster.in_host(host, [word.format("50%") for word in remount], check=True)
+
+    bad, good = chain.attempts("first")
+    assert (bad.cause, bad.node, bad.nodes) == ("node_failure", host, (host,))
+    assert (good.nodes, good.job_id) == ((chain.cluster.hosts[1],), bad.job_id)
+    assert yaml.safe_load(ledger.read_text(encoding="utf-8"))["node"] == host
+    assert shown["state"] == "done"
+
+
+def test_where_slurm_queues_no_job_again_the_stage_gets_a_new_one_and_its_follower_waits_for_that(chain: Chain) -> None:
+    chain.launch({"first": SLOW, "second": AFTER}, requeue=False)
+    chain.reaches("first", 8)
+    follower = yaml.safe_load((chain.orch.run_folder / "second/slurm/submission.json").read_bytes())["job_id"]
+    chain.cluster.run(["scancel", "--signal=TERM", chain.attempts("first")[0].job_id])
+
+    shown = chain.ends()
+
+    left, again = chain.attempts("first")
+    assert (left.cause, again.state) == ("preempted", "done")
+    assert left.job_id != again.job_id
+    assert chain.attempts("second")[0].job_id == follower
     assert shown["state"] == "done"
 
 
@@ -161,8 +190,8 @@ def test_a_stage_that_is_cancelled_saves_first_and_its_follower_leaves_the_queue
     shown = chain.ends(30)
 
     (only,) = chain.attempts("first")
-    assert (only["state"], only["cause"]) == ("cancelled", "cancelled")
-    assert only["saved_step"] == only["to_step"]
+    assert (only.state, only.cause) == ("cancelled", "cancelled")
+    assert only.saved_step == only.to_step
     assert [stage["state"] for stage in shown["stages"]] == ["cancelled", "cancelled"]
 
 
@@ -193,6 +222,6 @@ def test_a_mistake_in_the_code_ends_the_run_and_a_human_is_asked_for(chain: Chai
     shown = chain.ends()
 
     (only,) = chain.attempts("first")
-    assert (only["cause"], only["detail"]) == ("code_error", "ValueError: the toy is broken")
+    assert (only.cause, only.detail) == ("code_error", "ValueError: the toy is broken")
     assert [stage["state"] for stage in shown["stages"]] == ["failed", "waiting"]
     assert yaml.safe_load(heard.read_text(encoding="utf-8"))["event"] == "needs_human"
