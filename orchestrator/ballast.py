@@ -9,12 +9,12 @@ class Ballast:
     """A file that is thrown away when the disk is full, so that there is room for saying so."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the room."""
+        """Takes the room, if there is enough."""
         self._path = path
-        path.write_bytes(b"\0" * BALLAST_BYTES)
+        self.take()
 
     def take(self) -> None:
-        """Takes the room again, if it was given back and there is enough."""
+        """Takes the room, again if it was given back, if there is enough."""
         try:
             if not self._path.exists():
                 self._path.write_bytes(b"\0" * BALLAST_BYTES)

@@ -9,8 +9,9 @@ from orchestrator.retry import Decision
 from orchestrator.state import read_launch, read_plain_stage
 from slurm import queue, submissions
 from slurm.asking import SlurmAway, SlurmRefused
-from slurm.attempt import Allocation, Standing
+from slurm.attempt import Allocation, Standing, described
 from slurm.cluster import Cluster
+from slurm.hostlist import expand
 
 LOCK_TRIES, BETWEEN_TRIES_S = 20, 0.5
 
@@ -42,7 +43,8 @@ def _leave_out(stage: Path, decision: Decision, cluster: Cluster, allocation: Al
 
     found = submissions.read_submission(stage)
     resources = Resources(**read_plain_stage(stage)["resources"])
-    known = {*cluster.exclude, *bad_nodes(cluster, resources), *(found.exclude if found else ())}
+    before = expand(described(allocation.job_id).get("ExcNodeList", ""))  # by this and by earlier attempts
+    known = {*before, *cluster.exclude, *bad_nodes(cluster, resources), *(found.exclude if found else ())}
     try:
         queue.set_exclude(allocation.job_id, known.union(decision.exclude))
     except (SlurmRefused, SlurmAway) as error:

@@ -72,7 +72,11 @@ class Keeper:
             if not submissions.claim(self._stage, self._token, allocation.job_id):
                 log.error("job %s is not wanted for %s, or no longer: it leaves", allocation.job_id, self._stage)
                 return GIVEN_UP
-            return self._keep(allocation)
+            self._ballast = Ballast(self._stage / "slurm" / "ballast")
+            try:
+                return self._keep(allocation)
+            finally:
+                self._ballast.drop()
         except (OrchError, OSError):
             log.exception("the keeper cannot go on")
             return SURROUNDINGS
@@ -83,8 +87,6 @@ class Keeper:
         self._cluster = reopen_cluster(self._run / "cluster.yaml")
         self._resources = Resources(**self._document["resources"])
         self._company = Company(self._run, self._name, self._cluster)
-        with contextlib.suppress(OSError):  # no room for it any more
-            self._ballast = Ballast(self._stage / "slurm" / "ballast")
         decision = self._take_over()
         while decision is None or decision.again:
             if outputs_ready(self._document):
