@@ -35,12 +35,16 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
     console, run = make_console(), plan.directory
     if not manner.as_json:
         console.print(plan_table(plan))
-    job = launch(make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean)
+    try:
+        job = launch(
+            make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean
+        )
+    except KeyboardInterrupt:
+        return _interrupted(run, "interrupted; what was handed over goes on")
     observer = Observer(run, lambda _: launcher)
     if not manner.follow:
-        lines = (
-            [json.dumps(observer.look(), indent=1)] if manner.as_json else [_launched(run, launcher, job), *_hints(run)]
-        )
+        told_now = [_launched(run, launcher, job), *_hints(run)]
+        lines = [json.dumps(observer.look(), indent=1)] if manner.as_json else told_now
         console.out("\n".join(lines), highlight=False)
         return 0
     _insist_on_interrupts()
@@ -50,13 +54,17 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
         told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        make_console(stderr=True).out("\nthe run goes on\n" + "\n".join(_hints(run)), highlight=False)
-        return INTERRUPTED_EXIT
+        return _interrupted(run, "the run goes on")
     lines = [json.dumps(shown, indent=1)] if manner.as_json else list(ending_lines(shown))
     if not told and not manner.as_json:
         lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
     console.out("\n".join(lines), highlight=False)
     return 0 if shown["state"] == "done" else 1
+
+
+def _interrupted(run: Path, words: str) -> int:
+    make_console(stderr=True).out(f"\n{words}\n" + "\n".join(_hints(run)), highlight=False)
+    return INTERRUPTED_EXIT
 
 
 def _launched(run: Path, launcher: Launcher, job: Job) -> str:

@@ -1,6 +1,7 @@
 """The commands of orch over a real Slurm: what they say of jobs, and what they do to them."""
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,3 +164,27 @@ def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line:
         assert "Slurm does not answer" in said
     assert begun["ended"] is not None
     assert not [name for name in line.jobs() if "other" in name]
+
+
+def test_interrupting_a_launch_that_submits_says_how_to_go_on_and_loses_nothing(line: Line) -> None:
+    slow = line.folder / "bin"
+    slow.mkdir()
+    sbatch = slow / "sbatch"
+    sbatch.write_text(
+        f'#!/bin/sh\ntouch "{slow}/asked"; sleep 4; exec {shutil.which("sbatch")} "$@"\n', encoding="utf-8"
+    )
+    sbatch.chmod(0o755)
+    before = dict(line._environment)
+    line._environment["PATH"] = f"{slow}:{before['PATH']}"
+    process = line.start("launch", line.recipe({"first": {"stage": "count"}}), "--on", line.cluster_file, "--detach")
+    line.wait((slow / "asked").exists)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    line._environment = before
+    line.wait(line.over, 60)
+    shown = line.status()
+
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
+    assert "orch status" in errors
+    assert shown["state"] == "done"
+    assert len(shown["stages"][0]["attempts"]) == 1
