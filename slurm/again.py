@@ -14,6 +14,7 @@ from slurm.cluster import Cluster
 from slurm.hostlist import expand
 
 LOCK_TRIES, BETWEEN_TRIES_S = 20, 0.5
+AWAY_S = 900.0  # in which a controller is restarted, or another takes over
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def queue_again(
     """
     try:
         if not now.requeued:
-            queue.requeue(allocation.job_id)
+            _requeue(allocation)
     except (SlurmRefused, SlurmAway) as error:
         log.warning("job %s cannot be queued again (%s): the stage gets a new job", allocation.job_id, error)
         _submit_anew(run, stage, decision, cluster)
@@ -38,15 +39,36 @@ def queue_again(
         _leave_out(run / stage, decision, cluster, allocation)
 
 
+def _requeue(allocation: Allocation) -> None:
+    """Waits for a controller that is away as long as there is time: followers would be lost with this job."""
+    left_s = allocation.left_s()
+    until = time.monotonic() + (AWAY_S if left_s is None else min(AWAY_S, left_s))
+    while True:
+        try:
+            return queue.requeue(allocation.job_id)
+        except SlurmAway as away:
+            if time.monotonic() > until:
+                raise
+            log.warning("%s", away)
+            time.sleep(BETWEEN_TRIES_S)
+
+
 def _leave_out(stage: Path, decision: Decision, cluster: Cluster, allocation: Allocation) -> None:
-    from slurm.nodes import bad_nodes
+    from slurm.nodes import bad_nodes, enough_without
 
     found = submissions.read_submission(stage)
     resources = Resources(**read_plain_stage(stage)["resources"])
     before = expand(described(allocation.job_id).get("ExcNodeList", ""))  # by this and by earlier attempts
     known = {*before, *cluster.exclude, *bad_nodes(cluster, resources), *(found.exclude if found else ())}
+    wanted = next(
+        (some for some in (known.union(decision.exclude), {*cluster.exclude, *decision.exclude})
+         if enough_without(cluster, resources, some)), None,
+    )  # fmt: skip
+    if wanted is None:  # it would wait for ever
+        log.warning("%s cannot be left out: too few nodes would remain", ", ".join(decision.exclude))
+        return
     try:
-        queue.set_exclude(allocation.job_id, known.union(decision.exclude))
+        queue.set_exclude(allocation.job_id, wanted)
     except (SlurmRefused, SlurmAway) as error:
         log.warning("%s cannot be left out: %s", ", ".join(decision.exclude), error)
 

@@ -18,7 +18,7 @@ AWAY_WORDS = (
     "network is unreachable", "problem talking to the database",
 )  # fmt: skip
 # what a user's shell may set to change how Slurm's commands answer, or whose job it thinks this is
-FOREIGN = ("SQUEUE_", "SACCT_", "SBATCH_", "SCANCEL_", "SRUN_", "SLURM_", "SLURMD_", "SUBMITIT_")
+FOREIGN = ("SQUEUE_", "SACCT_", "SINFO_", "SBATCH_", "SCANCEL_", "SRUN_", "SLURM_", "SLURMD_", "SUBMITIT_")
 PREFIX = re.compile(r"^s[a-z]+: (?:(?:error|fatal): )?")
 KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS"})
 

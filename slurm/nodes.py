@@ -84,6 +84,12 @@ def bad_nodes(cluster: Cluster, resources: Resources | None = None) -> tuple[str
     return tuple(sorted(chosen))
 
 
+def enough_without(cluster: Cluster, resources: Resources, left_out: Iterable[str]) -> bool:
+    """Tells whether a job still finds as many nodes as it needs; where Slurm does not say, it is hoped so."""
+    there = _partition_nodes(cluster, resources)
+    return not there or len({*there} - {*left_out}) >= resources.nodes
+
+
 def suspected(incidents: Sequence[Incident]) -> list[str]:
     """Lists the nodes with enough against them, the surest and latest first."""
 

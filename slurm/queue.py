@@ -188,7 +188,7 @@ def _queued(names: Sequence[str], whose: Sequence[str]) -> list[JobFacts]:
         line
         for chunk in _chunks(names)
         for line in ask([*command, f"--name={','.join(chunk)}"], tries=TRIES).splitlines()
-        if line
+        if line.count("|") >= len(SQUEUE_FIELDS) - 1  # "CLUSTER: a" heads the jobs of one of several clusters
     ]
     return [_of_squeue(line.split("|", len(SQUEUE_FIELDS) - 1)) for line in lines]
 

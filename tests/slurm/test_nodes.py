@@ -16,7 +16,7 @@ from orchestrator.resources import Resources
 from slurm import nodes, probes
 from slurm.cluster import Checks, Cluster
 from slurm.ledger import Ledger
-from slurm.nodes import UNFIT, bad_nodes, blame, check
+from slurm.nodes import UNFIT, bad_nodes, blame, check, enough_without
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -130,6 +130,13 @@ def test_no_more_than_a_quarter_is_left_out_the_surest_first(cluster: Cluster) -
 
 
 @pytest.mark.usefixtures("eight_nodes")
+def test_a_job_that_needs_all_the_nodes_there_are_leaves_none_out(cluster: Cluster) -> None:
+    assert enough_without(cluster, Resources(nodes=7), ["n3", "elsewhere"])
+    assert not enough_without(cluster, Resources(nodes=8), ["n3"])
+    assert enough_without(cluster, Resources(nodes=7, gpus_per_node=1), ["n3"])
+
+
+@pytest.mark.usefixtures("eight_nodes")
 def test_a_job_keeps_as_many_nodes_as_it_needs(cluster: Cluster) -> None:
     for node in ("n1", "n2"):
         blame(cluster, node, UNFIT, "", run="a")
@@ -202,6 +209,12 @@ def test_a_clock_that_is_behind_is_a_fault(cluster: Cluster, tmp_path: Path) -> 
     (fault,) = check(cluster, Resources(), tmp_path, keeper_time=time.time() + 60)
 
     assert "behind the first node's" in fault
+
+
+def test_a_slow_file_server_is_not_a_clock_that_is_wrong() -> None:
+    assert probes.clock_off(108.0, before=100.0, after=110.0) == 0
+    assert probes.clock_off(108.0, before=100.0, after=101.0) == 7
+    assert probes.clock_off(92.0, before=100.0, after=110.0) == -8
 
 
 def test_what_never_answers_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def test_a_running_job_has_its_nodes_and_a_waiting_one_its_reason_and_estimate(c
     assert (found["orch-b-1"].started, found["orch-b-1"].ended_for_good()) == (None, False)
 
 
+def test_the_heading_of_a_cluster_is_not_taken_for_a_job(commands: Commands) -> None:
+    commands.say("squeue", "CLUSTER: first", RUNNING, "CLUSTER: second")
+
+    assert queue.look(["orch-a-1"])["orch-a-1"].id == "21"
+
+
 def test_one_question_is_asked_for_all_names_and_accounting_only_for_what_is_not_alive(commands: Commands) -> None:
     commands.say("squeue", RUNNING, WAITING)
 
