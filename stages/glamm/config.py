@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.errors import InputError
 from orchestrator.records import record
 
+WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
 
 
@@ -18,6 +19,7 @@ class LanguageConfig:
     """The language model (LLaMA): a Hugging Face folder with weights and tokenizer, or sizes to start from scratch."""
 
     path: Path | None = None
+    adapter: Path | None = None  # of PEFT, for what `path` holds: kept where the model has `lora`, else merged
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4
@@ -41,7 +43,10 @@ class VisionConfig:
 
 @record
 class GroundingConfig:
-    """The grounding image encoder and pixel decoder (SAM): a Hugging Face folder, or sizes to start from scratch."""
+    """The grounding image encoder and pixel decoder (SAM): weights, or sizes to start from scratch.
+
+    Weights are a Hugging Face folder, or one of segment-anything's own files (sam_vit_h_4b8939.pth).
+    """
 
     path: Path | None = None
     image_size: int = 64
@@ -97,18 +102,37 @@ class GlammConfig:
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     region: RegionConfig = field(default_factory=RegionConfig)
     lora: LoraConfig | None = None
+    weights: Path | None = None  # over those of the parts: a GLaMM, GPT4RoI or LLaVA, published or of DeepSpeed
     max_tokens: int = 1536  # of a training sequence, image tokens included
     centre_crop: bool = False  # True: crop as the published weights expect; boxes then miss on non-square images
     roi_side_px: int | None = None  # 224: as the published weights expect; None: the image encoder's own size
 
     def faults(self) -> dict[str, str]:
-        """Names the folders that are not there: key -> message."""
+        """Names the weights that are not there: key -> message."""
         parts = {"language": self.language.path, "vision": self.vision.path, "grounding": self.grounding.path}
-        return {
+        found = {
             f"{name}.path": f"{path} has no config.json: give a model folder in the layout of Hugging Face transformers"
             for name, path in parts.items()
             if path is not None and not (path / "config.json").is_file()
         }
+        grounding, adapter = self.grounding.path, self.language.adapter
+        if grounding is not None and grounding.is_file() and grounding.suffix in WEIGHT_FILES:
+            del found["grounding.path"]  # a file of segment-anything says its sizes by its shapes
+        if adapter is not None and self.language.path is None:
+            found["language.adapter"] = "belongs to the weights of language.path, which is not given"
+        elif adapter is not None and not (adapter / "adapter_config.json").is_file():
+            found["language.adapter"] = f"{adapter} has no adapter_config.json: give a folder that PEFT has saved"
+        if self.weights is not None and not self.weights.exists():
+            found["weights"] = f"{self.weights} is not there"
+        return found
+
+    def files(self) -> list[Path]:
+        """Lists the files that the weights lie in, and whatever is beside them."""
+        paths = (self.language.path, self.language.adapter, self.vision.path, self.grounding.path, self.weights)
+        found = [path for path in paths if path is not None]
+        # two levels: what DeepSpeed names by `latest` lies one deeper
+        below = [file for path in found for form in ("*", "*/*") for file in sorted(path.glob(form)) if file.is_file()]
+        return [*(path for path in found if path.is_file()), *below]
 
 
 @record
@@ -197,6 +221,10 @@ def _vision_settings(config: VisionConfig) -> dict[str, Any]:
 
 
 def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
+    if config.path is not None and config.path.is_file():
+        from stages.glamm.sam_original import read_sam_settings
+
+        return read_sam_settings(config.path)
     if config.path is not None:
         return _read_settings(config.path)
     return {

@@ -1,105 +1,78 @@
-"""Fills the parts of a model from Hugging Face folders, tensor by tensor, whole or partitioned by ZeRO-3."""
+"""Fills a model from weights that others published, tensor by tensor, whole or partitioned by ZeRO-3."""
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.errors import InputError
-from orchestrator.records import record
-from orchestrator.training.optim import whole_shape
-from stages.glamm.config import GlammConfig
-from stages.glamm.initial import fill
+from orchestrator.training.foreign.adapters import keep_adapter, merge_adapter, read_adapter
+from orchestrator.training.foreign.mapping import Layout, fill_from, recognise
+from orchestrator.training.foreign.opening import open_source
+from orchestrator.training.foreign.source import TensorSource
+from orchestrator.training.holdings import saved_buffers
+from orchestrator.training.weights import LoadReport
+from stages.glamm.config import GlammConfig, LoraConfig
+from stages.glamm.published import GROUNDING, LANGUAGE, VISION, WHOLE
 
 log = logging.getLogger(__name__)
 
 GROWING = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
 
-@record
-class Filled:
-    """What came of filling a model from folders."""
+def fill_from_published(model: nn.Module, config: GlammConfig) -> LoadReport:
+    """Fills every part that has weights named; what comes later wins: parts first, then the weights of the whole.
 
-    loaded: frozenset[str]  # names of the model
-    missing: tuple[str, ...]  # in the model's part, not in its folder
-    unused: tuple[str, ...]  # in the folder, not in the model
-
-
-def fill_from_folders(model: nn.Module, config: GlammConfig) -> Filled:
-    """Fills every part whose folder is named; each rank reads the files and keeps what it holds."""
+    Each rank reads the files and keeps what it holds. Of `missing` are the weights that a filled part still lacks.
+    """
+    wanted = {**dict(model.named_parameters()), **dict(saved_buffers(model))}
     loaded: set[str] = set()
-    missing: list[str] = []
+    resized: set[str] = set()
     unused: list[str] = []
-    for prefix, folder in _folders(config):
-        wanted = {name: p for name, p in model.named_parameters() if name.startswith(prefix)}
-        found, strays = _fill_part(wanted, prefix, folder)
-        lacking = sorted(set(wanted) - found - {name for name in wanted if "lora_" in name})
-        log.info("%s: %d tensors loaded, %d missing, %d unused", folder, len(found), len(lacking), len(strays))
-        for word, names in (("missing", lacking), ("unused", strays)):
-            if names:
-                log.info("%s in %s: %s", word, folder, ", ".join(names))
-        loaded |= found
-        missing += lacking
-        unused += strays
-    return Filled(loaded=frozenset(loaded), missing=tuple(missing), unused=tuple(unused))
-
-
-def _folders(config: GlammConfig) -> list[tuple[str, Path]]:
-    parts = (
-        ("language_model.", config.language.path),
-        ("vision_tower.", config.vision.path),
-        ("sam.", config.grounding.path),
+    for source, layouts in _sources(config):
+        layout = recognise(source, layouts)
+        report = fill_from(wanted, source, layout.rules, growing=GROWING)
+        log.info("%s read as %s: %d weights", source.label, layout.title, len(report.loaded))
+        if report.unexpected:
+            log.info("unused in %s: %s", source.label, ", ".join(report.unexpected))
+        loaded |= set(report.loaded)
+        resized = (resized - set(report.loaded)) | set(report.resized)
+        unused += report.unexpected
+    parts = {name.split(".")[0] for name in loaded}
+    fresh = sorted(set(wanted) - loaded)
+    missing = [name for name in fresh if name.split(".")[0] in parts and "lora_" not in name]
+    for word, names in (("newly initialised", fresh), ("resized", sorted(resized))):
+        if names:
+            log.info("%s: %s", word, ", ".join(names))
+    return LoadReport(
+        loaded=tuple(sorted(loaded)), resized=tuple(sorted(resized)), missing=tuple(missing), unexpected=tuple(unused)
     )
-    return [(prefix, path) for prefix, path in parts if path is not None]
 
 
-def _fill_part(wanted: Mapping[str, Tensor], prefix: str, folder: Path) -> tuple[set[str], list[str]]:
-    # under LoRA a linear layer keeps its weight one level deeper
-    names = {name.replace(".base_layer.", "."): name for name in wanted}
-    found: set[str] = set()
-    strays: list[str] = []
-    for stored, tensor in _tensors(folder):
-        name = names.get(prefix + stored.removeprefix("vision_model.").removeprefix("sam."))
-        if name is None:
-            strays.append(stored)
-            continue
-        shape = whole_shape(wanted[name])
-        full = _grown(tensor, shape[0]) if name in GROWING and tensor.shape[0] < shape[0] else tensor
-        if full.shape != shape:
-            raise InputError(f"{folder}: {stored} has the shape {tuple(tensor.shape)}, the model needs {tuple(shape)}")
-        fill(wanted[name], full)
-        found.add(name)
-    return found, strays
+def _sources(config: GlammConfig) -> Iterator[tuple[TensorSource, Sequence[Layout]]]:
+    if config.vision.path is not None:
+        yield open_source(config.vision.path), VISION
+    if config.grounding.path is not None:
+        yield open_source(config.grounding.path), GROUNDING
+    if config.language.path is not None:
+        language = open_source(config.language.path)
+        if config.language.adapter is not None:
+            language = _adapted(language, config.language.adapter, config.lora)
+        yield language, LANGUAGE
+    if config.weights is not None:
+        yield open_source(config.weights), WHOLE
 
 
-def _grown(rows: Tensor, count: int) -> Tensor:
-    """Adds rows for new tokens: the mean of the old ones, which no token is far from."""
-    return torch.cat([rows, rows.float().mean(0, keepdim=True).to(rows.dtype).expand(count - rows.shape[0], -1)])
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
-
-    for path in _files(folder):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                yield name, file.get_tensor(name)
-
-
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        entries: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-        names = sorted({str(name) for name in entries["weight_map"].values()})
-        if any(Path(name).name != name for name in names):
-            raise InputError(f"{index} names files outside its folder")
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    raise InputError(
-        f"{folder} holds no model.safetensors; .bin files are pickles and not opened: convert them to safetensors"
-    )
+def _adapted(language: TensorSource, folder: Path, lora: LoraConfig | None) -> TensorSource:
+    """Merges an adapter, or keeps it where the model has adapters of the same strength."""
+    adapter = read_adapter(folder)
+    if lora is None:
+        return merge_adapter(language, adapter)
+    scale = lora.alpha / lora.rank
+    if adapter.rank != lora.rank or any(extra.scale != scale for extra in adapter.added.values()):
+        raise InputError(
+            f"config.model.lora: rank {lora.rank} and alpha {lora.alpha} are asked for, {folder} has rank "
+            f"{adapter.rank} and alpha {adapter.alpha:g}; allowed: the same, or null, which merges the adapter"
+        )
+    return keep_adapter(language, adapter)

@@ -252,10 +252,8 @@ def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, 
 
 
 def _files_of(model: GlammConfig) -> dict[str, str]:
-    """Tells size and time of change of the files in model folders. Their content would take minutes to read."""
-    folders = [part.path for part in (model.language, model.vision, model.grounding) if part.path is not None]
-    files = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
-    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files}
+    """Tells size and time of change of the files that hold weights. Their content would take minutes to read."""
+    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in model.files()}
 
 
 class RegionPretraining(GlammStage):

@@ -21,7 +21,7 @@ from stages.glamm.config import Blueprint, GlammConfig
 from stages.glamm.decoder import summed_mask_losses
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
-from stages.glamm.pretrained import fill_from_folders
+from stages.glamm.pretrained import fill_from_published
 from stages.glamm.prompts import (
     CAPTION_QUESTIONS,
     GCG_QUESTIONS,
@@ -97,7 +97,7 @@ class GlammTask(TrainTask[GlammBatch]):
                 raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
             loaded = frozenset(report.loaded)
         elif self._start.folders is not None:
-            loaded = fill_from_folders(model, self._start.folders).loaded
+            loaded = frozenset(fill_from_published(model, self._start.folders).loaded)
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
 
     def collate(self, drawn: Sequence[Drawn]) -> GlammBatch:

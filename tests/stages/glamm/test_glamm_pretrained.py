@@ -10,7 +10,7 @@ from transformers import CLIPVisionModel, LlamaForCausalLM, SamModel
 from orchestrator.errors import InputError
 from stages.glamm.config import Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.model import Glamm
-from stages.glamm.pretrained import fill_from_folders
+from stages.glamm.pretrained import fill_from_published
 from tests.stages.glamm_models import TINY, tiny_blueprint, vocabulary
 
 WORDS = vocabulary()
@@ -47,7 +47,7 @@ def test_sizes_come_from_the_folders(folders: GlammConfig) -> None:
 def test_every_part_is_filled_and_new_tokens_begin_at_the_mean_of_the_old(folders: GlammConfig) -> None:
     model = Glamm(blueprint_of(folders))
 
-    filled = fill_from_folders(model, folders)
+    filled = fill_from_published(model, folders)
 
     assert folders.language.path
     assert folders.vision.path
@@ -64,7 +64,7 @@ def test_every_part_is_filled_and_new_tokens_begin_at_the_mean_of_the_old(folder
     )
     assert torch.equal(model.vision_tower.embeddings.patch_embedding.weight, vision.embeddings.patch_embedding.weight)
     assert torch.equal(model.sam.mask_decoder.iou_token.weight, sam.mask_decoder.iou_token.weight)
-    assert (filled.missing, filled.unused) == ((), ())
+    assert (filled.missing, filled.unexpected) == ((), ())
     assert not any(name.startswith(("projector", "region_encoder", "prompt_projection")) for name in filled.loaded)
 
 
@@ -72,7 +72,7 @@ def test_adapters_are_added_beside_the_pretrained_weights(folders: GlammConfig) 
     blueprint = replace(blueprint_of(folders), lora=tiny_blueprint(WORDS, lora=True).lora)
     model = Glamm(blueprint)
 
-    filled = fill_from_folders(model, folders)
+    filled = fill_from_published(model, folders)
 
     name = "language_model.model.layers.0.self_attn.q_proj.base_layer.weight"
     assert folders.language.path
@@ -91,10 +91,10 @@ def test_what_a_folder_lacks_and_what_nobody_needs_is_named(folders: GlammConfig
     save_file({**tensors, "logit_scale": torch.ones(1)}, tmp_path / "model.safetensors")
     config = replace(TINY, vision=replace(TINY.vision, path=tmp_path))
 
-    filled = fill_from_folders(Glamm(tiny_blueprint(WORDS)), config)
+    filled = fill_from_published(Glamm(tiny_blueprint(WORDS)), config)
 
     assert filled.missing == (f"vision_tower.{gone.removeprefix('vision_model.')}",)
-    assert filled.unused == ("logit_scale",)
+    assert filled.unexpected == ("logit_scale",)
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes(folders: GlammConfig) -> None:
@@ -102,18 +102,18 @@ def test_weights_of_another_shape_are_refused_with_both_shapes(folders: GlammCon
     narrow = replace(blueprint, vision=blueprint.vision | {"hidden_size": 8})
 
     with pytest.raises(InputError, match=r"has the shape .*the model needs"):
-        fill_from_folders(Glamm(narrow), replace(TINY, vision=folders.vision))
+        fill_from_published(Glamm(narrow), replace(TINY, vision=folders.vision))
 
 
-def test_pickles_are_not_opened(tmp_path: Path) -> None:
+def test_a_pickle_that_asks_for_more_than_tensors_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
 
-    with pytest.raises(InputError, match="convert them to safetensors"):
-        fill_from_folders(Glamm(tiny_blueprint(WORDS)), replace(TINY, vision=replace(TINY.vision, path=tmp_path)))
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is not opened"):
+        fill_from_published(Glamm(tiny_blueprint(WORDS)), replace(TINY, vision=replace(TINY.vision, path=tmp_path)))
 
 
 def test_an_index_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other.safetensors"}}')
 
     with pytest.raises(InputError, match="outside"):
-        fill_from_folders(Glamm(tiny_blueprint(WORDS)), replace(TINY, vision=replace(TINY.vision, path=tmp_path)))
+        fill_from_published(Glamm(tiny_blueprint(WORDS)), replace(TINY, vision=replace(TINY.vision, path=tmp_path)))
