@@ -5,7 +5,9 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -138,24 +140,48 @@ def test_names_and_values_reach_no_shell(line: Line) -> None:
 
 
 def test_secrets_of_the_environment_are_in_no_file_and_no_answer_of_slurm(line: Line) -> None:
-    line.set(WANDB_API_KEY=SECRET, MLFLOW_TRACKING_PASSWORD=SECRET, HOOK=f"http://127.0.0.1:9/{SECRET}")
+    heard, server = webhook(line.cluster.layout.login)
+    hook = f"http://{line.cluster.layout.login}:{server.server_port}/{SECRET}"
+    line.set(WANDB_API_KEY=SECRET, MLFLOW_TRACKING_PASSWORD=SECRET, HOOK=hook)
     notify = {"webhook_env": "HOOK", "events": ["started", "done"]}
-    line.launch({"first": {"stage": "nap", "config": {"seconds": 3}}}, "--detach", notify=notify)
+    line.launch({"first": {"stage": "nap", "config": {"seconds": 8}}}, "--detach", notify=notify)
     number = line.wait(lambda: line.stage("first")["attempts"])[0]["job_id"]
     told = line.cluster.run(["scontrol", "show", "job", "-dd", number]).stdout
     script = line.cluster.run(["scontrol", "write", "batch_script", number, "-"]).stdout
     line.wait(line.over, 60)
+    line.wait(lambda: len(heard) == 2)
+    server.shutdown()
+    server.server_close()
     accounted = line.cluster.run(["sacct", "-j", number, "-o", "ALL", "-P"]).stdout
     folder = line.run_folder / "first" / "slurm"
     files = [path for path in line.run_folder.rglob("*") if path.is_file()]
 
     assert line.status()["state"] == "done"
+    assert [message["event"] for message in heard] == ["started", "done"]
     assert "JobId=" in told
     assert "submitit" in script
     for said in (told, script, accounted):
         assert SECRET not in said
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def webhook(address: str) -> tuple[list[dict[str, Any]], ThreadingHTTPServer]:
+    """Starts a server that hears what jobs tell."""
+    heard: list[dict[str, Any]] = []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return heard, server
 
 
 def test_who_may_not_write_looks_and_is_told_why_he_cannot_launch(line: Line) -> None:
