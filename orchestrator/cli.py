@@ -159,13 +159,13 @@ def runs(*, as_json: options.Json = False) -> None:
     Example: orch runs --json
     """
     from orchestrator.display import make_console, runs_table
-    from orchestrator.status import known_runs, status
+    from orchestrator.status import known_runs, statuses
 
-    statuses = [status(directory, _launcher_of) for directory in known_runs(session.runs_folder())]
+    shown = statuses(known_runs(session.runs_folder()), _launcher_of)
     if as_json:
-        print(json.dumps(statuses, indent=1))
+        print(json.dumps(shown, indent=1))
     else:
-        make_console().print(runs_table(statuses))
+        make_console().print(runs_table(shown))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ class Observer:
 def status(directory: Path, place: Place) -> dict[str, Any]:
     """Returns what `orch status --json` prints (interface.md), after the launcher has closed what ended unseen."""
     return Observer(directory, place).look()
+
+
+def statuses(directories: Sequence[Path], place: Place) -> list[dict[str, Any]]:
+    """Returns the status of many runs; a launcher that did not answer for one is not asked for the others."""
+    silent: dict[str | None, str] = {}
+    found = []
+    for directory in directories:
+        launch = read_launch(directory)
+        name = None if launch is None or launch.ended is not None else launch.launcher
+        known = read_status(directory, Answer(silence=silent[name])) if name in silent else status(directory, place)
+        if known["silence"] is not None:
+            silent[name] = known["silence"]
+        found.append(known)
+    return found
 
 
 def read_stage(directory: Path, name: str, answer: Answer | None = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from orchestrator.state import (
     write_launch,
     write_state,
 )
-from orchestrator.status import Observer, cancel_run, known_runs, latest_run, read_stage, status
+from orchestrator.status import Observer, cancel_run, known_runs, latest_run, read_stage, status, statuses
 
 HERE = LocalLauncher()
 
@@ -299,3 +299,12 @@ def test_nothing_is_asked_of_a_run_that_has_ended(run: Path) -> None:
 
     assert observer(run, queue).look()["silence"] is None
     assert queue.asked == 0
+
+
+def test_a_launcher_that_is_silent_about_one_run_is_not_asked_about_the_next(run: Path) -> None:
+    queue = Queue()
+    queue.error = SurroundingsError("Slurm does not answer")
+    shown = statuses([run, run, run], lambda _: queue)
+
+    assert [one["silence"] for one in shown] == ["Slurm does not answer"] * 3
+    assert queue.asked == 1
