@@ -68,6 +68,7 @@ class Chain:
         }
         self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for
         self.fates: dict[str, Fate] = {}
+        self.full = False  # the site takes no more jobs of this user for now
         self._doomed: list[str] = []
 
     def folder(self, name: str) -> Path:
@@ -113,8 +114,10 @@ class Chain:
         stage = self.folder(name)
         submissions.make_folder(stage)
         self._notice_done(name)
-        if any(self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)):
-            return "alive"  # the id of a parent is not known yet; whoever looks next knows it
+        if self.full or any(
+            self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)
+        ):
+            return "alive"  # the queue has no room, or a parent's id is not known yet: whoever looks next goes on
         resources = Resources(**self.documents[name]["resources"])
         submission = self._described(name, resources, decision)
         if not submissions.intend(stage, submission, instead_of=instead_of):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.notify import PATIENCE_S, Event, tell, tell_failure
 from orchestrator.state import read_launch, read_state
-from slurm import ear
+from slurm import ear, submissions
 from slurm.cluster import Cluster
 
 FORWARDER_AFTER_S = 5.0  # the ranks start first: two imports at once would delay both
@@ -54,7 +54,7 @@ class Company:
 
     def end(self, *, done: bool) -> None:
         """Leaves: at once if followers wait for this job to end, else not before the run is put in order."""
-        if done and not self._is_last():
+        if done and not self._is_last() and self._is_whole():
             self._stop_forwarder()
             return
         self._settle()
@@ -72,6 +72,13 @@ class Company:
         launch = read_launch(self._run)
         wanted = [] if launch is None else [entry["name"] for entry in launch.stages if entry["action"] != "reuse"]
         return launch is not None and all(read_state(self._run / name).state == "done" for name in reversed(wanted))
+
+    def _is_whole(self) -> bool:
+        """Tells whether the launch came to its last stage: it may have been killed, or the queue was full."""
+        launch = read_launch(self._run)
+        names = [] if launch is None else [entry["name"] for entry in launch.stages if entry["action"] != "reuse"]
+        found = submissions.read_submission(self._run / names[-1]) if names else None
+        return found is not None and launch is not None and found.launch == launch.started
 
     def _settle(self) -> None:
         from slurm.launcher import SlurmLauncher

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ PATIENCE_S = 120  # sbatch repeats itself for as long as the controller is busy;
 KILLED_EXIT = 124  # of `timeout`
 # what one process of a job tells another; a job that is submitted from inside a job must not inherit it
 RANK_VARIABLES = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+FULL = re.compile(r"SubmitJob\w*Limit")  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit and their like
 # Slurm's words -> the key that is to blame: of the cluster file, or of a stage
 KEYS: tuple[tuple[str, str], ...] = (
     ("partition name", "partition"),
@@ -41,6 +43,10 @@ KEYS: tuple[tuple[str, str], ...] = (
 )
 
 
+class QueueFull(SlurmAway):
+    """This user has as many jobs in the queue as the site allows: later it will take more."""
+
+
 class SubmissionRefused(InputError):
     """Slurm will not take a job; the message names the key that is to blame and holds Slurm's words."""
 
@@ -48,20 +54,24 @@ class SubmissionRefused(InputError):
 def send(folder: Path, parameters: Mapping[str, Any], python: str, work: "StageJob") -> str:
     """Submits the job of a stage, and returns its id.
 
-    Raises SubmissionRefused if Slurm said no, and SlurmAway if it said nothing: then the job may exist all the same,
-    and is to be looked for by name.
+    Raises SubmissionRefused if Slurm said no, QueueFull if it said not now, and SlurmAway if it said nothing: then the
+    job may exist all the same, and is to be looked for by name.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if shutil.which("sbatch") is None:
         raise SlurmAway("there is no Slurm here: the command sbatch is not in PATH")
-    complaint = io.StringIO()
+    complaint, before = io.StringIO(), {*folder.glob("*.sh"), *folder.glob("*.pkl")}
     try:
         with _quiet(complaint):
             executor = _executor(folder, parameters, python)
             return str(executor.submit(work).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
+        for left in {*folder.glob("*.sh"), *folder.glob("*.pkl")} - before:  # each look at a full queue would add some
+            left.unlink()
         words = said(str(error)) or said(complaint.getvalue())
+        if FULL.search(words):
+            raise QueueFull(f"Slurm takes no more jobs of yours for now: sbatch: {words}") from None
         cause = error.__cause__
         gave_up = isinstance(cause, CalledProcessError) and cause.returncode == KILLED_EXIT
         if gave_up or is_away(words) or not words:

@@ -20,7 +20,7 @@ from slurm.chain import Chain, Fate
 from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun
 from slurm.queue import FORGOTTEN, JobFacts, Survey
 from slurm.reasons import in_words
-from slurm.sbatch import SubmissionRefused, carries
+from slurm.sbatch import QueueFull, SubmissionRefused, carries
 from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
@@ -57,6 +57,9 @@ class Settler:
             chain.ids[name] = None if found is None else found.job_id or (facts.id if facts else None)
             try:
                 chain.fates[name] = self._settle(name, found, facts, survey)
+            except QueueFull as full:
+                log.info("%s: %s", name, full)
+                chain.fates[name], chain.full = "alive", True
             except SubmissionRefused as refusal:
                 log.warning("%s: %s", name, refusal)
                 chain.fates[name] = "blocked"
