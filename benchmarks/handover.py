@@ -82,10 +82,10 @@ def _hand_overs(cluster: DevCluster, orch: Orch, folder: Path, size: _Size) -> C
         name = f"ours_{number}"
         recipe = write_chain(folder / f"{name}.yaml", name, size.linked)
         orch("launch", str(recipe), "--on", str(cluster.cluster_file()), "--detach")
-        ours += gaps(_awaited(folder / "runs" / name, size.linked))
+        ours += gaps(awaited(folder / "runs" / name, size.linked))
         chain = BareChain(cluster, orch, write_chain(folder / f"bare_{number}.yaml", f"bare_{number}", size.linked))
         chain.submit()
-        bare += gaps(_awaited(chain.run, size.linked))
+        bare += gaps(awaited(chain.run, size.linked))
         cluster.wait_idle(60)
         _say(f"round {number + 1}: ours {statistics.median(ours):.2f} s, bare {statistics.median(bare):.2f} s")
     how = f"{len(ours)} hand-overs of {size.linked} stages each way; from a stage's last line to the next one's first"
@@ -167,7 +167,7 @@ def added(name: str, ours: Sequence[float], bare: Sequence[float], peer: str, ho
     return found | {"bar": ADDED_BAR_S, "holds": more <= ADDED_BAR_S, "note": note}
 
 
-def _awaited(run: Path, stages: int, timeout_s: float = 300) -> list[Path]:
+def awaited(run: Path, stages: int, timeout_s: float = 600) -> list[Path]:
     """Waits until the last stage is done and returns the logs of all."""
     deadline = time.monotonic() + timeout_s
     last = run / f"link_{stages - 1:04d}" / "shards" / "manifest.json"

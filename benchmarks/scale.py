@@ -66,5 +66,5 @@ def _told(cell: str, found: list[Claim]) -> list[Claim]:
 if __name__ == "__main__":
     try:
         main()
-    except (OrchError, subprocess.SubprocessError) as error:
+    except (OrchError, TimeoutError, subprocess.SubprocessError) as error:
         sys.exit(f"benchmarks.scale: {error}")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from benchmarks import claims
 from benchmarks.bare import BareChain
 from benchmarks.claims import Claim
 from benchmarks.command import Orch
-from benchmarks.handover import write_chain
+from benchmarks.handover import awaited, write_chain
 from slurm.devcluster import DevCluster
 
 # what slurmd and slurmstepd send for any job, whoever submitted it
@@ -36,11 +35,11 @@ def _counted(cluster: DevCluster, folder: Path, stages: int) -> list[Claim]:
 
     def launch() -> None:
         orch("launch", str(ours_recipe), "--on", str(cluster.cluster_file()), "--detach")
-        _wait_for(folder / "runs" / "ours", stages)
+        awaited(folder / "runs" / "ours", stages)
 
     def submit() -> None:
         chain.submit()
-        _wait_for(chain.run, stages)
+        awaited(chain.run, stages)
 
     ours, bare = _during(cluster, launch), _during(cluster, submit)
     look = sum(_during(cluster, lambda: orch("status", "ours", "--json")).values())
@@ -69,15 +68,6 @@ def _during(cluster: DevCluster, act: Callable[[], object]) -> dict[str, int]:
     cluster.wait_idle(60)
     cluster.run(["sdiag", "--reset"], check=True)
     act()
-    time.sleep(1)
     text = cluster.run(["sdiag"], check=True).stdout
     kinds = text.partition("statistics by message type")[2].partition("statistics by user")[0]
     return {kind.removeprefix("REQUEST_").lower(): int(count) for kind, count in OWN.findall(kinds)}
-
-
-def _wait_for(run: Path, stages: int, timeout_s: float = 300) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not (run / f"link_{stages - 1:04d}" / "shards" / "manifest.json").is_file():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{run} is not done after {timeout_s:.0f} s")
-        time.sleep(0.1)
