@@ -16,7 +16,7 @@ from slurm.asking import SlurmAway, SlurmRefused
 from slurm.lost import record_unbegun
 from slurm.queue import JobFacts, Survey
 from slurm.request import job_name
-from slurm.sbatch import SubmissionRefused
+from slurm.sbatch import QueueFull, SubmissionRefused
 from slurm.submissions import Submission
 
 Fate = Literal["done", "alive", "blocked"]  # "alive" = there is, or will be, a job; "blocked" = not in this launch
@@ -114,6 +114,7 @@ class Chain:
         stage = self.folder(name)
         submissions.make_folder(stage)
         self._notice_done(name)
+        self.full = self.full or submissions.refused_lately(stage)
         if self.full or any(
             self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)
         ):
@@ -125,6 +126,11 @@ class Chain:
         self._show(stage, "queued", instead_of={"waiting", "failed"})
         try:
             job_id = self.slurm.submit(stage, submission, resources, decision.delay_s if decision else 0.0)
+        except QueueFull:
+            found = submissions.read_submission(stage)
+            if found is not None and found.token == submission.token:
+                submissions.withdraw(stage, found, event=submissions.REFUSED)
+            raise
         except SubmissionRefused as refusal:
             if PURGED in str(refusal).lower():
                 self.take_back(name, None)

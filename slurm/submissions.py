@@ -25,6 +25,8 @@ FOLDER = "slurm"
 SUBMISSION = "submission.json"
 HISTORY = "submissions.jsonl"
 LOCK = "lock"
+REFUSED = "refused"  # in the history: Slurm has said that there is no job of this submission
+FULL_S = 30.0
 PATIENCE_S = 30.0  # whoever holds the lock writes two small files
 POLL_S = 0.02
 
@@ -134,12 +136,12 @@ def claim(stage: Path, token: str, job_id: str) -> bool:
         return True
 
 
-def withdraw(stage: Path, seen: Submission) -> bool:
+def withdraw(stage: Path, seen: Submission, *, event: str = "withdrawn") -> bool:
     """Takes a submission back: no job of it may begin from now on. False if it is no longer what the caller saw."""
     with locked(stage):
         if read_submission(stage) != seen:
             return False
-        _remember(stage, "withdrawn", seen)
+        _remember(stage, event, seen)
         (folder_of(stage) / SUBMISSION).unlink()
         return True
 
@@ -154,8 +156,16 @@ def put(path: Path, plain: Mapping[str, Any]) -> None:
 def strays(stage: Path, launch: float) -> list[str]:
     """Returns the names of this launch's submissions that no longer count; jobs of them may exist all the same."""
     current = read_submission(stage)
-    given_up = {line["name"]: None for line in _history(stage) if line["launch"] == launch}
-    return [name for name in given_up if current is None or name != current.name]
+    lines = [line for line in _history(stage) if line["launch"] == launch]
+    settled = {line["name"] for line in lines if line["event"] == REFUSED}
+    return [name for name in dict.fromkeys(line["name"] for line in lines)
+            if name not in settled and (current is None or name != current.name)]  # fmt: skip
+
+
+def refused_lately(stage: Path) -> bool:
+    """Tells whether Slurm had no room for a stage a moment ago: it need not be asked with every look."""
+    *_, last = [{}, *_history(stage)]
+    return last.get("event") == REFUSED and time.time() < float(last["at"]) + FULL_S
 
 
 def count(stage: Path, launch: float) -> int:

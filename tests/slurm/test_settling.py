@@ -377,6 +377,26 @@ def test_a_chain_that_slurm_stopped_answering_for_is_finished_later(run: Path, s
     assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
 
 
+def test_a_chain_that_is_longer_than_the_queue_goes_in_as_there_is_room(
+    run: Path, slurm: ToySlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.room = 1
+    with pytest.raises(SlurmAway):
+        submit(run, slurm)
+
+    for _ in range(20):
+        _, alive = settle(run, slurm)
+    asked_at_leisure = slurm.asked.count("train")
+    names = slurm.asked_for
+    monkeypatch.setattr(submissions, "FULL_S", 0.0)
+    ran = work_through(run, slurm)
+
+    assert alive
+    assert asked_at_leisure == 1
+    assert len(names) == 1  # what Slurm refused cannot have a job
+    assert ran == dict.fromkeys(CHAIN, 1)
+
+
 FATES = st.sampled_from(["taken", "taken", "killed before", "killed after", "late", "away"])
 ACTS = st.sampled_from(["settle", "settle", "arrive", "begin", "finish"])
 

@@ -22,7 +22,7 @@ from orchestrator.state import (
 from slurm import submissions
 from slurm.asking import SlurmAway
 from slurm.queue import JobFacts, Survey
-from slurm.sbatch import SubmissionRefused
+from slurm.sbatch import QueueFull, SubmissionRefused
 from slurm.submissions import Submission
 
 
@@ -43,6 +43,7 @@ class ToySlurm:
         self.accounting = True
         self.asked_for: list[str] = []  # by name, the last time
         self.refused: set[str] = set()
+        self.room: int | None = None  # for so many jobs
         self.fate: Callable[[], str] = lambda: "taken"
         self.asked: list[str] = []
         self._ids = itertools.count(1)
@@ -71,6 +72,8 @@ class ToySlurm:
     def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
         del resources, delay_s
         self.asked.append(stage.name)
+        if self.room is not None and sum(not job.ended_for_good() for job in self.jobs.values()) >= self.room:
+            raise QueueFull("QOSMaxSubmitJobPerUserLimit")
         if stage.name in self.refused:
             raise SubmissionRefused("Invalid partition name specified")
         if not {*submission.after_ids} <= {*self.jobs}:
