@@ -83,17 +83,32 @@ def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
     """Writes pieces that together cover each tensor exactly once. Collective: every rank must call."""
     named = {piece.name: piece for piece in pieces}
     writer = FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
+    _prepare(directory, named, world)
     try:
-        if world.is_main:
-            directory.mkdir(parents=True, exist_ok=True)
-            shapes = {n: {"shape": list(p.shape), "dtype": _dtype_name(p.local.dtype)} for n, p in named.items()}
-            write_json(directory / TENSORS, shapes)
         with _alone_is_meant():
             save(named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined)
     except CheckpointException as error:
         if isinstance(cause := _cause(error), OSError):
             raise SurroundingsError(f"{directory}: {cause}") from error
         raise
+
+
+def _prepare(directory: Path, named: Mapping[str, Piece], world: World) -> None:
+    """Makes the folder and lists the tensors, on the first rank; raises on all if it cannot.
+
+    Collective: every rank must call.
+    """
+    problem = None
+    if world.is_main:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            shapes = {n: {"shape": list(p.shape), "dtype": _dtype_name(p.local.dtype)} for n, p in named.items()}
+            write_json(directory / TENSORS, shapes)
+        except OSError as error:
+            problem = str(error)
+    problem = world.broadcast(problem)
+    if problem is not None:  # on all ranks, or the others would wait for the first inside torch
+        raise SurroundingsError(f"{directory}: {problem}")
 
 
 def read(directory: Path, pieces: Iterable[Piece], *, reader: "Reader | None" = None) -> None:
