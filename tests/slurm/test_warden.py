@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,8 +130,9 @@ def test_the_signal_of_a_time_limit_leaves_the_time_until_the_limit(place: Place
     os.kill(warden.pid, signal.SIGUSR2)
 
     assert warden.wait(30) == 0
-    assert "told to stop by SIGUSR2: 9" in place.log()  # ninety-odd seconds, not the nine of the grace time
-    assert "told to stop by SIGUSR2: 9 s" not in place.log()
+    left = re.search(r"told to stop by SIGUSR2: (\d+) s", place.log())
+    assert left is not None
+    assert 50 < int(left[1]) <= 100  # not the nine of the grace time
 
 
 def test_a_worker_that_is_killed_takes_the_step_along_and_says_where_it_was(place: Place) -> None:
