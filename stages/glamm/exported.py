@@ -15,9 +15,9 @@ from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.records import record
 from orchestrator.training.foreign.adapters import LowRank, Merged, Renamed
 from orchestrator.training.foreign.source import TensorSource
+from orchestrator.training.foreign.writing import write_shards
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.training.weights import StoredWeights
-from stages.export.streaming import write_shards
 from stages.glamm.collate import CLIP_MEAN, CLIP_STD, SAM_MEAN, SAM_STD
 from stages.glamm.config import Blueprint, LoraConfig
 from stages.glamm.tokenizer import FILES, Vocabulary

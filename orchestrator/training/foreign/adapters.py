@@ -124,7 +124,7 @@ def merge_adapter(base: TensorSource, adapter: Adapter) -> Merged:
 
 def keep_adapter(base: TensorSource, adapter: Adapter) -> TensorSource:
     """Puts an adapter beside its weights, under the names that a model with adapters in place has for them."""
-    names = {}
+    names: dict[str, str] = {}
     for name, extra in adapter.added.items():
         _merged_entry(name, extra, base, adapter.source)
         layer = name.removesuffix(".weight")

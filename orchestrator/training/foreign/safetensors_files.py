@@ -33,7 +33,7 @@ class SafetensorsFile:
         """Reads the header."""
         self.label = str(path)
         try:
-            self._file: Any = safe_open(path, framework="pt").__enter__()  # open until nobody holds this object
+            self._file: Any = safe_open(path, framework="pt")  # open until nobody holds this object
         except (SafetensorError, OSError) as error:
             raise DamagedArtifact(f"{path} cannot be read: {error}") from None
         self.entries: dict[str, Entry] = {}

@@ -87,7 +87,7 @@ def open_zero(path: Path) -> ZeroCheckpoint:
     """Opens a checkpoint; refuses one that lacks files, or that was cut in ways which are not undone here."""
     folder = _tagged(path)
     models, optimizers = (sorted(folder.glob(pattern), key=_natural) for pattern in (_MODEL, _OPTIMIZER))
-    _refuse_other_cuts(folder, [*models, *optimizers])
+    _refuse_other_cuts(folder)
     if not models:
         raise DamagedArtifact(f"{folder} lacks {_MODEL}")
     states = [load_plain(file, STAND_INS) for file in models]
@@ -215,7 +215,7 @@ def _overlaps(flats: Sequence[Tensor], offset: int, length: int) -> Iterator[_Ru
 def _frozen_cuts(states: Sequence[Mapping[str, Any]], ranks: int) -> Iterator[tuple[str, _Cut]]:
     """Finds the frozen weights; older versions, and runs that were told so, saved none."""
     for name, shape in (states[0].get("frozen_param_shapes") or {}).items():
-        fragments = [(state.get("frozen_param_fragments") or {}).get(name) for state in states[:ranks]]
+        fragments: list[Any] = [(state.get("frozen_param_fragments") or {}).get(name) for state in states[:ranks]]
         if all(isinstance(fragment, Tensor) for fragment in fragments):
             runs = tuple(_Run(flat=fragment, start=0, length=fragment.numel()) for fragment in fragments)
             yield name, _Cut(entry=Entry(shape=tuple(shape), dtype=fragments[0].dtype), runs=runs)
@@ -236,9 +236,10 @@ def _tagged(path: Path) -> Path:
     return path / tag
 
 
-def _refuse_other_cuts(folder: Path, files: Sequence[Path]) -> None:
+def _refuse_other_cuts(folder: Path) -> None:
+    names = sorted(file.name for file in folder.glob("*_states.pt"))
     for pattern, reason in _REFUSED.items():
-        if found := [file.name for file in files if re.fullmatch(pattern, file.name)]:
+        if found := [name for name in names if re.fullmatch(pattern, name)]:
             raise InputError(f"{folder} was cut by {reason}, which is not undone here: {few(found)}")
 
 
