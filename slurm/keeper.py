@@ -133,12 +133,15 @@ class Keeper:
         folder.mkdir(parents=True, exist_ok=True)
         with _logging_to(folder / KEEPER_LOG):
             log.info("attempt %d: job %s on %s", attempt.number, place.job_id, ", ".join(place.nodes))
-            environment = environment_of_ranks(
-                place, attempt=attempt.number, interface=cluster.interface, grace_s=cluster.grace_s, signal_s=signal_s,
-                tasks_per_node=rank_count(self._resources),
-            )  # fmt: skip
             command = srun_command(cluster, self._document, self._run, self._name)
-            finished = run_ranks(command, folder, environment, grace_s=cluster.grace_s, tick=self._tick)
+            try:
+                environment = environment_of_ranks(
+                    place, attempt=attempt.number, interface=cluster.interface, grace_s=cluster.grace_s,
+                    signal_s=signal_s, tasks_per_node=rank_count(self._resources),
+                )  # fmt: skip
+                finished = run_ranks(command, folder, environment, grace_s=cluster.grace_s, tick=self._tick)
+            except OSError as error:  # no port, no name, no srun: an attempt that failed, not one that stays open
+                finished = Finished(code=SURROUNDINGS, told=False, lines=(f"error: {error}",))
             return self._judge(attempt, finished, signal_s)
 
     def _tick(self) -> None:
