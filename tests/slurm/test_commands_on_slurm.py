@@ -15,7 +15,7 @@ from tests.command_line import Orch
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
 
-SLOW = {"stage": "count", "config": {"steps": 300, "save_every": 5, "pause_s": 0.1}}
+SLOW = {"stage": "count", "config": {"steps": 900, "save_every": 5, "pause_s": 0.1}}
 AFTER = {"stage": "add", "inputs": {"value": "first.value"}}
 
 
