@@ -62,7 +62,7 @@ class SampleStream:
         world_size: int,
         workers: int = 0,
         prefetch: int = 2,
-        worker_timeout_s: float = 120.0,
+        worker_timeout_s: float = 45.0,
         remote: Remote | None = None,
     ) -> None:
         """Opens the sources. `weights` are shares of the turns, empty = equal; `workers` are processes of this rank.

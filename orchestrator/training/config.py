@@ -89,7 +89,7 @@ class TrainConfig:
     save: SaveConfig = incidental(default_factory=SaveConfig)
     workers: int = incidental(default=2)  # data processes a rank; 0 = read in the training process
     prefetch: int = incidental(default=2)  # micro-batches that each of them computes ahead
-    worker_timeout_s: float = incidental(default=120.0)  # for one micro-batch; then the process is replaced
+    worker_timeout_s: float = incidental(default=45.0)  # for a micro-batch, then it is replaced; below `watch`'s limit
     remote: Remote = incidental(default_factory=Remote)  # how shards behind URLs are read, and kept on each node
     max_bad_fraction: float = incidental(default=0.01)  # of the samples drawn; training stops if more are damaged
 
