@@ -30,12 +30,13 @@ from orchestrator.state import (
     read_state,
     write_state,
 )
+from orchestrator.stopping import measured_save_s
 from orchestrator.wishes import wish_of
 from slurm import ear, submissions
 from slurm.attempt import KEEPER_LOG, Allocation, Finished, Standing, environment_of_ranks, run_ranks
 from slurm.cluster import reopen_cluster
 from slurm.company import Company
-from slurm.request import srun_command
+from slurm.request import signal_seconds, srun_command
 
 if TYPE_CHECKING:
     from slurm.queue import JobFacts
@@ -125,6 +126,8 @@ class Keeper:
         place, cluster = self._allocation, self._cluster
         submission = submissions.read_submission(self._stage)
         signal_s = submission.signal_s if submission is not None else 0
+        if save_s := measured_save_s(self._stage):  # Slurm goes by what was known when the job was submitted
+            signal_s = max(signal_s, signal_seconds(cluster, self._resources, save_s=save_s))
         with submissions.locked(self._stage):
             attempt = self._insist(
                 lambda: open_attempt(self._stage, launcher=cluster.name, job_id=place.job_id, nodes=place.nodes)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import socket
@@ -72,6 +73,8 @@ class Warden:
         self._document = read_plain_stage(run / stage)
         self._folder = run / stage / "logs" / f"attempt_{task.attempt}"
         self._deadline = None if task.left_s is None else time.time() + task.left_s
+        left_s = task.left_s if task.left_s is not None and task.left_s > task.signal_s > 0 else math.inf
+        self._stop_at = time.time() + left_s - task.signal_s
         self._stop_by = os.memfd_create("orch-stop")  # read by the worker: as good as a file, and gone with us
         self._told_to_leave = False
         _adopt_orphans()
@@ -138,6 +141,8 @@ class Warden:
         kill_at: float | None = None
         while worker.poll() is None:
             heard = ear.listen(CHECKING_TICK_S if check.going_on() else TICK_S)
+            if heard is None and time.time() > self._stop_at:
+                heard = signal.SIGUSR2  # Slurm speaks once to a job, by a clock of half a minute, and never again
             if heard in {signal.SIGTERM, signal.SIGUSR2}:
                 self._ask_to_stop(worker, heard)
             if check.faults() or (kill_at is not None and time.monotonic() > kill_at):
@@ -159,7 +164,7 @@ class Warden:
             left_s = min(left_s, self._task.grace_s)
         log.info("told to stop by %s: %.0f s are left", signal.Signals(heard).name, left_s)
         os.pwrite(self._stop_by, f"{now + left_s:<20.3f}".encode(), 0)
-        self._told_to_leave = True
+        self._told_to_leave, self._stop_at = True, math.inf
         worker.terminate()
 
 

@@ -101,6 +101,16 @@ def test_a_worker_that_ends_well_leaves_its_outputs_and_no_record_of_an_exit(pla
     assert not (place.logs / "rank_0.exit.json").exists()
 
 
+def test_a_worker_is_told_before_the_time_is_over_even_if_slurm_is_silent(place: Place) -> None:
+    place.prepare(COUNTS)
+
+    code = place.start(ORCH_LEFT_S="9", ORCH_SIGNAL_S="5").wait(60)
+
+    assert code == 0
+    assert (place.exit()["exit"], place.exit()["told_to_leave"]) == (75, True)
+    assert "5 s are left" in place.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_to_every_process_lets_the_worker_save_and_the_others_live(
     place: Place, number: signal.Signals
