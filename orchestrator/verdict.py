@@ -126,7 +126,7 @@ def _unrecorded(folder: Path, ended: Exit) -> tuple[Cause, str]:
         found = read_plain(folder / f"node_{ended.node}.json").get("faults", [])
         return "node_failure", f"{ended.node} is not fit for work: {'; '.join(map(str, found))}"
     status = ended.exit if ended.exit is not None else -signal_number(ended.signal or "")
-    full = ended.exit is not None and ended.exit not in {0, PREEMPTED_EXIT} and _is_full(folder)
+    full = ended.exit is not None and ended.exit not in {0, PREEMPTED_EXIT} and is_full(folder)
     if full:
         return "disk", f"there is no space left on the disk of {folder}"
     return cause_of_exit(status, oom_kills=ended.oom_kills)
@@ -219,7 +219,8 @@ def _hangs(fault: _Fault) -> bool:
     return fault.ended is not None and bool(fault.ended.hang)
 
 
-def _is_full(folder: Path) -> bool:
+def is_full(folder: Path) -> bool:
+    """Tells whether the disk of a folder has no room, not even for a word of why a rank ended."""
     try:
         return shutil.disk_usage(folder).free < NO_SPACE_BYTES
     except OSError:

@@ -49,7 +49,7 @@ class Container:
 class Checks:
     """What a node must be before it may join a job."""
 
-    disk_gb: float = 1.0  # free on the run's file system and in the temporary folder
+    disk_gb: float = 1.0  # free in the temporary folder
     clock_s: float = 5.0  # how far its clock may be off
     gpus: bool = True  # count and memory errors of its GPUs, where the stage asks for any
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.resources import Resources, rank_count
 from orchestrator.state import Attempt, Ending, outputs_ready
-from orchestrator.verdict import Outside, verdict
+from orchestrator.verdict import Outside, is_full, verdict
 from orchestrator.wishes import wish_of
 from slurm.attempt import Allocation, Finished, Standing, described
 from slurm.lost import cancelled, lines_of
@@ -44,7 +44,7 @@ def ending_of(
         nodes=[node for node in attempt.nodes for _ in range(tasks)],
     )  # fmt: skip
     if found.state == "done":
-        return _silent(finished, known)
+        return _silent(stage, finished, known)
     if found.cause == "cancelled":
         by_whom = cancelled(stage.parent, stage.name, None)
         return replace(found, state="cancelled", detail=by_whom.detail)
@@ -65,11 +65,14 @@ def _known(stage: Path, attempt: Attempt, finished: Finished, now: Standing) -> 
     return known
 
 
-def _silent(finished: Finished, known: Outside) -> Ending:
+def _silent(stage: Path, finished: Finished, known: Outside) -> Ending:
     """No rank left a word, yet the outputs are missing: srun may know."""
     if finished.code == 0:
         told = "every process ended well, but outputs are missing"
         return Ending(state="failed", cause="code_error", detail=told, evidence=known.evidence)
+    if is_full(stage):
+        told = f"there is no space left on the disk of {stage}: no rank could write down why it ended"
+        return Ending(state="failed", cause="disk", detail=told, evidence=known.evidence)
     said = next((line for line in reversed(finished.lines) if "error" in line.lower()), "it said nothing")
     told = f"the ranks could not be started, or were killed with all they know: srun ended with {finished.code}; {said}"
     return Ending(state="failed", cause="unknown", detail=told, evidence=(*known.evidence, said), node=known.node)

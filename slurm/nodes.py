@@ -33,7 +33,7 @@ def check(cluster: Cluster, resources: Resources, run: Path, *, keeper_time: flo
     """
     probed: dict[str, Callable[[], Iterable[str]]] = {
         "the GPUs": partial(probes.gpu_faults, cluster, resources),
-        "the disks": partial(probes.disk_faults, cluster, run),
+        "the disks": partial(probes.disk_faults, cluster),
         "the run folder": partial(probes.run_faults, cluster, run, keeper_time),
         "the network interface": partial(probes.interface_faults, cluster),
         "the memory": partial(probes.memory_faults, resources),

@@ -21,7 +21,7 @@ from slurm.drill.server import TrackingServer
 from slurm.drill.trace import Trace, executions
 
 HOSTS = 4  # one more than the training needs: it can go on without a bad one
-SMALL_DISK_MB, LEAST_DISK_GB = 48, 0.001
+SMALL_DISK_MB = 48
 _IDLE_S = 90.0
 
 
@@ -160,8 +160,6 @@ def rehearsal(folder: Path, scenarios: Sequence[Scenario], *, keep: bool) -> Ite
             disk = stack.enter_context(faults.small_disk(folder / "disk", SMALL_DISK_MB))
         cluster = DevCluster.up(folder / "cluster", name=cluster_name(), nodes=HOSTS)
         stack.callback(cluster.down)
-        with cluster.cluster_file().open("a", encoding="utf-8") as file:
-            file.write(f"checks: {{disk_gb: {LEAST_DISK_GB}}}\n")  # or no host would do with a small disk
         yield Rehearsal(cluster, folder, disk)
         if keep:
             stack.pop_all()
