@@ -166,6 +166,11 @@ class Settler:
             elif wish is not None or (facts is not None and facts.state == "CANCELLED"):
                 self._record(name, cancelled(self._chain.directory, name, facts), facts)
                 return "blocked"
+            elif found.job_id not in {attempt.job_id for attempt in read_state(stage).attempts}:
+                ending = self._stillborn(name, found, facts)  # it claimed, and broke before it could begin
+                if ending is not None:
+                    self._record(name, ending, facts)
+                    return "blocked"
         if not decision.again or self._is_blocked(name):
             return "done" if read_state(stage).state == "done" else "blocked"
         return self._chain.send(name, found, decision)

@@ -344,6 +344,20 @@ def test_a_job_that_ends_before_its_keeper_begins_fails_the_stage_and_says_where
     assert read_state(run / "data").state == "failed"
 
 
+def test_a_keeper_that_breaks_before_its_first_attempt_is_not_asked_for_for_ever(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    found = submissions.read_submission(run / "data")
+    assert found is not None
+    submissions.claim(run / "data", found.token, "1")
+    (run / "data" / "slurm" / "1_submitted.pkl").touch()
+    slurm.end("1", "FAILED")
+
+    settle(run, slurm)
+
+    assert slurm.asked.count("data") == 1
+    assert "1_0_log.err" in read_state(run / "data").attempts[-1].detail
+
+
 def test_jobs_that_slurm_loses_before_they_begin_are_asked_for_again_a_few_times_only(
     run: Path, slurm: ToySlurm
 ) -> None:
