@@ -88,7 +88,10 @@ def test_every_stage_gives_the_weights_that_deepspeeds_own_converter_gives(saved
     source = open_source(saved / name)
     theirs = _converted(saved / name)
 
-    assert set(source.entries) == set(theirs)
+    # under ZeRO-1 the frozen weights are in the checkpoint, and its converter loses them
+    assert set(source.entries) - set(theirs) == (
+        {"frozen.weight", "frozen.bias"} if name.startswith("zero1") else set()
+    )
     for key, tensor in theirs.items():
         mine = source.read(key)
         assert (tuple(mine.shape), mine.dtype) == (source.entries[key].shape, source.entries[key].dtype)
@@ -118,21 +121,16 @@ def test_a_folder_may_be_named_itself_or_by_its_latest(saved: Path) -> None:
     assert all(torch.equal(outer.read(key), inner.read(key)) for key in outer.entries)
 
 
-@pytest.mark.parametrize("layout", ["one pickle, before 0.15.3", "pickles", "safetensors"])
-def test_what_the_converter_writes_is_read(saved: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["before 0.15.3", "since"])
+def test_what_the_converter_writes_is_read(saved: Path, tmp_path: Path, *, sharded: bool) -> None:
     from deepspeed.utils.zero_to_fp32 import convert_zero_checkpoint_to_fp32_state_dict
 
     theirs = _converted(saved / "zero2_fp32")
-    if layout.startswith("one"):
+    if not sharded:
         torch.save(theirs, tmp_path / "pytorch_model.bin")
         source = open_source(tmp_path / "pytorch_model.bin")
     else:
-        convert_zero_checkpoint_to_fp32_state_dict(
-            str(saved / "zero2_fp32"),
-            str(tmp_path / "out"),
-            max_shard_size=200,
-            safe_serialization=layout == "safetensors",
-        )
+        convert_zero_checkpoint_to_fp32_state_dict(str(saved / "zero2_fp32"), str(tmp_path / "out"), max_shard_size=200)
         assert len(list((tmp_path / "out").glob("*-of-*"))) > 1
         source = open_source(tmp_path / "out")
 
