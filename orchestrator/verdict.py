@@ -7,6 +7,7 @@ memory, is `unknown`: it may have been a human, a site's watchdog, or a failing 
 node if it repeats there (retry.py).
 """
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ MOST_DETAIL = 2000
 _CONSEQUENCES: frozenset[Cause] = frozenset({"communication"})  # and a hang that a collective's own timeout found
 _TAIL_BYTES = 1 << 16
 _MOST_LOGS = 32  # that are read: of thousands of ranks that fall together, the first ones know
+_RECORD = re.compile(r"rank_(\d+)\.(?:exit|error)\.json")
 _MOST_TOLD = 6  # ranks that the evidence speaks of one by one
 
 
@@ -64,7 +66,8 @@ def verdict(
     `exits`, where given, stand for the files rank_R.exit.json. `nodes` names each rank's node, where known: so that
     ranks which went with their node without a record can be told. Without any fault the attempt is "done".
     """
-    faults = [fault for rank in range(size) if (fault := _fault(folder, rank, exits, nodes)) is not None]
+    spoke = [rank for rank in _who_spoke(folder, exits or {}) if rank < size]
+    faults = [fault for rank in spoke if (fault := _fault(folder, rank, exits, nodes)) is not None]
     faults = _with_logs(folder, faults)
     if not faults and (outside is None or outside.cause is None):
         return Ending(state="done")
@@ -85,6 +88,15 @@ def verdict(
     where = f"rank {first.rank}{f' ({first.node})' if first.node and len(set(nodes)) > 1 else ''}: " if size > 1 else ""
     node = first.node or (outside.node if outside else None)
     return _ending(first.cause, where + first.message, evidence, first.rank, node)
+
+
+def _who_spoke(folder: Path, exits: Mapping[int, Exit]) -> list[int]:
+    """Lists the ranks that left a record: of thousands, most have none, and to look for each takes seconds."""
+    try:
+        found = (_RECORD.fullmatch(path.name) for path in folder.iterdir())
+        return sorted({*exits, *(int(match[1]) for match in found if match)})
+    except OSError:
+        return sorted(exits)
 
 
 def _ending(cause: Cause, detail: str, evidence: Iterable[str], rank: int | None, node: str | None) -> Ending:

@@ -22,9 +22,9 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 # what a launch decides for each job: a cluster file that set it too would make two truths
 OURS = frozenset({
-    "array", "chdir", "cpus-per-task", "dependency", "error", "exclude", "gpus-per-node", "gres", "job-name",
-    "kill-on-invalid-dep", "mem", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable",
-    "partition", "requeue", "signal", "test-only", "time", "wait", "wrap",
+    "array", "chdir", "cpus-per-task", "dependency", "distribution", "error", "exclude", "gpus-per-node", "gres",
+    "job-name", "kill-on-invalid-dep", "mem", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output",
+    "parsable", "partition", "requeue", "signal", "test-only", "time", "wait", "wrap",
 })  # fmt: skip
 LONGEST_SIGNAL_S = 65_535
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it was built so
