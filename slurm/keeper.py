@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
+UNDECIDED = "again: its keeper was killed before it could decide"  # stands for a moment only, as long as it lives
 WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
 BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 TOLD = frozenset({"preempted", "timeout"})
@@ -174,7 +175,7 @@ class Keeper:
             if ending.cause in TOLD:  # Slurm speaks only once to a job
                 self._now = replace(self._now, stays=False)
         with submissions.locked(self._stage):
-            closed = self._insist(lambda: close_attempt(self._stage, ending))
+            closed = self._insist(lambda: close_attempt(self._stage, ending, decision=UNDECIDED))
             attempts = attempts_of(read_state(self._stage), self._document)
             decision = decide(attempts, policy_of(self._document), elsewhere=self._elsewhere())
             shown: State = "queued" if decision.again else ending.state

@@ -16,6 +16,7 @@ from orchestrator.wishes import ask_to_cancel
 from slurm import submissions
 from slurm.asking import SlurmAway
 from slurm.chain import Chain
+from slurm.keeper import UNDECIDED
 from slurm.queue import Survey
 from slurm.settling import Settler
 from tests.slurm.toyslurm import Killed, ToySlurm, read, toy_run
@@ -214,6 +215,17 @@ def test_the_attempt_of_a_job_that_slurm_queued_again_is_closed_once(run: Path, 
 
     assert read_state(run / "data").state == "queued"
     assert [attempt.ended is None for attempt in read_state(run / "data").attempts] == [False]
+    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
+
+
+def test_a_keeper_that_is_killed_between_its_verdict_and_its_decision_costs_no_stage(
+    run: Path, slurm: ToySlurm
+) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    close_attempt(run / "data", Ending(state="failed", cause="communication"), decision=UNDECIDED)
+    slurm.end("1", "FAILED")
+
     assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
 
 
