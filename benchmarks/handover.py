@@ -121,7 +121,7 @@ def _planning(orch: Orch, folder: Path, size: _Size) -> Claim:
 
 
 def _pace(cluster: DevCluster, orch: Orch, folder: Path, size: _Size) -> Claim:
-    """Submits a long chain both ways; what a launch takes before its first job is taken off by a launch of one stage."""
+    """Submits a long chain both ways; what a launch of one stage takes is taken off ours."""
     seconds = {}
     for stages in (1, size.many):
         recipe = write_chain(folder / f"many_{stages}.yaml", f"many_{stages}", stages)
