@@ -95,6 +95,8 @@ class Rehearsal:
         for host in cluster.hosts:
             if not cluster.pids(host):
                 cluster.start_host(host)
+            # slurmctld drains hosts whose jobs it cannot account for, as after its own death: an administrator's turn
+            cluster.run(["scontrol", "update", f"NodeName={host}", "State=RESUME"])
         cluster.layout.path("nodes.jsonl").unlink(missing_ok=True)  # the next scenario may use every host
         cluster.wait_idle(_IDLE_S)
 
