@@ -21,7 +21,7 @@ _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<layer>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.default)?(\.weight)?")
 _STRANGE = re.compile(r".*(lora_|token_adapter|ia3_|prompt_)")
-BLOCK_ELEMENTS = 1 << 20  # of a weight that are merged at once: what double precision costs in memory
+BLOCK_ELEMENTS = 1 << 18  # of a weight that are merged at once: what double precision costs in memory
 
 
 @record
@@ -82,7 +82,7 @@ def _add(tensor: Tensor, up: Tensor, down: Tensor, scale: float, dtype: torch.dt
     step = max(1, BLOCK_ELEMENTS // max(1, rows.shape[1]))
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        rows[part] = source[part].double() + scale * (up[part] @ down)
+        rows[part] = torch.addmm(source[part].double(), up[part], down, alpha=scale)
     return merged
 
 
