@@ -33,9 +33,10 @@ class SafetensorsFile:
         """Reads the header."""
         self.label = str(path)
         try:
-            self._file: Any = safe_open(path, framework="pt")  # open until nobody holds this object
+            opened: Any = safe_open(path, framework="pt")  # until nobody holds this object
         except (SafetensorError, OSError) as error:
             raise DamagedArtifact(f"{path} cannot be read: {error}") from None
+        self._file = opened
         self.entries: dict[str, Entry] = {}
         for name in self._file.offset_keys():  # in the order of the bytes
             part = self._file.get_slice(name)

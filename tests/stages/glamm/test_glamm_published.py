@@ -12,7 +12,6 @@ from peft import get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaForCausalLM
 
 from orchestrator.errors import InputError
 from orchestrator.training.foreign.mapping import fill_from
@@ -165,8 +164,9 @@ def test_segment_anythings_own_file_fills_sam_and_says_its_sizes(theirs: Glamm, 
     assert equal(model.sam, theirs.sam)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     points = torch.tensor([[[[10.0, 12.0]]]])
+    sams: list[Any] = [one.eval().sam for one in (model, theirs)]
     with torch.inference_mode():
-        first, second = (one.sam.eval()(pixel_values=pixels, input_points=points).pred_masks for one in (model, theirs))
+        first, second = (sam(pixel_values=pixels, input_points=points).pred_masks for sam in sams)
     assert torch.equal(first, second)
 
 
@@ -192,7 +192,7 @@ def test_a_published_glamm_fills_everything_but_clip(theirs: Glamm, tmp_path: Pa
     config = replace(SMALL, weights=tmp_path)
 
     model = ours(config)
-    clip, before = weights_of(model.vision_tower), model.region_encoder.exchanges[0][0].bias.clone()
+    clip, before = weights_of(model.vision_tower), weights_of(model.region_encoder)["exchanges.0.0.bias"]
     report = fill_from_published(model, config)
 
     assert report.unexpected == ()
@@ -201,7 +201,7 @@ def test_a_published_glamm_fills_everything_but_clip(theirs: Glamm, tmp_path: Pa
     for part in ("language_model", "projector", "prompt_projection", "sam"):
         assert equal(getattr(model, part), getattr(theirs, part)), part
     assert all(torch.equal(tensor, clip[name]) for name, tensor in weights_of(model.vision_tower).items())
-    first, second = (one.region_encoder.exchanges[0][0].weight for one in (model, theirs))
+    first, second = (weights_of(one.region_encoder)["exchanges.0.0.weight"] for one in (model, theirs))
     assert torch.equal(
         first, second[:, [0, 1, 2, 3, 6, 7, 4, 5]]
     )  # their convolution reads its neighbours the other way
@@ -259,7 +259,7 @@ def test_clip_is_found_in_a_file_of_both_its_halves(theirs: Glamm, tmp_path: Pat
     assert equal(model.vision_tower, theirs.vision_tower)
 
 
-def _adapted(theirs: Glamm, folder: Path) -> LlamaForCausalLM:
+def _adapted(theirs: Glamm, folder: Path) -> Any:
     """Saves a language model and an adapter for it; returns the model with the adapter merged."""
     theirs.language_model.save_pretrained(folder / "vicuna")
     lora = PeftLora(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
@@ -269,8 +269,7 @@ def _adapted(theirs: Glamm, folder: Path) -> LlamaForCausalLM:
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
     model.save_pretrained(folder / "adapter")
-    merged: LlamaForCausalLM = model.merge_and_unload()
-    return merged
+    return model.merge_and_unload().eval()
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "merged"])
@@ -285,10 +284,9 @@ def test_an_adapter_is_merged_or_kept_and_means_the_same(theirs: Glamm, tmp_path
     assert (config.faults(), report.missing, report.unexpected) == ({}, (), ())
     assert any("lora_A" in name for name in report.loaded) == kept
     ids = torch.arange(20)[None]
+    mine: Any = model.eval().language_model
     with torch.inference_mode():
-        torch.testing.assert_close(
-            model.language_model.eval()(ids).logits, merged.eval()(ids).logits, atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(mine(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_an_adapter_of_another_strength_is_refused(theirs: Glamm, tmp_path: Path) -> None:
@@ -335,6 +333,9 @@ def test_what_is_not_there_is_named_when_planning(tmp_path: Path) -> None:
 class TheirRegionModule(nn.Module):
     """GPT4RoI's region module in few lines, from its description: names and order of channels are theirs."""
 
+    mlvl_fuse: Any
+    roi_align: Any
+
     def __init__(self, width: int, levels: int, rounds: int, side: int, language: int) -> None:
         super().__init__()
         self.mlvl_fuse, self.roi_align = nn.Module(), nn.Module()
@@ -368,7 +369,9 @@ class TheirRegionModule(nn.Module):
             maps = [torch.relu(layer["gn"](layer["conv"](one))) for one in mixed]
         first = torch.zeros(len(boxes), dtype=torch.long)
         cut = [roi_align(one, boxes, first, size=self.side, sampling=2) for one in maps]
-        fused = torch.relu(sum(conv(one) for conv, one in zip(roi.pconvs, cut, strict=True))).flatten(1)
+        fused = torch.relu(torch.stack([conv(one) for conv, one in zip(roi.pconvs, cut, strict=True)]).sum(0)).flatten(
+            1
+        )
         result: Tensor = roi.updims(roi.flatten_linear(fused) + roi.pos_embedd(boxes))
         return result
 

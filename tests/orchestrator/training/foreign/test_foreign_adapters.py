@@ -34,14 +34,14 @@ def _adapted(folder: Path, **settings: Any) -> tuple[dict[str, Tensor], dict[str
     base = Small()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     options = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"], **settings}
-    model = get_peft_model(base, LoraConfig(**options))  # type: ignore[arg-type]  # PEFT asks for transformers' class
+    model = get_peft_model(base, LoraConfig(**options))
     assert isinstance(model, PeftModel)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape))
     model.save_pretrained(str(folder))
-    merged = model.merge_and_unload().state_dict()  # type: ignore[operator]  # it is a method
+    merged = model.merge_and_unload().state_dict()
     return before, {name: tensor.clone() for name, tensor in merged.items()}
 
 
@@ -65,7 +65,7 @@ def test_a_merged_adapter_gives_the_weights_that_peft_gives(tmp_path: Path, sett
 
     assert set(merged.entries) == set(theirs)
     for name, tensor in theirs.items():
-        torch.testing.assert_close(merged.read(name), tensor, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close({name: merged.read(name)}, {name: tensor})
     assert any(not torch.equal(theirs[name], before[name]) for name in before)
 
 

@@ -12,7 +12,7 @@ import torch
 from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.training.foreign.opening import open_source
 from orchestrator.training.foreign.pickles import load_plain
-from orchestrator.training.foreign.zero import STAND_INS
+from orchestrator.training.foreign.zero import STAND_INS, _Forgotten
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
 
@@ -76,6 +76,24 @@ def test_the_stand_ins_let_in_nothing_beside_them(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"argparse\.Namespace"):
         load_plain(tmp_path / "state.pt", STAND_INS)
+
+
+def test_objects_of_deepspeed_are_let_in_without_its_code(tmp_path: Path) -> None:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    scalers = [LossScaler(1.0), DynamicLossScaler(2.0, 2.0, 1000, 1.0, delayed_shift=1, consecutive_hysteresis=False)]
+    state = {"scalers": scalers, "where": fragment_address(3, 4), "stage": ZeroStageEnum.weights, **TENSORS}
+    torch.save(state, tmp_path / "state.pt")
+
+    found = load_plain(tmp_path / "state.pt", STAND_INS)
+
+    assert type(found["stage"]) is int
+    assert {type(one).__module__ for one in (*found["scalers"], found["where"])} == {_Forgotten.__module__}
+    assert torch.equal(found["a"], TENSORS["a"])
+    with pytest.raises(InputError, match=r"it asks for deepspeed\."):
+        load_plain(tmp_path / "state.pt")
 
 
 def test_a_stand_in_holds_for_one_file_only(tmp_path: Path) -> None:

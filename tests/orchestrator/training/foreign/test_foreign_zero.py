@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import DamagedArtifact, InputError
+from orchestrator.training.foreign.mapping import fill_from, rules_of
 from orchestrator.training.foreign.opening import open_source
+from orchestrator.training.foreign.source import Held
 from orchestrator.world import World
 from tests.ranks import run_ranks
 
@@ -42,7 +44,26 @@ class Odd(nn.Module):
         return loss
 
 
-def _save(world: World, directory: Path) -> None:
+def _fill_partitioned() -> dict[str, list[float]]:
+    """Fills a model that ZeRO-3 cuts as it is built; collective, as gathering is."""
+    import deepspeed
+
+    with deepspeed.zero.Init(config_dict_or_path={"train_batch_size": 2, "zero_optimization": {"stage": 3}}):
+        model = Odd()
+    torch.manual_seed(9)
+    stored = {name: tensor.detach() for name, tensor in Odd().named_parameters()}
+    stored["leave.weight"] = stored["leave.weight"][:3]
+    wanted = dict(model.named_parameters())
+    report = fill_from(wanted, Held("file", stored), rules_of((r"(.+)", r"\1")), growing=("leave.weight",))
+    assert report.missing == ()
+    found = {}
+    for name, parameter in wanted.items():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            found[name] = parameter.detach().flatten().tolist()
+    return found
+
+
+def _save(world: World, directory: Path) -> dict[str, list[float]]:
     import deepspeed
 
     from orchestrator.training.deepspeed import _quiet
@@ -67,14 +88,33 @@ def _save(world: World, directory: Path) -> None:
         engine.backward(engine(x.bfloat16() if half else x))
         engine.step()
         engine.save_checkpoint(str(directory / name), tag="global_step1", client_state={"epoch": 1})
+    return _fill_partitioned()
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saves with DeepSpeed, really, on two ranks."""
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, list[float]]]]:
+    """Saves with DeepSpeed, really, and fills a partitioned model."""
     directory = tmp_path_factory.mktemp("zero")
-    run_ranks(2, _save, directory, directory=directory, timeout_s=240)
-    return directory
+    return directory, run_ranks(2, _save, directory, directory=directory, timeout_s=240)
+
+
+@pytest.fixture(scope="module")
+def saved(on_two_ranks: tuple[Path, Any]) -> Path:
+    return on_two_ranks[0]
+
+
+def test_a_model_in_pieces_is_filled_on_every_rank(on_two_ranks: tuple[Path, list[dict[str, list[float]]]]) -> None:
+    torch.manual_seed(9)
+    wanted = {name: tensor.detach() for name, tensor in Odd().named_parameters()}
+    rows = wanted["leave.weight"][:3]
+    wanted["leave.weight"] = torch.cat([rows, rows.mean(0, keepdim=True).expand(2, -1)])
+
+    first, second = on_two_ranks[1]
+
+    assert first == second
+    assert set(first) == set(wanted)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(torch.tensor(first[name]), tensor.flatten())
 
 
 def _converted(folder: Path) -> dict[str, Tensor]:
