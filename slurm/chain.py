@@ -38,8 +38,14 @@ class Slurm(Protocol):
     def signal_s(self, stage: Path, resources: Resources) -> int:
         """Says how long before the end of its time a stage wants to be told."""
 
-    def bad_nodes(self, resources: Resources) -> Sequence[str]:
-        """Lists the nodes to leave out."""
+    def left_out(self, resources: Resources, besides: Sequence[str]) -> Sequence[str]:
+        """Lists the nodes to leave out: bad ones and, besides, these, as far as enough others remain."""
+
+    def blame(self, node: str, detail: str, *, run: str) -> None:
+        """Notes, once, that jobs cannot begin on a node."""
+
+    def tell_failure(self, stage: Path) -> None:
+        """Tells whoever wants to know that a stage ended for good without being done."""
 
     def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
         """Hands over the job of a stage and returns its id."""
@@ -184,7 +190,7 @@ class Chain:
 
     def _described(self, name: str, resources: Resources, decision: Decision | None) -> Submission:
         token, stage = submissions.new_token(), self.folder(name)
-        exclude = {*self.slurm.bad_nodes(resources), *(decision.exclude if decision else ())}
+        exclude = self.slurm.left_out(resources, decision.exclude if decision else ())
         return Submission(
             token=token, name=job_name(self.directory.name, name, token), launch=self.launch.started,
             after=tuple(self.parents(name)), after_ids=self.after_ids(name), exclude=tuple(sorted(exclude)),

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.notify import tell_failure
 from orchestrator.resources import Resources
 from orchestrator.stopping import measured_save_s
 from slurm import queue, sbatch
 from slurm.cluster import Cluster
-from slurm.nodes import bad_nodes
+from slurm.ledger import Ledger
+from slurm.nodes import LONGEST_DETAIL, UNFIT, bad_nodes, blame, enough_without
 from slurm.queue import Estimate, JobFacts, Survey
 from slurm.request import keeper_python, sbatch_parameters, signal_seconds
 from slurm.submissions import Submission, folder_of
@@ -43,6 +45,24 @@ class Controller:
         if kind not in self._bad:
             self._bad[kind] = bad_nodes(self._cluster, resources)
         return self._bad[kind]
+
+    def left_out(self, resources: Resources, besides: Sequence[str]) -> Sequence[str]:
+        """Lists the nodes to leave out: bad ones and, besides, these, as far as enough others remain."""
+        bad = self.bad_nodes(resources)
+        for wanted in ({*bad, *besides}, {*besides}) if besides else ():
+            if enough_without(self._cluster, resources, {*self._cluster.exclude, *wanted}):
+                return sorted(wanted)
+        return bad
+
+    def blame(self, node: str, detail: str, *, run: str) -> None:
+        """Notes, once, that jobs cannot begin on a node."""
+        known = Ledger(self._cluster.ledger_path()).incidents()
+        if (node, detail[:LONGEST_DETAIL], run) not in {(one.node, one.detail, one.run) for one in known}:
+            blame(self._cluster, node, UNFIT, detail, run=run)
+
+    def tell_failure(self, stage: Path) -> None:
+        """Tells whoever wants to know that a stage ended for good without being done."""
+        tell_failure(stage.parent, stage.name, others=(self._cluster.notify,)).wait()
 
     def test_only(self, stage: Path, resources: Resources) -> Estimate:
         """Asks whether Slurm would take the job of a stage, and when it would begin; nothing is submitted."""

@@ -21,6 +21,7 @@ from slurm.ledger import Incident, Ledger, by_node
 UNFIT = "unfit"  # the cause of a node that failed its own check
 ENOUGH_RUNS = 2  # so many different runs must have suffered from a node that passed its check
 MOST_LEFT_OUT = 0.25  # of the nodes that a job could use
+LONGEST_DETAIL = 500
 CHECK_TIMEOUT_S = 30.0  # whatever has not answered by then (a dead file server never does) is a fault
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def blame(cluster: Cluster, node: str, cause: str, detail: str, *, run: str = ""
     expires = now + cluster.ledger_days * 86_400
     try:
         Ledger(cluster.ledger_path()).add(
-            Incident(node=node, cause=cause, detail=detail[:500], run=run, time=now, expires=expires)
+            Incident(node=node, cause=cause, detail=detail[:LONGEST_DETAIL], run=run, time=now, expires=expires)
         )
     except OSError as error:
         log.warning("%s is not noted as bad (%s): %s", node, cause, error)

@@ -65,6 +65,7 @@ class Survey:
     jobs: Mapping[str, tuple[JobFacts, ...]]  # per name, oldest first; a name nobody knows is not in it
     controller: bool  # squeue answered: what is not in `jobs` neither waits nor runs
     accounting: bool  # sacct answered: what is not in `jobs` was never accepted
+    unaccounted: bool = False  # this cluster keeps no accounts: what left the queue is forgotten in minutes
 
     def latest(self, name: str) -> JobFacts | None:
         """Returns the job of a name: one that is alive, else the one that ended last."""
@@ -96,7 +97,7 @@ def find(names: Sequence[str], *, since: float | None = None, uid: int | None = 
     except SlurmAway as error:
         away = error
     missing = [name for name in names if all(job.ended_for_good() for job in jobs[name].values())]
-    accounting = True
+    accounting, unaccounted = True, False
     try:
         begin, whose = time.time() - LOOK_BACK_S if since is None else since, [] if uid is None else [f"--uid={uid}"]
         for facts in _accounted(missing, begin, whose):
@@ -104,14 +105,14 @@ def find(names: Sequence[str], *, since: float | None = None, uid: int | None = 
                 jobs[facts.name][facts.id] = facts  # it knows more of an end than the queue
             else:  # it may also be late: then the queue knows the end
                 jobs[facts.name].setdefault(facts.id, _forgotten(facts))
-    except (SlurmAway, SlurmRefused):  # no accounting on this cluster, or not now
-        accounting = False
+    except (SlurmAway, SlurmRefused) as error:  # not now, or not on this cluster
+        accounting, unaccounted = False, isinstance(error, SlurmRefused)
         if away is not None:
             raise away from None
     if not accounting:
         jobs = {name: {job.id: _described(job) for job in found.values()} for name, found in jobs.items()}
     ordered = {name: tuple(sorted(found.values(), key=_age)) for name, found in jobs.items() if found}
-    return Survey(jobs=ordered, controller=away is None, accounting=accounting)
+    return Survey(jobs=ordered, controller=away is None, accounting=accounting, unaccounted=unaccounted)
 
 
 def last_ending(facts: JobFacts) -> JobFacts:

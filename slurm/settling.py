@@ -18,14 +18,13 @@ from slurm import submissions
 from slurm.asking import SlurmRefused
 from slurm.chain import Chain, Fate
 from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun
-from slurm.queue import FORGOTTEN, JobFacts, Survey
+from slurm.queue import JobFacts, Survey
 from slurm.reasons import in_words
-from slurm.sbatch import QueueFull, SubmissionRefused, carries
+from slurm.sbatch import QueueFull, SubmissionRefused
+from slurm.stillborn import MAY_COME_BACK, is_stillborn, judged, to_blame, vanished
 from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
-MAY_COME_BACK = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
-LOST_BEFORE_IT_BEGAN = MAY_COME_BACK | {FORGOTTEN}
 NEVER = "DependencyNeverSatisfied"
 OVERDUE_S = 60.0  # beyond the grace of the cluster: a job that was asked to save and end is ended
 
@@ -51,12 +50,15 @@ class Settler:
         self.heard = survey.controller
         self._end_strays([stray for found in strays.values() for stray in found], survey)
         waiting: dict[str, Waiting] = {}
+        failed: list[str] = []
         for name in chain.stages:
-            found = current.get(name)
+            found, before = current.get(name), read_state(chain.folder(name))
             facts = survey.latest(found.name) if found is not None else None
             chain.ids[name] = None if found is None else found.job_id or (facts.id if facts else None)
+            for node, detail in to_blame(before):
+                chain.slurm.blame(node, detail, run=chain.directory.name)
             try:
-                chain.fates[name] = self._settle(name, found, facts, survey)
+                chain.fates[name] = self._settle(name, before, found, facts, survey)
             except QueueFull as full:
                 log.info("%s: %s", name, full)
                 chain.fates[name], chain.full = "alive", True
@@ -65,7 +67,11 @@ class Settler:
                 chain.fates[name] = "blocked"
             if facts is not None and facts.state == "PENDING" and chain.fates[name] == "alive":
                 waiting[name] = self._waiting(name, facts)
+            if chain.fates[name] == "blocked" and not _over(before):
+                failed += [name] if read_state(chain.folder(name)).state == "failed" else []
         chain.end_doomed()
+        for name in failed:  # no keeper lived to tell it
+            chain.slurm.tell_failure(chain.folder(name))
         return waiting
 
     def look(self) -> Mapping[str, Waiting]:
@@ -79,8 +85,10 @@ class Settler:
         """Tells, once it is settled, whether anything of the launch is still to come."""
         return self._curious or "alive" in self._chain.fates.values()
 
-    def _settle(self, name: str, found: Submission | None, facts: JobFacts | None, survey: Survey) -> Fate:
-        lives, state = facts is not None and not facts.ended_for_good(), read_state(self._chain.folder(name))
+    def _settle(
+        self, name: str, state: StageState, found: Submission | None, facts: JobFacts | None, survey: Survey
+    ) -> Fate:
+        lives = facts is not None and not facts.ended_for_good()
         if state.state == "done" or outputs_ready(self._chain.documents[name]):
             self._finish(name, lives=lives)
             return "done"
@@ -94,15 +102,15 @@ class Settler:
         if self._is_blocked(name) and state.state != "running":
             self._chain.take_back(name, None)
             return "blocked"
-        return self._ask_again(name, found, facts)
+        return self._ask_again(name, found, facts, survey)
 
-    def _ask_again(self, name: str, found: Submission | None, facts: JobFacts | None) -> Fate:
+    def _ask_again(self, name: str, found: Submission | None, facts: JobFacts | None, survey: Survey) -> Fate:
         """Nothing waits or runs for a stage that is not done: asks again, unless that would be in vain."""
         if found is None and wish_of(self._chain.directory, name) is not None:
             return self._give_up(name, facts)
         if found is None:  # whoever launched was killed before this stage had its turn
             return self._chain.send(name, submissions.read_submission(self._chain.folder(name)))
-        return self._bury(name, found, facts) if found.state == "claimed" else self._replace(name, found, facts)
+        return self._bury(name, found, facts) if found.state == "claimed" else self._replace(name, found, facts, survey)
 
     def _finish(self, name: str, *, lives: bool) -> None:
         """The outputs are there: the keeper says so itself, or, if it is gone, we do."""
@@ -167,7 +175,7 @@ class Settler:
                 self._record(name, cancelled(self._chain.directory, name, facts), facts)
                 return "blocked"
             elif found.job_id not in {attempt.job_id for attempt in read_state(stage).attempts}:
-                ending = self._stillborn(name, found, facts)  # it claimed, and broke before it could begin
+                ending = self._broken(name, found, facts)  # it claimed, and broke before it could begin
                 if ending is not None:
                     self._record(name, ending, facts)
                     return "blocked"
@@ -175,30 +183,46 @@ class Settler:
             return "done" if read_state(stage).state == "done" else "blocked"
         return self._chain.send(name, found, decision)
 
-    def _replace(self, name: str, found: Submission, facts: JobFacts | None) -> Fate:
+    def _replace(self, name: str, found: Submission, facts: JobFacts | None, survey: Survey) -> Fate:
         """The job never began, and there is none any more: asks again, unless somebody or something was against it."""
-        stage = self._chain.folder(name)
+        stage, decision = self._chain.folder(name), Decision(again=False, why="")
         by_hand = facts is not None and facts.state == "CANCELLED" and not facts.killed_by_dependency()
         if by_hand or wish_of(self._chain.directory, name) is not None:
             ending: Ending | None = cancelled(self._chain.directory, name, facts)
+        elif facts is not None and is_stillborn(stage, facts):
+            ending, decision = judged(stage, self._chain.documents[name], facts)
         else:
-            ending = self._stillborn(name, found, facts)
+            ending = self._gone(name, found, facts, survey) or self._lost_too_often(name, found)
         if ending is None:
             return self._chain.send(name, found)
         with submissions.locked(stage):
             if submissions.read_submission(stage) != found:
                 return "alive"
-            self._record(name, ending, facts)
-        return "blocked"
+            attempts = read_state(stage).attempts
+            if not (attempts and facts is not None and attempts[-1].job_id == facts.id):  # noted, but not sent again
+                self._record(name, ending, facts, str(decision) if decision.why else "")
+        return self._chain.send(name, found, decision) if decision.again else "blocked"
 
-    def _stillborn(self, name: str, found: Submission, facts: JobFacts | None) -> Ending | None:
-        """Says why asking again would be in vain; None if it would not."""
-        folder = submissions.folder_of(self._chain.folder(name))
-        lost = facts is None or facts.killed_by_dependency() or facts.state in LOST_BEFORE_IT_BEGAN
-        if facts is not None and not lost and carries(folder, facts.id):
-            logs = folder / f"{facts.id}_0_log.err"
-            detail = f"job {facts.id} ended before its keeper could begin ({facts.state}); see {logs}"
-            return Ending(state="failed", cause="unknown", detail=detail)
+    def _broken(self, name: str, found: Submission, facts: JobFacts | None) -> Ending | None:
+        """Says why asking again would be in vain for a stage whose keeper claimed it and no more; None if not."""
+        if facts is not None and is_stillborn(self._chain.folder(name), facts):
+            ending, _ = judged(self._chain.folder(name), self._chain.documents[name], facts)
+            return ending
+        return self._lost_too_often(name, found)
+
+    def _gone(self, name: str, found: Submission, facts: JobFacts | None, survey: Survey) -> Ending | None:
+        """Says what can be said of a waiting job that vanished from a cluster where nobody keeps accounts."""
+        chain, parents = self._chain, dict[str, str | None]()
+        for parent in chain.parents(name):
+            state = read_state(chain.folder(parent))
+            parents[parent] = chain.ids.get(parent) or (state.attempts[-1].job_id if state.attempts else None)
+        if facts is not None or not survey.unaccounted or not vanished(chain.folder(name), found, parents):
+            return None
+        detail = f"job {found.job_id} left the queue before it began, and this cluster keeps no accounts that say why"
+        advice = f"if it is to go on: orch resume {chain.directory.name}"
+        return Ending(state="failed", cause="unknown", detail=f"{detail} (cancelled by hand?); {advice}")
+
+    def _lost_too_often(self, name: str, found: Submission) -> Ending | None:
         times = submissions.count(self._chain.folder(name), self._chain.launch.started)
         if times < MOST_SUBMISSIONS:
             return None
@@ -226,8 +250,9 @@ class Settler:
             if not lives and read_state(stage) == state:
                 name_who(stage, facts)
 
-    def _record(self, name: str, ending: Ending, facts: JobFacts | None) -> None:
-        record_unbegun(self._chain.folder(name), ending, launcher=self._chain.launch.launcher, facts=facts)
+    def _record(self, name: str, ending: Ending, facts: JobFacts | None, decision: str = "") -> None:
+        launcher = self._chain.launch.launcher
+        record_unbegun(self._chain.folder(name), ending, launcher=launcher, facts=facts, decision=decision)
 
     def _end_strays(self, names: list[str], survey: Survey) -> None:
         """Ends jobs of submissions that no longer count: they would only find out when they begin."""

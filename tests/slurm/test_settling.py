@@ -10,45 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import InputError
-from orchestrator.launcher import Waiting
-from orchestrator.state import Ending, close_attempt, read_launch, read_state
+from orchestrator.state import Ending, close_attempt, read_state
 from orchestrator.wishes import ask_to_cancel
 from slurm import submissions
 from slurm.asking import SlurmAway
-from slurm.chain import Chain
-from slurm.keeper import UNDECIDED
 from slurm.queue import Survey
-from slurm.settling import Settler
-from tests.slurm.toyslurm import Killed, ToySlurm, read, toy_run
+from tests.slurm.toyslurm import Killed, ToySlurm, read, settle, submit, toy_run, work_through
 
 CHAIN = {"data": [], "train": ["data"], "score": ["train"]}
-
-
-def submit(run: Path, slurm: ToySlurm) -> None:
-    launch = read_launch(run)
-    assert launch is not None
-    Chain(run, launch, slurm).submit()
-
-
-def settle(run: Path, slurm: ToySlurm) -> tuple[dict[str, Waiting], bool]:
-    launch = read_launch(run)
-    assert launch is not None
-    settler = Settler(Chain(run, launch, slurm), grace_s=30)
-    return dict(settler.settle()), settler.alive()
-
-
-def work_through(run: Path, slurm: ToySlurm, *, rounds: int = 40) -> Counter[str]:
-    """Lets every job that may begin do so and end well, settling in between; counts what ran."""
-    ran: Counter[str] = Counter()
-    for _ in range(rounds):
-        _, alive = settle(run, slurm)
-        if not alive:
-            break
-        for job_id in slurm.ready():
-            if slurm.begin(job_id):
-                ran[slurm.stage(job_id)] += 1
-                slurm.finish(job_id)
-    return ran
 
 
 def states(run: Path) -> dict[str, str]:
@@ -218,17 +187,6 @@ def test_the_attempt_of_a_job_that_slurm_queued_again_is_closed_once(run: Path, 
     assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
 
 
-def test_a_keeper_that_is_killed_between_its_verdict_and_its_decision_costs_no_stage(
-    run: Path, slurm: ToySlurm
-) -> None:
-    submit(run, slurm)
-    slurm.begin("1")
-    close_attempt(run / "data", Ending(state="failed", cause="communication"), decision=UNDECIDED)
-    slurm.end("1", "FAILED")
-
-    assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)
-
-
 def test_a_lost_node_is_not_believed_while_only_accounting_answers(run: Path, slurm: ToySlurm) -> None:
     submit(run, slurm)
     slurm.begin("1")
@@ -341,19 +299,6 @@ def test_a_wish_to_cancel_takes_waiting_stages_out_of_the_queue(run: Path, slurm
     assert [slurm.jobs[number].state for number in ("1", "2", "3")] == ["RUNNING", "CANCELLED", "CANCELLED"]
     assert states(run) == {"data": "running", "train": "cancelled", "score": "waiting"}
     assert read_state(run / "train").attempts[-1].detail == "cancelled by ada"
-
-
-def test_a_job_that_ends_before_its_keeper_begins_fails_the_stage_and_says_where_to_look(
-    run: Path, slurm: ToySlurm
-) -> None:
-    submit(run, slurm)
-    (run / "data" / "slurm" / "1_submitted.pkl").touch()
-    slurm.end("1", "FAILED")
-
-    settle(run, slurm)
-
-    assert "1_0_log.err" in read_state(run / "data").attempts[-1].detail
-    assert read_state(run / "data").state == "failed"
 
 
 def test_a_keeper_that_breaks_before_its_first_attempt_is_not_asked_for_for_ever(run: Path, slurm: ToySlurm) -> None:

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import Report, write_json
+from orchestrator.launcher import Waiting
 from orchestrator.resources import Resources
 from orchestrator.state import (
     Ending,
@@ -15,14 +17,17 @@ from orchestrator.state import (
     StageState,
     close_attempt,
     open_attempt,
+    read_launch,
     read_state,
     write_launch,
     write_state,
 )
 from slurm import submissions
 from slurm.asking import SlurmAway
+from slurm.chain import Chain
 from slurm.queue import JobFacts, Survey
 from slurm.sbatch import QueueFull, SubmissionRefused
+from slurm.settling import Settler
 from slurm.submissions import Submission
 
 
@@ -46,6 +51,9 @@ class ToySlurm:
         self.room: int | None = None  # for so many jobs
         self.fate: Callable[[], str] = lambda: "taken"
         self.asked: list[str] = []
+        self.excluded: list[tuple[str, ...]] = []  # by each of those
+        self.blamed: set[str] = set()
+        self.told: list[str] = []  # stages of which somebody heard that they failed
         self._ids = itertools.count(1)
 
     def find(self, names: Sequence[str], *, since: float, uid: int) -> Survey:
@@ -58,7 +66,9 @@ class ToySlurm:
             if job.name in names:
                 jobs.setdefault(job.name, []).append(job)
         known = {name: tuple(found) for name, found in jobs.items()}
-        return Survey(jobs=known, controller=self.controller, accounting=self.accounting)
+        return Survey(
+            jobs=known, controller=self.controller, accounting=self.accounting, unaccounted=not self.accounting
+        )  # fmt: skip
 
     def last_ending(self, facts: JobFacts) -> JobFacts:
         return facts
@@ -66,12 +76,19 @@ class ToySlurm:
     def signal_s(self, stage: Path, resources: Resources) -> int:  # noqa: ARG002 - as the protocol has it
         return 60
 
-    def bad_nodes(self, resources: Resources) -> Sequence[str]:  # noqa: ARG002 - as the protocol has it
-        return ()
+    def left_out(self, resources: Resources, besides: Sequence[str]) -> Sequence[str]:  # noqa: ARG002 - as it has
+        return besides
+
+    def blame(self, node: str, detail: str, *, run: str) -> None:  # noqa: ARG002 - as the protocol has it
+        self.blamed.add(node)
+
+    def tell_failure(self, stage: Path) -> None:
+        self.told.append(stage.name)
 
     def submit(self, stage: Path, submission: Submission, resources: Resources, delay_s: float) -> str:
         del resources, delay_s
         self.asked.append(stage.name)
+        self.excluded.append(submission.exclude)
         if self.room is not None and sum(not job.ended_for_good() for job in self.jobs.values()) >= self.room:
             raise QueueFull("QOSMaxSubmitJobPerUserLimit")
         if stage.name in self.refused:
@@ -119,6 +136,12 @@ class ToySlurm:
         return [
             job_id for job_id in waiting if all(self.jobs[parent].state == "COMPLETED" for parent in self.after[job_id])
         ]
+
+    def break_on(self, job_id: str, node: str) -> None:
+        """Lets a job end on a node before its keeper can begin."""
+        (self.run / self.stage(job_id) / "slurm" / f"{job_id}_submitted.pkl").touch()
+        self.jobs[job_id] = dataclasses.replace(self.jobs[job_id], nodes=(node,))
+        self.end(job_id, "FAILED")
 
     def begin(self, job_id: str) -> bool:
         """Begins a job as its keeper would; False if it is a duplicate, which has left already."""
@@ -189,3 +212,30 @@ def toy_run(run: Path, stages: dict[str, list[str]]) -> Launch:
 def read(path: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def submit(run: Path, slurm: ToySlurm) -> None:
+    launch = read_launch(run)
+    assert launch is not None
+    Chain(run, launch, slurm).submit()
+
+
+def settle(run: Path, slurm: ToySlurm) -> tuple[dict[str, Waiting], bool]:
+    launch = read_launch(run)
+    assert launch is not None
+    settler = Settler(Chain(run, launch, slurm), grace_s=30)
+    return dict(settler.settle()), settler.alive()
+
+
+def work_through(run: Path, slurm: ToySlurm, *, rounds: int = 40) -> Counter[str]:
+    """Lets every job that may begin do so and end well, settling in between; counts what ran."""
+    ran: Counter[str] = Counter()
+    for _ in range(rounds):
+        _, alive = settle(run, slurm)
+        if not alive:
+            break
+        for job_id in slurm.ready():
+            if slurm.begin(job_id):
+                ran[slurm.stage(job_id)] += 1
+                slurm.finish(job_id)
+    return ran
