@@ -14,6 +14,7 @@ from slurm.cluster import LONGEST_SIGNAL_S, Cluster
 NAME_PART = 80
 UNMEASURED_SAVE_S = 120.0  # how long a save may take before any was measured
 EARLY_S = 60  # Slurm may send the signal this much before the time it was asked for
+OF_THE_HOST = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "VIRTUAL_ENV")
 SHARE_OF_TIME = 4  # a job is told to stop in the last quarter of its time at the earliest
 
 
@@ -103,12 +104,12 @@ def srun_command(
         f"--wait={cluster.grace_s + 60}",  # and so does one that ended well before its time
         "--input=none",
         "--unbuffered",
-        "--export=ALL",
+        f"--export={_exported(cluster)}",
         *_pyxis(cluster, run),
         *cluster.srun,
         *extra,
         *_apptainer(cluster, run, gpus=resources.gpus_per_node > 0),
-        _task_python(cluster),
+        *_task_python(cluster, run),
         "-P",
         "-m",
         "slurm.task",
@@ -191,10 +192,18 @@ def _mounts(cluster: Cluster, run: Path) -> list[str]:
     return [*inside, f"{run}:{run}"]
 
 
-def _task_python(cluster: Cluster) -> str:
+def _exported(cluster: Cluster) -> str:
+    """Says what tasks inherit; in a container, nothing by which the host's Python and libraries would be loaded."""
+    if cluster.container.kind == "none":
+        return "ALL"
+    return ",".join(["ALL", *(f"{name}=" for name in OF_THE_HOST if name not in cluster.environment)])
+
+
+def _task_python(cluster: Cluster, run: Path) -> list[str]:
+    """Returns the words that start Python for a task; in a container our code is all that is added to the image's."""
     if cluster.container.kind != "none":
-        return cluster.container.python
-    return cluster.python or sys.executable
+        return ["env", f"PYTHONPATH={run / 'code'}", cluster.container.python]
+    return [cluster.python or sys.executable]
 
 
 def _plain(text: str) -> str:

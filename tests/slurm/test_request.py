@@ -65,7 +65,19 @@ def test_apptainer_wraps_the_task_and_mounts_the_run() -> None:
     mounts = ["--bind", "/data:/data", "--bind", f"{RUN}:{RUN}"]
     assert found[begin : begin + 3] == ["apptainer", "exec", "--nv"]
     assert found[begin + 3 : begin + 7] == mounts
-    assert found[begin + 7 :] == ["/images/orch.sif", "python", "-P", "-m", "slurm.task", str(RUN), "gcg"]
+    ours = ["env", f"PYTHONPATH={RUN}/code", "python", "-P", "-m", "slurm.task", str(RUN), "gcg"]
+    assert found[begin + 7 :] == ["/images/orch.sif", *ours]
+
+
+def test_a_container_inherits_nothing_that_loads_the_hosts_libraries_but_what_its_cluster_file_says() -> None:
+    known = {"LD_LIBRARY_PATH": "/opt/fabric"}
+    cluster = Cluster(name="c", container=Container(kind="pyxis", image="i"), environment=known)
+
+    inside = srun_command(cluster, {"resources": {}}, RUN, "gcg")
+    outside = srun_command(Cluster(name="c"), {"resources": {}}, RUN, "gcg")
+
+    assert "--export=ALL,LD_PRELOAD=,PYTHONHOME=,VIRTUAL_ENV=" in inside
+    assert "--export=ALL" in outside
 
 
 def test_a_stage_without_gpus_asks_for_the_cpu_partition_and_for_no_gpu() -> None:
