@@ -89,12 +89,13 @@ def tell_failure(run: Path, stage: str, others: Sequence[Notify] = ()) -> Tellin
     """Tells that a stage has ended for good without being done; nothing if somebody cancelled it, for he knows.
 
     It needs a human where no attempt can help before something is changed (a cause of `retry.never`), and has failed
-    where another attempt could have helped, and did not.
+    where another attempt could have helped, and did not. Who is preempted for ever needs one too: to ask the site why.
     """
     try:
         attempt = read_state(run / stage).attempts[-1]
         cause = attempt.cause or "unknown"
-        event: Event = "needs_human" if cause in policy_of(read_plain_stage(run / stage)).never else "failed"
+        in_vain = {"preempted", *policy_of(read_plain_stage(run / stage)).never}
+        event: Event = "needs_human" if cause in in_vain else "failed"
     except Exception:  # the same: a courtesy
         log.exception("nobody could be told how %s of %s ended", stage, run)
         return Telling([])

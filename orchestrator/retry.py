@@ -1,18 +1,19 @@
 """Whether a stage that ended without its outputs is tried again, where, and why; from its attempts alone.
 
 Progress is the currency: what counts is how many attempts have ended at the same saved step. An attempt that saved
-something new begins a new count, and one that was preempted is not counted at all.
+something new begins a new count. One that was preempted costs nothing, up to a number at which somebody should ask why
+the stage never comes to save anything.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.causes import Cause
 from orchestrator.journal import Journal
 from orchestrator.records import record
-from orchestrator.state import Attempt, StageState
+from orchestrator.state import Attempt, Ending, StageState, State, ended_attempt, read_state, write_closed
 
 _FREE: frozenset[Cause] = frozenset({"preempted"})  # the next attempt finds what this one found
 _SUSPECT: frozenset[Cause] = frozenset({"hang", "unknown", "disk"})  # a node's fault if one node shows it twice running
@@ -31,6 +32,7 @@ class RetryPolicy:
     """When a stage is tried again. Never part of a fingerprint."""
 
     attempts: int = 3  # that end at the same saved step, whatever for, and then no more
+    preemptions: int = 20  # that end at the same saved step, beside those attempts, and then no more
     never: tuple[Cause, ...] = ("out_of_memory", "bad_data", "diverged", "bad_config", "code_error", "cancelled")
     exclude: tuple[Cause, ...] = ("node_failure", "communication")  # tried again without the node that is to blame
     delay_s: float = 5.0  # before the second retry at the same step, and twice as long before each one after it
@@ -41,6 +43,8 @@ class RetryPolicy:
         """Refuses what no retry can keep to."""
         if self.attempts < 1:
             raise ValueError("attempts must be at least 1: 1 = no retry but after preemption")
+        if self.preemptions < 1:
+            raise ValueError("preemptions must be at least 1: 1 = a stage that is preempted ends")
         for name in ("delay_s", "disk_delay_s", "most_delay_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be at least 0")
@@ -79,24 +83,14 @@ def decide(attempts: Sequence[Attempt], policy: RetryPolicy, *, elsewhere: bool 
 
     `elsewhere` tells whether there are other nodes to go to.
     """
-    last = attempts[-1]
+    last, alike = attempts[-1], _at_the_same_step(attempts)
     cause: Cause = last.cause or "unknown"
-    if last.state == "done":
-        return Decision(again=False, why="it is done")
+    against = _against(attempts, alike, cause, policy)
+    if against:
+        return Decision(again=False, why=against)
     if cause in _FREE:
         return Decision(again=True, why=f"{cause} costs nothing: it goes on at step {last.saved_step or 0}")
-    if cause in policy.never:
-        return Decision(again=False, why=f"{cause}: {_ADVICE.get(cause, 'the recipe says so (retry.never)')}")
-    if cause == "timeout" and last.saved_step is not None and not _advanced(last):
-        why = "timeout: the time was too short to save anything new; ask for more hours, or save more often"
-        return Decision(again=False, why=why)
-    alike = _at_the_same_step(attempts)
-    where = f"at step {last.saved_step}" if last.saved_step is not None else "without a checkpoint"
-    if len(alike) >= policy.attempts:
-        causes = ", ".join(dict.fromkeys(attempt.cause or "unknown" for attempt in alike))
-        count = "one attempt" if len(alike) == 1 else f"{len(alike)} attempts"
-        why = f"{count} ended {where} ({causes}); retry.attempts is {policy.attempts}"
-        return Decision(again=False, why=why)
+    where = _where(last)
     exclude = _to_leave_out(alike, cause, policy) if elsewhere else ()
     without = f", without {', '.join(exclude)}" if exclude else ""
     return Decision(
@@ -106,6 +100,23 @@ def decide(attempts: Sequence[Attempt], policy: RetryPolicy, *, elsewhere: bool 
         exclude=exclude,
         delay_s=_delay_s(cause, len(alike), policy),
     )
+
+
+def conclude(
+    folder: Path, number: int, ending: Ending, document: Mapping[str, Any], *, again: State, elsewhere: bool = True
+) -> tuple[Attempt, Decision]:
+    """Ends an attempt, decides what follows, and writes down both at once: who is killed in between costs no stage.
+
+    `again` is the state of a stage that is to be tried again. The caller holds the stage.
+    """
+    before = read_state(folder)
+    closed = ended_attempt(folder, before, ending, number=number)
+    attempts = (*(attempt for attempt in before.attempts if attempt.number < number), closed)
+    counted = attempts_of(StageState(state=ending.state, attempts=attempts), document)
+    decision = decide(counted, policy_of(document), elsewhere=elsewhere)
+    decided = replace(closed, decision=str(decision))
+    write_closed(folder, before, decided, state=again if decision.again else ending.state)
+    return decided, decision
 
 
 def tell_verdict(folder: Path, attempt: Attempt, decision: Decision) -> None:
@@ -119,6 +130,30 @@ def tell_verdict(folder: Path, attempt: Attempt, decision: Decision) -> None:
     journal.close()
 
 
+def _against(attempts: Sequence[Attempt], alike: Sequence[Attempt], cause: Cause, policy: RetryPolicy) -> str:
+    """Says why no other attempt follows; nothing if one does."""
+    last = attempts[-1]
+    if last.state in {"done", "cancelled"}:
+        return "it is done" if last.state == "done" else f"cancelled: {_ADVICE['cancelled']}"
+    if cause in policy.never:
+        return f"{cause}: {_ADVICE.get(cause, 'the recipe says so (retry.never)')}"
+    if cause == "timeout" and last.saved_step is not None and not _advanced(last):
+        return "timeout: the time was too short to save anything new; ask for more hours, or save more often"
+    if cause in _FREE:
+        free = len(_ended_here(attempts)) - len(alike)
+        told = f"preempted {free} times {_where(last)}, and nothing new was saved; retry.preemptions is"
+        return f"{told} {policy.preemptions}" if free >= policy.preemptions else ""
+    if len(alike) < policy.attempts:
+        return ""
+    causes = ", ".join(dict.fromkeys(attempt.cause or "unknown" for attempt in alike))
+    count = "one attempt" if len(alike) == 1 else f"{len(alike)} attempts"
+    return f"{count} ended {_where(last)} ({causes}); retry.attempts is {policy.attempts}"
+
+
+def _where(attempt: Attempt) -> str:
+    return "without a checkpoint" if attempt.saved_step is None else f"at step {attempt.saved_step}"
+
+
 def _delay_s(cause: Cause, alike: int, policy: RetryPolicy) -> float:
     first = policy.disk_delay_s if cause == "disk" else 0.0 if alike == 1 else policy.delay_s / 2
     return min(policy.most_delay_s, first * 2.0 ** (alike - 1))
@@ -130,14 +165,18 @@ def _advanced(attempt: Attempt) -> bool:
 
 
 def _at_the_same_step(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Returns the attempts that count against the last one: those that ended where it did, at the same saved step."""
-    alike: list[Attempt] = []
+    """Returns the attempts that count against the last one: those that ended where it did and were not free."""
+    return [attempt for attempt in _ended_here(attempts) if attempt.cause not in _FREE]
+
+
+def _ended_here(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Returns the last attempts that all ended at the same saved step."""
+    found: list[Attempt] = []
     for attempt in reversed(attempts):
         if attempt.saved_step != attempts[-1].saved_step:
             break
-        if attempt.cause not in _FREE:
-            alike.insert(0, attempt)
-    return alike
+        found.insert(0, attempt)
+    return found
 
 
 def _to_leave_out(alike: Sequence[Attempt], cause: Cause, policy: RetryPolicy) -> tuple[str, ...]:

@@ -63,6 +63,10 @@ class StageState:
     state: State = "waiting"
     attempts: tuple[Attempt, ...] = ()
 
+    def attempt(self, number: int) -> Attempt:
+        """Returns the attempt of that number."""
+        return next(attempt for attempt in self.attempts if attempt.number == number)
+
 
 @record
 class Launch:
@@ -137,11 +141,21 @@ def open_attempt(directory: Path, *, launcher: str, job_id: str, nodes: tuple[st
     return attempt
 
 
-def close_attempt(directory: Path, ending: Ending, *, decision: str = "") -> Attempt:
-    """Ends the running attempt of a stage and gives the stage its state. The caller holds the run's lock."""
+def close_attempt(directory: Path, ending: Ending, *, number: int | None = None, decision: str = "") -> Attempt:
+    """Ends an attempt of a stage, the last one if no number is given, and gives the stage its state.
+
+    The caller holds the run's lock.
+    """
     before = read_state(directory)
-    attempt = before.attempts[-1]
-    closed = replace(
+    closed = ended_attempt(directory, before, ending, number=number)
+    write_closed(directory, before, replace(closed, decision=decision), state=ending.state)
+    return closed
+
+
+def ended_attempt(directory: Path, before: StageState, ending: Ending, *, number: int | None = None) -> Attempt:
+    """Returns an attempt as it is once it has ended, without writing anything."""
+    attempt = before.attempts[-1] if number is None else before.attempt(number)
+    return replace(
         attempt,
         ended=time.time(),
         state=ending.state,
@@ -151,18 +165,14 @@ def close_attempt(directory: Path, ending: Ending, *, decision: str = "") -> Att
         evidence=ending.evidence,
         rank=ending.rank,
         node=ending.node,
-        decision=decision,
         saved_step=_saved_step(directory),
     )
-    write_state(directory, StageState(state=ending.state, attempts=(*before.attempts[:-1], closed)))
-    return closed
 
 
-def note_decision(directory: Path, decision: str, *, state: State) -> None:
-    """Adds to a stage's last attempt what was decided, and gives the stage its state. The caller holds the lock."""
-    before = read_state(directory)
-    decided = replace(before.attempts[-1], decision=decision)
-    write_state(directory, StageState(state=state, attempts=(*before.attempts[:-1], decided)))
+def write_closed(directory: Path, before: StageState, closed: Attempt, *, state: State) -> None:
+    """Puts an ended attempt in the place of the open one of its number. The caller holds the run's lock."""
+    attempts = tuple(closed if one.number == closed.number else one for one in before.attempts)
+    write_state(directory, StageState(state=state, attempts=attempts))
 
 
 def _saved_step(directory: Path) -> int | None:

@@ -18,14 +18,13 @@ from orchestrator.ballast import Ballast
 from orchestrator.errors import SurroundingsError
 from orchestrator.notify import tell, tell_failure
 from orchestrator.ranks import Patience, Ranks
-from orchestrator.retry import Decision, attempts_of, decide, policy_of, tell_verdict
+from orchestrator.retry import Decision, conclude, tell_verdict
 from orchestrator.run import Run, RunLock
 from orchestrator.state import (
+    Attempt,
     Ending,
     StageState,
-    State,
     close_attempt,
-    note_decision,
     open_attempt,
     outputs_ready,
     read_launch,
@@ -91,25 +90,15 @@ class Supervisor:
             if self._cancelled(name):
                 write_state(folder, StageState(state="cancelled", attempts=read_state(folder).attempts))
                 return False
-            ending = self._attempt(name)
-            log.info("%s: %s %s", name, ending.state, ending.detail)
-            if ending.state == "done":
+            closed, decision = self._attempt(name)
+            log.info("%s: %s %s", name, closed.state, closed.detail)
+            if closed.state == "done":
                 return True
-            decision = self._decide(name, ending)
+            tell_verdict(folder, closed, decision)
             log.info("%s: %s", name, decision)
             if not decision.again:
                 return False
             self._pause(name, decision.delay_s)
-
-    def _decide(self, name: str, ending: Ending) -> Decision:
-        """Decides what follows an attempt, and tells the state and the journal of verdict and decision."""
-        folder, document = self._run.stage_directory(name), self._run.stage_document(name)
-        state = read_state(folder)
-        decision = decide(attempts_of(state, document), policy_of(document), elsewhere=False)
-        tell_verdict(folder, state.attempts[-1], decision)
-        shown: State = "waiting" if decision.again else ending.state
-        self._insist(lambda: note_decision(folder, str(decision), state=shown))
-        return decision
 
     def _pause(self, name: str, delay_s: float) -> None:
         until = time.monotonic() + delay_s
@@ -117,8 +106,8 @@ class Supervisor:
             time.sleep(TICK_S)
         self._ballast.take()
 
-    def _attempt(self, name: str) -> Ending:
-        folder = self._run.stage_directory(name)
+    def _attempt(self, name: str) -> tuple[Attempt, Decision]:
+        folder, document = self._run.stage_directory(name), self._run.stage_document(name)
         place, job_id = (socket.gethostname(),), str(os.getpid())
         attempt = self._insist(lambda: open_attempt(folder, launcher="local", job_id=job_id, nodes=place))
         log.info("%s: attempt %d", name, attempt.number)
@@ -132,8 +121,9 @@ class Supervisor:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
-        self._insist(lambda: close_attempt(folder, ending))
-        return ending
+        return self._insist(
+            lambda: conclude(folder, attempt.number, ending, document, again="waiting", elsewhere=False)
+        )
 
     def _insist(self, write: Callable[[], T]) -> T:
         """Writes, on a full disk with the room that is kept for it."""

@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestrator.ballast import Ballast
 from orchestrator.errors import OrchError, SurroundingsError
 from orchestrator.resources import Resources, rank_count
-from orchestrator.retry import Decision, attempts_of, decide, policy_of, tell_verdict
+from orchestrator.retry import Decision, attempts_of, conclude, tell_verdict
 from orchestrator.state import (
     Attempt,
     Ending,
-    State,
-    close_attempt,
-    note_decision,
     open_attempt,
     outputs_ready,
     read_plain_stage,
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
-UNDECIDED = "again: its keeper was killed before it could decide"  # stands for a moment only, as long as it lives
 WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
 BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 TOLD = frozenset({"preempted", "timeout"})
@@ -115,8 +111,6 @@ class Keeper:
                 return None
             decision = close_lost(self._stage, past)
             last = read_state(self._stage).attempts[-1]
-            if decision.again:
-                note_decision(self._stage, str(decision), state="queued")
         tell_verdict(self._stage, last, decision)
         self._blame(Ending(state="failed", cause=last.cause, detail=last.detail, node=last.node))
         log.info("attempt %d was lost with its keeper (%s); %s", last.number, last.cause, decision)
@@ -175,11 +169,11 @@ class Keeper:
             if ending.cause in TOLD:  # Slurm speaks only once to a job
                 self._now = replace(self._now, stays=False)
         with submissions.locked(self._stage):
-            closed = self._insist(lambda: close_attempt(self._stage, ending, decision=UNDECIDED))
-            attempts = attempts_of(read_state(self._stage), self._document)
-            decision = decide(attempts, policy_of(self._document), elsewhere=self._elsewhere())
-            shown: State = "queued" if decision.again else ending.state
-            self._insist(lambda: note_decision(self._stage, str(decision), state=shown))
+            closed, decision = self._insist(
+                lambda: conclude(
+                    self._stage, attempt.number, ending, self._document, again="queued", elsewhere=self._elsewhere()
+                )
+            )
         tell_verdict(self._stage, closed, decision)
         log.info("attempt %d: %s %s", closed.number, ending.cause or ending.state, ending.detail)
         if ending.state == "done":

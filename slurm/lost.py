@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.resources import Resources, rank_count
-from orchestrator.retry import Decision, decide, policy_of
+from orchestrator.retry import Decision, conclude
 from orchestrator.state import (
     Attempt,
     Ending,
@@ -40,9 +40,7 @@ def close_lost(stage: Path, facts: JobFacts | None) -> Decision:
     """
     document, attempt = read_plain_stage(stage), read_state(stage).attempts[-1]
     ending = Ending(state="done") if outputs_ready(document) else _ending(stage, document, attempt, facts)
-    decision = _decision(stage, document, ending, attempt)
-    close_attempt(stage, ending, decision=str(decision))
-    return decision
+    return conclude(stage, attempt.number, ending, document, again="queued")[1]
 
 
 def record_unbegun(stage: Path, ending: Ending, *, launcher: str, facts: JobFacts | None, decision: str = "") -> None:
@@ -91,25 +89,6 @@ def _ending(stage: Path, document: Mapping[str, Any], attempt: Attempt, facts: J
         detail = f"its job {attempt.job_id} ended without saying how; {of_it}"
         return Ending(state="failed", cause="unknown", detail=detail, evidence=known.evidence)
     return found
-
-
-def _decision(stage: Path, document: Mapping[str, Any], ending: Ending, attempt: Attempt) -> Decision:
-    if ending.state != "failed":
-        return Decision(again=False, why=ending.detail or "it is done")
-    before = read_state(stage).attempts[int(document.get("earlier_attempts", 0)) :]
-    shown = Attempt(
-        number=attempt.number, launcher=attempt.launcher, job_id=attempt.job_id, nodes=attempt.nodes,
-        started=attempt.started, state=ending.state, cause=ending.cause, from_step=attempt.from_step, node=ending.node,
-        rank=ending.rank, saved_step=_saved_step(stage, attempt),
-    )  # fmt: skip
-    return decide([*before[:-1], shown], policy_of(document))
-
-
-def _saved_step(stage: Path, attempt: Attempt) -> int | None:
-    from orchestrator.history import last_checkpoint
-
-    step = last_checkpoint(stage)
-    return attempt.from_step if step is None else step
 
 
 def lines_of(stage: Path, attempt: Attempt) -> Iterator[str]:

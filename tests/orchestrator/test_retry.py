@@ -1,16 +1,18 @@
 """What follows an attempt."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.artifacts import write_json
 from orchestrator.causes import Cause
-from orchestrator.retry import Decision, RetryPolicy, attempts_of, decide, policy_of, tell_verdict
-from orchestrator.state import Attempt, StageState
+from orchestrator.retry import Decision, RetryPolicy, attempts_of, conclude, decide, policy_of, tell_verdict
+from orchestrator.state import Attempt, Ending, StageState, open_attempt, read_state
 from orchestrator.typed import plain
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
@@ -29,10 +31,23 @@ def after(*attempts: Attempt, policy: RetryPolicy | None = None) -> Decision:
     return decide(attempts, policy or RetryPolicy())
 
 
-def test_preemption_is_free_however_often_it_comes() -> None:
-    decision = after(*[attempt("preempted")] * 50)
+def test_preemption_is_free_however_often_it_comes_if_something_was_saved_each_time() -> None:
+    decision = after(*[attempt("preempted", since=step, saved=step + 1) for step in range(50)])
 
     assert (decision.again, decision.place, decision.delay_s) == (True, "same", 0.0)
+
+
+@pytest.mark.parametrize("step", [0, 40, None])
+def test_who_is_always_preempted_before_anything_is_saved_is_not_for_ever(step: int | None) -> None:
+    free = attempt("preempted", since=step, saved=step)
+    between = attempt("unknown", since=step, saved=step)
+
+    assert after(*[free] * 19).again
+    assert after(*[free] * 10, between, *[free] * 9).again
+    decision = after(*[free] * 10, between, *[free] * 10)
+    assert not decision.again
+    assert "preempted 20 times" in decision.why
+    assert not after(*[free] * 2, policy=RetryPolicy(preemptions=2)).again
 
 
 @pytest.mark.parametrize("cause", RetryPolicy().never)
@@ -115,6 +130,44 @@ def test_a_policy_comes_back_from_a_stage_document_as_it_was() -> None:
     assert policy_of({}) == RetryPolicy()
 
 
+def opened(folder: Path) -> Attempt:
+    (folder / "stage.json").write_text("{}", encoding="utf-8")
+    return open_attempt(folder, launcher="local", job_id="1", nodes=("n1",))
+
+
+def test_who_is_killed_as_soon_as_it_has_written_a_verdict_has_decided_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(tmp_path)
+
+    def write_and_die(path: Path, plain: Any) -> None:
+        write_json(path, plain)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.state.write_json", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        conclude(tmp_path, first.number, Ending(state="failed", cause="communication"), {}, again="queued")
+
+    state = read_state(tmp_path)
+    assert (state.state, state.attempts[0].state) == ("queued", "failed")
+    assert state.attempts[0].decision.startswith("again: communication")
+
+
+def test_an_attempt_is_ended_by_its_number_and_never_another(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    second = opened(tmp_path)
+
+    closed, _ = conclude(tmp_path, first.number, Ending(state="failed", cause="unknown"), {}, again="queued")
+
+    assert read_state(tmp_path).attempts == (closed, second)
+
+
+def test_what_was_cancelled_is_not_tried_again_whatever_the_recipe_says(tmp_path: Path) -> None:
+    cancelled = replace(attempt("cancelled"), state="cancelled")
+
+    assert not after(cancelled, policy=RetryPolicy(never=())).again
+
+
 def test_verdict_and_decision_are_in_the_journal(tmp_path: Path) -> None:
     tell_verdict(tmp_path, attempt("hang", saved=40), Decision(again=True, why="hang: attempt 2 of 3 at step 40"))
 
@@ -158,6 +211,7 @@ def test_without_progress_no_stage_is_tried_more_often_than_the_policy_allows(
             break
 
     assert sum(each.cause != "preempted" for each in attempts) <= most
+    assert sum(each.cause == "preempted" for each in attempts) <= policy.preemptions
 
 
 @given(st.lists(st.sampled_from([c for c in CAUSES if c not in RetryPolicy().never]), min_size=1, max_size=40))
