@@ -73,7 +73,7 @@ def preempted(field: Field) -> None:
 def time_limit(field: Field) -> None:
     """Asks for less time than the training needs."""
     field.launch()
-    field.wait_for_step(1)
+    field.wait(lambda: _ended_attempts(field), "the end of the attempt whose time was short", 400)
     field.harm()
 
 
