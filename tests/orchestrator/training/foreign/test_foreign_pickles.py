@@ -83,7 +83,7 @@ def test_objects_of_deepspeed_are_let_in_without_its_code(tmp_path: Path) -> Non
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    scalers = [LossScaler(1.0), DynamicLossScaler(2.0, 2.0, 1000, 1.0, delayed_shift=1, consecutive_hysteresis=False)]
+    scalers = [LossScaler(1.0), DynamicLossScaler(256.0, 1000, 1.0, 1, consecutive_hysteresis=False)]
     state = {"scalers": scalers, "where": fragment_address(3, 4), "stage": ZeroStageEnum.weights, **TENSORS}
     torch.save(state, tmp_path / "state.pt")
 
