@@ -19,7 +19,9 @@ FOLDER = Path(__file__).parent / "clusters"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FLAG = re.compile(r"[a-z][a-z0-9-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+SECRET_NAME = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+ASSIGNED = re.compile(r"""([A-Za-z_][\w-]*)=["']?([^\s"',;]+)""")
+ELSEWHERE = ("$", "`", "/", "~")  # begins what only says where a secret is
 # what a launch decides for each job: a cluster file that set it too would make two truths
 OURS = frozenset({
     "array", "chdir", "cpus-per-task", "dependency", "distribution", "error", "exclude", "gpus-per-node", "gres",
@@ -149,12 +151,12 @@ def reopen_cluster(path: Path) -> Cluster:
 
 
 def write_cluster(path: Path, cluster: Cluster) -> None:
-    """Writes a cluster file that reads as the same cluster, by rename."""
+    """Writes a cluster file that reads as the same cluster, by rename; for its owner's eyes, as `setup` is anything."""
     from orchestrator.typed import plain
 
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             yaml.safe_dump(plain(cluster), file, sort_keys=False, allow_unicode=True)
             file.flush()
             os.fsync(file.fileno())
@@ -208,13 +210,25 @@ def _check_names(cluster: Cluster) -> None:
             raise ValueError(f"extra.{flag} is no flag of sbatch; write it as `sbatch --help` does, without the dashes")
         if flag in OURS:
             raise ValueError(f"extra.{flag} cannot be set here: each launch sets it for each job")
-    if cluster.environment:
-        from orchestrator.recipe import CREDENTIALS
-    for name, value in cluster.environment.items():
+    for name in cluster.environment:
         if not VARIABLE.fullmatch(name):
             raise ValueError(f"environment.{name} is no name of an environment variable")
-        if SECRET_NAME.search(name) or CREDENTIALS.search(value):
-            advice = "export it in your shell, jobs inherit it"
-            raise ValueError(
-                f"environment.{name} holds a secret, which would be written into every run folder; {advice}"
-            )
+    for key, secret in _secrets(cluster):
+        advice = "export it in your shell, jobs inherit it"
+        raise ValueError(f"{key} holds a secret ({secret}), which would be written into every run folder; {advice}")
+
+
+def _secrets(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Yields what looks like a secret: the key that holds it, and what it is called, never the secret itself."""
+    written = [(f"environment.{name}", f"{name}={value}") for name, value in cluster.environment.items()]
+    written += [(f"extra.{flag}", f"{flag}={value}") for flag, value in cluster.extra.items()]
+    written += [(key, text) for key in ("setup", "srun") for text in getattr(cluster, key)]
+    written += [("comment", cluster.comment or "")]
+    if any("://" in text for _, text in written):
+        from orchestrator.recipe import CREDENTIALS
+    for key, text in written:
+        for name, value in ASSIGNED.findall(text):
+            if SECRET_NAME.search(name) and not value.startswith(ELSEWHERE):
+                yield key, name
+        if "://" in text and CREDENTIALS.search(text):
+            yield key, "a password in an address"

@@ -48,6 +48,11 @@ def test_all_faults_are_told_at_once_with_what_was_probably_meant(tmp_path: Path
         ("environment: {API_KEY: abc}", "holds a secret"),
         ("environment: {PROXY: 'http://me:secret@host'}", "holds a secret"),
         ("environment: {'A=B; rm': abc}", "no name of an environment variable"),
+        ("setup: [module load x, export WANDB_API_KEY=abc]", r"setup.* holds a secret \(WANDB_API_KEY\)"),
+        ("setup: ['export https_proxy=http://me:hunter2@proxy']", "setup.* holds a secret"),
+        ("srun: ['--export=ALL,HF_TOKEN=abc']", r"srun.* holds a secret \(HF_TOKEN\)"),
+        ("extra: {export: 'ALL,DB_PASSWORD=abc'}", r"extra.export.* holds a secret \(DB_PASSWORD\)"),
+        ("comment: 'token=abc'", r"comment.* holds a secret \(token\)"),
         ("container: {kind: pyxis}", "container.image"),
         ("signal_s: 0", "signal_s"),
         ("name: local", "'local'"),
@@ -59,6 +64,25 @@ def test_all_faults_are_told_at_once_with_what_was_probably_meant(tmp_path: Path
 def test_what_cannot_be_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises((RecipeError, InputError), match=message):
         read_cluster(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export HF_TOKEN=$(cat ~/.token)", 'export HF_TOKEN="$MY_TOKEN"', "export TOKENIZERS_PARALLELISM=false",
+        "export AWS_WEB_IDENTITY_TOKEN_FILE=/run/secrets/token", "module load cuda/12.4",
+    ],
+)  # fmt: skip
+def test_a_line_that_only_says_where_a_secret_is_may_stand(tmp_path: Path, line: str) -> None:
+    cluster = read_cluster(written(tmp_path, f"setup: ['{line}']\nenvironment: {{TOKENIZERS_PARALLELISM: 'false'}}\n"))
+
+    assert cluster.setup == (line,)
+
+
+def test_the_copy_in_a_run_folder_is_for_its_owners_eyes(tmp_path: Path) -> None:
+    write_cluster(tmp_path / "cluster.yaml", Cluster(name="c"))
+
+    assert (tmp_path / "cluster.yaml").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_unknown_cluster_is_refused_with_the_known_ones() -> None:
