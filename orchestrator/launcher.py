@@ -19,7 +19,9 @@ from orchestrator.tracking.addresses import absolute_uri, without_password
 from orchestrator.typed import suggestion
 from orchestrator.wishes import CANCEL
 
-TRIES, BETWEEN_TRIES_S = 3, 0.2
+BETWEEN_TRIES_S = 0.2
+MOMENT_S, SETTLING_S = 0.6, 5.0  # for whoever reads a file, and for whoever asks a queue and submits what is missing
+SETTLERS = frozenset({"orch status", "orch keeper"})  # the commands as which a run is held by those
 CLUSTER = "cluster.yaml"  # in a run folder: the cluster of its last launch there, as it was read then
 
 
@@ -133,14 +135,17 @@ def checked(plan: Plan, launcher: Launcher) -> Plan:
     return plan
 
 
-def take(run: Run, command: str) -> RunLock:
-    """Takes the run; waits a moment for somebody who only looks at it, not for one who works on it."""
-    for _ in range(TRIES):
+def take(run: Run, command: str, *, patience_s: float = SETTLING_S) -> RunLock:
+    """Takes the run; waits for somebody who only looks at it or settles it, not for one who works on it."""
+    began = time.monotonic()
+    while True:
         try:
             return run.lock(command)
         except RunBusy:
+            settles = (run.holder() or {}).get("command") in SETTLERS
+            if time.monotonic() - began > (patience_s if settles else min(MOMENT_S, patience_s)):
+                raise
             time.sleep(BETWEEN_TRIES_S)
-    return run.lock(command)
 
 
 @contextmanager

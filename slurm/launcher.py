@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.errors import Fault, InputError, RunBusy, SurroundingsError
 from orchestrator.forecast import Forecast
-from orchestrator.launcher import CLUSTER, Waiting, take
+from orchestrator.launcher import CLUSTER, MOMENT_S, Waiting, take
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.resources import Resources, rank_count
@@ -130,7 +130,7 @@ class SlurmLauncher:
         if not _ours(directory):
             return self._look(directory, launch)
         try:
-            lock = take(Run(directory), "orch status")
+            lock = take(Run(directory), "orch status", patience_s=MOMENT_S)
         except (RunBusy, SurroundingsError, OSError) as error:  # somebody submits or settles, or we may only look
             log.info("%s is not settled by us: %s", directory, error)
             return self._look(directory, launch)
