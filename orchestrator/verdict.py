@@ -36,6 +36,7 @@ class Outside:
     detail: str
     evidence: tuple[str, ...] = ()
     node: str | None = None
+    asked: bool = False  # it has asked the ranks to leave
 
 
 @record
@@ -87,6 +88,10 @@ def verdict(
     first = min(witnesses or faults, key=_blame)
     where = f"rank {first.rank}{f' ({first.node})' if first.node and len(set(nodes)) > 1 else ''}: " if size > 1 else ""
     node = first.node or (outside.node if outside else None)
+    asked = any(fault.told_to_leave for fault in faults) or (outside is not None and outside.asked)
+    if first.cause == "preempted" and not asked:  # a watchdog of the site: it would come again, and for ever
+        strange = f"{where}{first.message}; yet it was neither orch nor the cluster that asked it to leave"
+        return _ending("unknown", strange, evidence, first.rank, node)
     return _ending(first.cause, where + first.message, evidence, first.rank, node)
 
 

@@ -17,6 +17,11 @@ def listen(timeout_s: float) -> int | None:
     return None if heard is None else heard.si_signo
 
 
+def waits(number: int) -> bool:
+    """Tells whether a signal has come that nobody has listened to yet."""
+    return number in signal.sigpending()
+
+
 def release() -> None:
     """Lets a forked child, about to become another program, hear signals again, all but SIGUSR2.
 

@@ -62,7 +62,7 @@ def _known(stage: Path, attempt: Attempt, finished: Finished, now: Standing) -> 
     if known.cause is None and now.preempted:
         detail = "Slurm takes the nodes for another job, after a time of grace"
         return replace(known, cause="preempted", detail=detail)
-    return known
+    return replace(known, asked=finished.told)
 
 
 def _silent(stage: Path, finished: Finished, known: Outside) -> Ending:

@@ -154,6 +154,7 @@ class Warden:
                 with contextlib.suppress(OSError):
                     write_stacks(self._folder, self._task.rank, hung[1])
                 kill_at = time.monotonic() + hang.grace_s  # peers that wait for it are to be asked too
+        self._told_to_leave |= ear.waits(signal.SIGTERM)  # Slurm told all of the step, and the worker was quicker
         return hung
 
     def _ask_to_stop(self, worker: "subprocess.Popen[bytes]", heard: int) -> None:

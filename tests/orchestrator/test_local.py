@@ -180,7 +180,7 @@ def test_a_supervisor_that_is_asked_to_end_cancels_its_run(orch: Any) -> None:
     assert orch.stage("first")["attempts"][0]["detail"] == "the supervisor was told to end (SIGTERM)"
 
 
-def test_a_stage_that_was_preempted_goes_on_by_itself(orch: Any) -> None:
+def test_a_stage_that_somebody_asked_to_leave_goes_on_by_itself(orch: Any) -> None:
     orch("launch", orch.recipe(chain(steps=20, save_every=100, pause_s=0.2)), "--detach")
     worker = orch.pid("first")
     orch.wait(lambda: len(losses(orch, "first")) >= 2)  # not by a command: on a busy machine all may be over by then
@@ -188,7 +188,7 @@ def test_a_stage_that_was_preempted_goes_on_by_itself(orch: Any) -> None:
     orch.wait(orch.over)
 
     first, second = orch.stage("first")["attempts"]
-    assert (first["cause"], first["to_step"]) == ("preempted", second["from_step"])
+    assert (first["cause"], first["to_step"]) == ("unknown", second["from_step"])  # it was not orch
     assert orch.status()["state"] == "done"
     assert losses(orch, "first") == list(range(1, 21))
 

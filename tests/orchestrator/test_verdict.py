@@ -143,8 +143,20 @@ def test_a_rank_that_knows_better_than_the_cluster_is_believed(tmp_path: Path) -
 def test_ranks_that_saved_and_left_were_preempted(tmp_path: Path) -> None:
     for rank in range(2):
         said(tmp_path, rank, "preempted", "everything is saved")
+    ended(tmp_path, 1, exit=75, told_to_leave=True)  # it was quicker than the signal to the other
 
     assert verdict(tmp_path, size=2).cause == "preempted"
+
+
+def test_ranks_that_saved_and_left_without_being_asked_are_not_preempted_for_ever(tmp_path: Path) -> None:
+    for rank in range(2):
+        said(tmp_path, rank, "preempted", "everything is saved")
+        ended(tmp_path, rank, exit=75)
+    ending = verdict(tmp_path, size=2)
+
+    assert (ending.cause, ending.rank) == ("unknown", 0)
+    assert "neither orch nor the cluster" in ending.detail
+    assert verdict(tmp_path, size=2, outside=Outside(cause=None, detail="", asked=True)).cause == "preempted"
 
 
 def test_a_node_of_which_no_rank_left_a_word_has_failed(tmp_path: Path) -> None:
