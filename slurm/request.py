@@ -100,6 +100,7 @@ def srun_command(
         f"--ntasks={resources.nodes * tasks}",
         f"--ntasks-per-node={tasks}",
         *([f"--cpus-per-task={cpus}"] if cpus is not None else []),  # since 22.05 srun does not ask sbatch for it
+        "--distribution=block",  # whatever a site sets: a rank that fails is looked for on the node of its number
         "--kill-on-bad-exit=1",  # a rank that is gone leaves the others waiting for it
         f"--wait={cluster.grace_s + 60}",  # and so does one that ended well before its time
         "--input=none",
