@@ -18,6 +18,7 @@ from slurm.meeting import address_for, free_port
 TICK_S = 1.0
 SPARE_S = 3.0  # of the grace time: to write down how it ended before Slurm kills us
 KEEPER_LOG = "keeper.log"
+BEGINS = "attempt {number} begins"  # in the log of the job: what Slurm writes after it belongs to that attempt
 NO_LIMIT_S = 366 * 86_400.0  # Slurm gives a job without a limit an end in a far year
 
 log = logging.getLogger(__name__)

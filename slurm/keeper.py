@@ -30,7 +30,7 @@ from orchestrator.state import (
 from orchestrator.stopping import measured_save_s
 from orchestrator.wishes import wish_of
 from slurm import ear, submissions
-from slurm.attempt import KEEPER_LOG, Allocation, Finished, Standing, environment_of_ranks, run_ranks
+from slurm.attempt import BEGINS, KEEPER_LOG, Allocation, Finished, Standing, environment_of_ranks, run_ranks
 from slurm.cluster import reopen_cluster
 from slurm.company import Company
 from slurm.request import signal_seconds, srun_command
@@ -130,7 +130,7 @@ class Keeper:
         folder = self._stage / "logs" / f"attempt_{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
         with _logging_to(folder / KEEPER_LOG):
-            log.info("attempt %d: job %s on %s", attempt.number, place.job_id, ", ".join(place.nodes))
+            log.info("%s: job %s on %s", BEGINS.format(number=attempt.number), place.job_id, ", ".join(place.nodes))
             command = srun_command(cluster, self._document, self._run, self._name)
             try:
                 environment = environment_of_ranks(

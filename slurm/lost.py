@@ -3,8 +3,7 @@
 import os
 import pwd
 import re
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ from orchestrator.state import (
 )
 from orchestrator.verdict import verdict
 from orchestrator.wishes import wish_of
+from slurm.attempt import BEGINS
 from slurm.queue import JobFacts
 from slurm.states import outside
 from slurm.submissions import folder_of
 
 NOBODY = "cancelled outside orch; Slurm does not say by whom"
 TAIL_BYTES = 1 << 16
-EARLIER_S = 60.0  # clocks of hosts differ
-WHEN = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+_BEGINS = re.compile(BEGINS.format(number=r"(\d+)"))
 
 
 def close_lost(stage: Path, facts: JobFacts | None) -> Decision:
@@ -91,27 +90,20 @@ def _ending(stage: Path, document: Mapping[str, Any], attempt: Attempt, facts: J
     return found
 
 
-def lines_of(stage: Path, attempt: Attempt) -> Iterator[str]:
-    """Yields what Slurm's daemons wrote into the log of the job since the attempt began; a requeue appends to it."""
-    since = _since(stage, attempt)
+def lines_of(stage: Path, attempt: Attempt) -> list[str]:
+    """Returns what was written into the log of the job since the attempt began; a requeue appends to it.
+
+    Its keeper wrote there that it begins: times of other lines are of other clocks, and of other time zones.
+    """
+    lines: list[str] = []
     for path in sorted(folder_of(stage).glob(f"{attempt.job_id}_0_log.*")):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            for line in file.read().decode(errors="replace").splitlines():
-                when = WHEN.search(line)
-                if when is None or _seconds(when[1]) > since:
-                    yield line
-
-
-def _since(stage: Path, attempt: Attempt) -> float:
-    """Returns a moment between this attempt and the one before: the line that ended that one must not end this one."""
-    before = [one.ended for one in read_state(stage).attempts if one.number < attempt.number and one.ended is not None]
-    between_s = attempt.started - before[-1] if before else EARLIER_S
-    return attempt.started - min(EARLIER_S, between_s / 2)
-
-
-def _seconds(text: str) -> float:
-    return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+            found = file.read().decode(errors="replace").splitlines()
+        begun = [(int(mark[1]), index) for index, line in enumerate(found) if (mark := _BEGINS.search(line))]
+        first = next((index for number, index in reversed(begun) if number == attempt.number), 0)
+        lines += found[first : next((index for number, index in begun if number > attempt.number), None)]
+    return lines
 
 
 def _user(number: str) -> str:

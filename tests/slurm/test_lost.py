@@ -1,46 +1,47 @@
 """What Slurm's daemons said of one attempt is not held against the next."""
 
-import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator.state import Attempt, StageState, write_state
+from orchestrator.state import Attempt
+from slurm.attempt import BEGINS
 from slurm.lost import lines_of
 
-ENDED = 1_795_275_000.0
+SAID = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT {when} DUE TO {why} ***"
+NOON = "2026-11-21T12:00:00"
 
 
-def attempt(number: int, started: float, ended: float | None) -> Attempt:
-    return Attempt(number=number, launcher="t", job_id="7", nodes=("n1",), started=started, ended=ended)
+def attempt(number: int) -> Attempt:
+    return Attempt(number=number, launcher="t", job_id="7", nodes=("n1",), started=float(number))
 
 
-def line(moment: float) -> str:
-    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))
-    return f"slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT {when} DUE TO JOB REQUEUE ***"
+def begins(number: int) -> str:
+    return f"2026-11-21 03:00:00,000 keeper INFO: {BEGINS.format(number=number)}: job 7 on n1"
 
 
-def said_of(folder: Path, moment: float, *, began: float) -> bool:
-    """Tells whether a line of that moment is counted for the attempt after the one that ended at ENDED."""
-    now = attempt(2, began, None)
-    write_state(folder, StageState(state="running", attempts=(attempt(1, ENDED - 30, ENDED), now)))
-    (folder / "slurm").mkdir()
-    (folder / "slurm" / "7_0_log.err").write_text(f"{line(moment)}\n", encoding="utf-8")
-    return any("JOB REQUEUE" in told for told in lines_of(folder, now))
-
-
-@pytest.mark.parametrize(
-    ("moment", "began", "counts"),
-    [
-        (ENDED, ENDED + 8, False),  # what put the job back into the queue
-        (ENDED + 2, ENDED + 8, False),
-        (ENDED + 20, ENDED + 8, True),
-        (ENDED + 5, ENDED + 8, True),  # by a host whose clock is behind
-        (ENDED + 1, ENDED + 120, False),
-        (ENDED + 100, ENDED + 120, True),
-    ],
-)
-def test_the_line_that_ended_an_attempt_does_not_end_the_next(
-    tmp_path: Path, moment: float, began: float, *, counts: bool
+@pytest.mark.parametrize("noise", [0, 2000])
+def test_what_was_said_between_two_beginnings_belongs_to_the_first_whatever_the_clocks_say(
+    tmp_path: Path, noise: int
 ) -> None:
-    assert said_of(tmp_path, moment, began=began) is counts
+    (tmp_path / "slurm").mkdir()
+    reasons = {1: "PREEMPTION", 2: "JOB REQUEUE", 11: "TIME LIMIT"}
+    lines = ["a site's prolog"]
+    for number, why in reasons.items():
+        lines += [begins(number), *["a word of the keeper" * 3] * noise, SAID.format(when=NOON, why=why)]
+    (tmp_path / "slurm" / "7_0_log.err").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "slurm" / "8_0_log.err").write_text(SAID.format(when=NOON, why="of another job"), encoding="utf-8")
+    last = 1 if noise == 0 else 11  # the others are out of sight
+
+    for number, why in reasons.items():
+        if number >= last:
+            said = [line for line in lines_of(tmp_path, attempt(number)) if "***" in line]
+            assert said == [SAID.format(when=NOON, why=why)]
+
+
+def test_where_the_keeper_could_not_write_all_counts(tmp_path: Path) -> None:
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "7_0_log.err").write_text(SAID.format(when=NOON, why="TIME LIMIT"), encoding="utf-8")
+
+    assert len(lines_of(tmp_path, attempt(1))) == 1
+    assert lines_of(tmp_path / "nowhere", attempt(1)) == []
