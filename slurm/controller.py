@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.notify import tell_failure
+from orchestrator.progress import read_progress
 from orchestrator.resources import Resources
 from orchestrator.stopping import measured_save_s
 from slurm import queue, sbatch
@@ -36,8 +37,9 @@ class Controller:
         return queue.last_ending(facts)
 
     def signal_s(self, stage: Path, resources: Resources) -> int:
-        """Says how long before the end of its time a stage wants to be told, from what saving took so far."""
-        return signal_seconds(self._cluster, resources, save_s=measured_save_s(stage) or None)
+        """Says how long before the end of its time a stage wants to be told, from what saves and steps took so far."""
+        save_s = measured_save_s(stage) or None
+        return signal_seconds(self._cluster, resources, save_s=save_s, step_s=_measured_step_s(stage))
 
     def bad_nodes(self, resources: Resources) -> Sequence[str]:
         """Lists the nodes to leave out; the ledger is read once, for all stages alike."""
@@ -97,6 +99,13 @@ class Controller:
             self._cluster, resources, name=submission.name, run=stage.parent, after=submission.after_ids,
             exclude=submission.exclude, signal_s=submission.signal_s,
         )  # fmt: skip
+
+
+def _measured_step_s(stage: Path) -> float | None:
+    """Returns how long a step took when the stage last ran; None for one that never did, or counts no steps."""
+    progress = read_progress(stage) or {}
+    rate = progress.get("rate_per_s") if progress.get("unit") == "step" else None
+    return 1.0 / rate if rate else None
 
 
 def _work(stage: Path, submission: Submission) -> "StageJob":

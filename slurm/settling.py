@@ -267,7 +267,7 @@ class Settler:
     def _waiting(self, name: str, facts: JobFacts) -> Waiting:
         fates = self._chain.fates
         after = [parent for parent in self._chain.parents(name) if fates.get(parent, "alive") == "alive"]
-        reason = in_words(facts.reason, after)
+        reason = in_words(facts.reason, after, job_id=facts.id, run=self._chain.directory.name)
         return Waiting(job_id=facts.id, reason=reason, estimated_start=facts.estimated_start, state=facts.state)
 
 
