@@ -80,6 +80,7 @@ Place = Callable[[Path], Launcher]  # run folder -> where its last launch handed
 
 
 def launch(
+    run: Run,
     make: Callable[[], Plan],
     launcher: Launcher,
     code_root: Path,
@@ -88,11 +89,10 @@ def launch(
     command: str,
     require_clean: bool = False,
 ) -> Job:
-    """Checks everything, takes the run, prepares its folder and hands it to the launcher.
+    """Takes the run, plans and checks it, prepares its folder and hands it to the launcher.
 
-    The plan is made again once the run is ours: what another launch finished meanwhile must not be archived as stale.
+    It is planned once the run is ours: what another launch finished meanwhile must not be archived as stale.
     """
-    run = Run(checked(make(), launcher).directory)
     with _taken(run, before, command) as lock:
         plan = checked(make(), launcher)
         run.prepare(plan, code_root, require_clean=require_clean)

@@ -14,6 +14,7 @@ from orchestrator.follow import follow, wait, wait_for_mlflow
 from orchestrator.launcher import Job, Launcher, Place, checked, launch
 from orchestrator.plan import Plan
 from orchestrator.records import record
+from orchestrator.run import Run
 from orchestrator.status import Observer
 
 INTERRUPTED_EXIT = 130
@@ -37,8 +38,9 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
         console.print(plan_table(plan))
     try:
         job = launch(
-            make, launcher, code_root(), before=before, command=command_line(), require_clean=manner.require_clean
-        )
+            Run(run), make, launcher, code_root(), before=before, command=command_line(),
+            require_clean=manner.require_clean,
+        )  # fmt: skip
     except KeyboardInterrupt:
         return _interrupted(run, "interrupted; what was handed over goes on")
     observer = Observer(run, lambda _: launcher)
