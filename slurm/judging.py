@@ -12,6 +12,7 @@ from orchestrator.verdict import Outside, is_full, verdict
 from orchestrator.wishes import wish_of
 from slurm.attempt import Allocation, Finished, Standing, described
 from slurm.lost import cancelled, lines_of
+from slurm.nodes import shared_fault
 from slurm.states import outside
 
 EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for
@@ -37,14 +38,17 @@ def ending_of(
         return Ending(state="done")
     if wish_of(stage.parent, stage.name) is not None:
         return cancelled(stage.parent, stage.name, None)
-    known = _known(stage, attempt, finished, now)
+    known, folder = _known(stage, attempt, finished, now), stage / "logs" / f"attempt_{attempt.number}"
     tasks = rank_count(Resources(**document["resources"]))
     found = verdict(
-        stage / "logs" / f"attempt_{attempt.number}", size=len(attempt.nodes) * tasks, outside=known,
+        folder, size=len(attempt.nodes) * tasks, outside=known,
         nodes=[node for node in attempt.nodes for _ in range(tasks)],
     )  # fmt: skip
     if found.state == "done":
         return _silent(stage, finished, known)
+    fault = shared_fault(folder, attempt.nodes) if found.cause == "node_failure" else None
+    if fault is not None:
+        found = replace(found, cause="disk", detail=fault, node=None)
     if found.cause == "cancelled":
         by_whom = cancelled(stage.parent, stage.name, None)
         return replace(found, state="cancelled", detail=by_whom.detail)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from orchestrator.exits import read_plain
 from orchestrator.resources import Resources
 from slurm import probes
 from slurm.asking import SlurmAway, SlurmRefused, ask
@@ -20,6 +21,7 @@ from slurm.ledger import Incident, Ledger, by_node
 
 UNFIT = "unfit"  # the cause of a node that failed its own check
 ENOUGH_RUNS = 2  # so many different runs must have suffered from a node that passed its check
+ENOUGH_NODES = 2  # that say the same of a file system which they share
 MOST_LEFT_OUT = 0.25  # of the nodes that a job could use
 LONGEST_DETAIL = 500
 CHECK_TIMEOUT_S = 30.0  # whatever has not answered by then (a dead file server never does) is a fault
@@ -35,7 +37,7 @@ def check(cluster: Cluster, resources: Resources, run: Path, *, keeper_time: flo
     probed: dict[str, Callable[[], Iterable[str]]] = {
         "the GPUs": partial(probes.gpu_faults, cluster, resources),
         "the disks": partial(probes.disk_faults, cluster),
-        "the run folder": partial(probes.run_faults, cluster, run, keeper_time),
+        probes.RUN_FOLDER: partial(probes.run_faults, cluster, run, keeper_time),
         "the network interface": partial(probes.interface_faults, cluster),
         "the memory": partial(probes.memory_faults, resources),
     }
@@ -55,6 +57,21 @@ def check(cluster: Cluster, resources: Resources, run: Path, *, keeper_time: flo
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return [fault for what in probed for fault in found.get(what, [f"{what} did not answer for {CHECK_TIMEOUT_S:g} s"])]
+
+
+def shared_fault(folder: Path, nodes: Sequence[str]) -> str | None:
+    """Says what is wrong with the file system of a run, from the reports of an attempt's nodes; None if nothing is.
+
+    A file server that hangs, or whose clock is wrong, makes many nodes look unfit in one moment: none is to blame.
+    """
+    reports = {path.stem.removeprefix("node_"): read_plain(path) for path in sorted(folder.glob("node_*.json"))}
+    faults = {node: [str(fault) for fault in report.get("faults", ())] for node, report in reports.items()}
+    if len(faults) < ENOUGH_NODES or 2 * len(faults) < len(nodes):
+        return None
+    if not all(found and all(probes.RUN_FOLDER in fault for fault in found) for found in faults.values()):
+        return None
+    told = next(iter(faults.values()))[0]
+    return f"{told}; so say {len(faults)} of {len(nodes)} nodes at once: it is the file system, no node is to blame"
 
 
 def blame(cluster: Cluster, node: str, cause: str, detail: str, *, run: str = "") -> None:

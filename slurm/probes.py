@@ -20,6 +20,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not a temporary file: what proc
 SHARED_MEMORY_GB = 0.03  # data workers hand samples over through it; containers often get 64 MB
 SPARE_SHARE = 0.9  # of the memory a stage asks for: the rest is what the system itself uses by now
 NVIDIA_SMI_TIMEOUT_S = 20.0  # a GPU that has fallen off its bus makes it wait for ever
+RUN_FOLDER = "the run folder"  # is in the words of every fault that its file system may have on many nodes at once
 SIOCGIFFLAGS, UP_AND_RUNNING = 0x8913, 0x1 | 0x40
 
 
@@ -59,7 +60,7 @@ def disk_faults(cluster: Cluster) -> Iterator[str]:
 def run_faults(cluster: Cluster, run: Path, keeper_time: float | None) -> Iterator[str]:
     """Writes a file into the run folder and reads its time: the folder is shared, and its server's clock is ours."""
     if not run.is_dir():
-        yield f"the run folder {run} is not visible here: is its file system mounted on this node?"
+        yield f"{RUN_FOLDER} {run} is not visible here: is its file system mounted on this node?"
         return
     place = run / "logs"
     try:
@@ -71,10 +72,10 @@ def run_faults(cluster: Cluster, run: Path, keeper_time: float | None) -> Iterat
             os.fsync(file.fileno())
             off = clock_off(os.fstat(file.fileno()).st_mtime, before, time.time())
     except OSError as error:
-        yield f"the run folder cannot be written to from here: {error.strerror}"
+        yield f"{RUN_FOLDER} cannot be written to from here: {error.strerror}"
         return
     if abs(off) > cluster.checks.clock_s:
-        yield f"the clock is {abs(off):.1f} s {'behind' if off > 0 else 'ahead of'} the run folder's (checks.clock_s)"
+        yield f"the clock is {abs(off):.1f} s {'behind' if off > 0 else 'ahead of'} {RUN_FOLDER}'s (checks.clock_s)"
     elif keeper_time is not None and keeper_time - time.time() > cluster.checks.clock_s:
         yield f"the clock is {keeper_time - time.time():.1f} s behind the first node's (checks.clock_s)"
 
