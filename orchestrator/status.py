@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.errors import InputError, OrchError
 from orchestrator.launcher import Launcher, Place, Waiting
 from orchestrator.lock import user_name
+from orchestrator.planned import planned_stage
 from orchestrator.progress import PROGRESS, read_progress
 from orchestrator.records import record
 from orchestrator.state import (
@@ -19,7 +20,6 @@ from orchestrator.state import (
     StageState,
     outputs_ready,
     read_launch,
-    read_plain_stage,
     read_state,
     read_tracking,
 )
@@ -91,10 +91,10 @@ def read_stage(directory: Path, name: str, answer: Answer | None = None) -> dict
     """Reads one stage's part of the status."""
     launch = read_launch(directory)
     entry = {} if launch is None else launch.action(name)
-    if not entry:
+    if launch is None or not entry:
         names = () if launch is None else tuple(str(entry["name"]) for entry in launch.stages)
         raise InputError(f"{directory} has no stage {name!r}; it has {', '.join(names) or 'none'}")
-    return _stage_status(directory, entry, (answer or Answer()).waiting.get(name))
+    return _stage_status(directory, launch, entry, (answer or Answer()).waiting.get(name))
 
 
 def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]:
@@ -102,7 +102,9 @@ def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]
     answer = answer or Answer()
     launch = read_launch(directory)
     entries = [] if launch is None else [dict(entry) for entry in launch.stages]
-    stages = [_stage_status(directory, entry, answer.waiting.get(entry["name"])) for entry in entries]
+    stages = [] if launch is None else [
+        _stage_status(directory, launch, entry, answer.waiting.get(entry["name"])) for entry in entries
+    ]  # fmt: skip
     tracking = read_tracking(directory)
     over = launch is not None and launch.ended is not None
     return {
@@ -195,9 +197,9 @@ def _run_state(launch: Launch | None, states: list[str]) -> str:
     return "running" if launch.ended is None else "failed"
 
 
-def _stage_status(directory: Path, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
+def _stage_status(directory: Path, launch: Launch, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
     folder = directory / entry["name"]
-    plain, state = read_plain_stage(folder), read_state(folder)
+    plain, state = planned_stage(folder, launch.started), read_state(folder)
     ready = outputs_ready(plain)
     shown: str = state.state
     if ready and shown in {"waiting", "done"}:

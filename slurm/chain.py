@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from orchestrator.planned import planned_stage
 from orchestrator.resources import Resources
 from orchestrator.retry import Decision
-from orchestrator.state import LAUNCH, STATE, Ending, Launch, outputs_ready, read_plain_stage, read_state, write_state
+from orchestrator.state import LAUNCH, STATE, Ending, Launch, StageState, outputs_ready, read_state, write_state
 from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmAway, SlurmRefused
@@ -70,7 +71,7 @@ class Chain:
         self.slurm = slurm
         self.stages = [entry["name"] for entry in launch.stages if entry["action"] != "reuse"]
         self.documents: Mapping[str, Mapping[str, Any]] = {
-            name: read_plain_stage(self.directory / name) for name in self.stages
+            name: planned_stage(self.directory / name, launch.started) for name in self.stages
         }
         self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for
         self.fates: dict[str, Fate] = {}
@@ -85,9 +86,13 @@ class Chain:
         """Returns the stages of this launch whose outputs a stage reads."""
         return [parent for parent in self.documents[name]["after"] if parent in self.documents]
 
-    def submissions(self) -> dict[str, Submission]:
+    def states(self) -> dict[str, StageState]:
+        """Returns what became of each stage so far."""
+        return {name: read_state(self.folder(name)) for name in self.stages}
+
+    def submissions(self, states: Mapping[str, StageState] | None = None) -> dict[str, Submission]:
         """Returns the submission of each stage that has one in this launch; of what is done, Slurm says nothing new."""
-        undone = [name for name in self.stages if read_state(self.folder(name)).state != "done"]
+        undone = [name for name, state in (states or self.states()).items() if state.state != "done"]
         read = ((name, submissions.read_submission(self.folder(name))) for name in undone)
         return {name: found for name, found in read if found is not None and found.launch == self.launch.started}
 

@@ -39,38 +39,31 @@ class Settler:
         self._chain = chain
         self._grace_s = grace_s
         self._curious = False
+        self._failed: list[str] = []
         self.heard = True  # the controller answered, and not accounting alone
 
     def settle(self) -> Mapping[str, Waiting]:
         """Brings every stage up to what is true; returns the jobs that wait."""
-        chain, current = self._chain, self._chain.submissions()
-        strays = {name: submissions.strays(chain.folder(name), chain.launch.started) for name in chain.stages}
-        names = [found.name for found in current.values()]
-        survey = chain.find([*names, *(stray for found in strays.values() for stray in found)])
+        chain, states = self._chain, self._chain.states()
+        current, launched = chain.submissions(states), chain.launch.started
+        undone = [name for name, state in states.items() if state.state != "done"]  # of a thousand, most often few
+        strays = [
+            stray for name in undone for stray in submissions.strays(chain.folder(name), launched, current.get(name))
+        ]
+        survey = chain.find([*(found.name for found in current.values()), *strays])
         self.heard = survey.controller
-        self._end_strays([stray for found in strays.values() for stray in found], survey)
+        self._end_strays(strays, survey)
         waiting: dict[str, Waiting] = {}
-        failed: list[str] = []
         for name in chain.stages:
-            found, before = current.get(name), read_state(chain.folder(name))
+            found, state = current.get(name), states[name]
             facts = survey.latest(found.name) if found is not None else None
             chain.ids[name] = None if found is None else found.job_id or (facts.id if facts else None)
-            for node, detail in to_blame(before):
-                chain.slurm.blame(node, detail, run=chain.directory.name)
-            try:
-                chain.fates[name] = self._settle(name, before, found, facts, survey)
-            except QueueFull as full:
-                log.info("%s: %s", name, full)
-                chain.fates[name], chain.full = "alive", True
-            except SubmissionRefused as refusal:
-                log.warning("%s: %s", name, refusal)
-                chain.fates[name] = "blocked"
+            state = state if state.state == "done" else read_state(chain.folder(name))  # Slurm took its time
+            self._settle_guarded(name, state, found, facts, survey)
             if facts is not None and facts.state == "PENDING" and chain.fates[name] == "alive":
                 waiting[name] = self._waiting(name, facts)
-            if chain.fates[name] == "blocked" and not _over(before):
-                failed += [name] if read_state(chain.folder(name)).state == "failed" else []
         chain.end_doomed()
-        for name in failed:  # no keeper lived to tell it
+        for name in self._failed:  # no keeper lived to tell it
             chain.slurm.tell_failure(chain.folder(name))
         return waiting
 
@@ -85,12 +78,30 @@ class Settler:
         """Tells, once it is settled, whether anything of the launch is still to come."""
         return self._curious or "alive" in self._chain.fates.values()
 
+    def _settle_guarded(
+        self, name: str, state: StageState, found: Submission | None, facts: JobFacts | None, survey: Survey
+    ) -> None:
+        chain = self._chain
+        for node, detail in to_blame(state):
+            chain.slurm.blame(node, detail, run=chain.directory.name)
+        try:
+            chain.fates[name] = self._settle(name, state, found, facts, survey)
+        except QueueFull as full:
+            log.info("%s: %s", name, full)
+            chain.fates[name], chain.full = "alive", True
+        except SubmissionRefused as refusal:
+            log.warning("%s: %s", name, refusal)
+            chain.fates[name] = "blocked"
+        if chain.fates[name] == "blocked" and not _over(state) and read_state(chain.folder(name)).state == "failed":
+            self._failed.append(name)
+
     def _settle(
         self, name: str, state: StageState, found: Submission | None, facts: JobFacts | None, survey: Survey
     ) -> Fate:
         lives = facts is not None and not facts.ended_for_good()
         if state.state == "done" or outputs_ready(self._chain.documents[name]):
-            self._finish(name, lives=lives)
+            if state.state != "done" and not lives:
+                self._finish(name)
             return "done"
         if _over(state):
             self._learn_who(name, state, facts, lives=lives)
@@ -112,11 +123,9 @@ class Settler:
             return self._chain.send(name, submissions.read_submission(self._chain.folder(name)))
         return self._bury(name, found, facts) if found.state == "claimed" else self._replace(name, found, facts, survey)
 
-    def _finish(self, name: str, *, lives: bool) -> None:
-        """The outputs are there: the keeper says so itself, or, if it is gone, we do."""
+    def _finish(self, name: str) -> None:
+        """The outputs are there, and the keeper that would have said so is gone."""
         stage = self._chain.folder(name)
-        if lives or read_state(stage).state == "done":
-            return
         with submissions.locked(stage):
             state = read_state(stage)
             if state.state == "running":

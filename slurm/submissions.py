@@ -153,9 +153,8 @@ def put(path: Path, plain: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def strays(stage: Path, launch: float) -> list[str]:
+def strays(stage: Path, launch: float, current: Submission | None) -> list[str]:
     """Returns the names of this launch's submissions that no longer count; jobs of them may exist all the same."""
-    current = read_submission(stage)
     lines = [line for line in _history(stage) if line["launch"] == launch]
     settled = {line["name"] for line in lines if line["event"] == REFUSED}
     return [name for name in dict.fromkeys(line["name"] for line in lines)
