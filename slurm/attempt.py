@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.records import record
 from slurm import ear
-from slurm.asking import SlurmAway, SlurmRefused, ask
+from slurm.asking import SlurmAway, SlurmRefused, ask, is_away
 from slurm.hostlist import expand
 from slurm.meeting import address_for, free_port
 
@@ -19,6 +20,9 @@ TICK_S = 1.0
 SPARE_S = 3.0  # of the grace time: to write down how it ended before Slurm kills us
 KEEPER_LOG = "keeper.log"
 BEGINS = "attempt {number} begins"  # in the log of the job: what Slurm writes after it belongs to that attempt
+ASK_AGAIN_S = 5.0  # Slurm, which did not answer
+LEAVING_S = 5.0  # for an srun that is told to end
+LAYOUT = "%(asctime)s keeper %(levelname)s: %(message)s"
 NO_LIMIT_S = 366 * 86_400.0  # Slurm gives a job without a limit an end in a far year
 
 log = logging.getLogger(__name__)
@@ -76,22 +80,36 @@ class Finished:
     code: int
     told: bool  # Slurm had told the keeper to end
     lines: tuple[str, ...]  # what srun and Slurm's daemons said of it
+    begun: bool = False  # at least one rank was started
+    stuck: bool = False  # it was ended, since it started none for so long
+
+    def unanswered(self) -> bool:
+        """Tells whether nothing was started because Slurm did not answer: the stage has no part in that."""
+        if self.begun or self.told or self.stuck or self.code == 0:
+            return False
+        from slurm.states import read_line
+
+        said = [line for line in self.lines if line.startswith("srun: ")]
+        return any(map(is_away, said)) and not any(map(read_line, said))  # a node that is away is another matter
 
 
 def run_ranks(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], *, grace_s: float, tick: Callable[[], None]
-) -> Finished:
-    """Runs srun to its end, or until this job is about to be killed; `tick` is called about once a second.
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], *, grace_s: float,
+    patience_s: Callable[[], float], tick: Callable[[], None],
+) -> Finished:  # fmt: skip
+    """Runs srun to its end, or until this job is about to be killed, or until it has started no rank for too long.
 
-    What srun and Slurm's daemons say goes to `keeper.log`.
+    What srun and Slurm's daemons say goes to `keeper.log`; `tick` is called about once a second. `patience_s` says how
+    long is too long.
     """
-    told_at: float | None = None
+    told_at, since, begun, stuck = None, time.monotonic(), False, False
     with (folder / KEEPER_LOG).open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             preexec_fn=ear.release,  # noqa: PLW1509 - it makes two system calls
         )  # fmt: skip
+        start_s = patience_s()
         while process.poll() is None:
             if ear.listen(TICK_S) == signal.SIGTERM and told_at is None:
                 told_at = time.monotonic()
@@ -101,8 +119,35 @@ def run_ranks(
                 process.kill()
                 process.wait()
                 break
+            begun = begun or _begun(folder)
+            if not begun and told_at is None and time.monotonic() > since + start_s:
+                log.warning("srun has started no rank for %.0f s: it is ended", start_s)
+                stuck = True
+                _end(process)
+                break
             tick()
-    return Finished(code=process.returncode, told=told_at is not None, lines=_lines_since(folder / KEEPER_LOG, start))
+    return Finished(
+        code=process.returncode, told=told_at is not None, lines=_lines_since(folder / KEEPER_LOG, start),
+        begun=begun or _begun(folder), stuck=stuck,
+    )  # fmt: skip
+
+
+def once_slurm_answers(
+    start: Callable[[], Finished], allocation: Allocation, *, tick: Callable[[], None], given_up: Callable[[], bool]
+) -> Finished:
+    """Starts ranks again and again while Slurm does not answer and the job has time; says how the last srun ended."""
+    while True:
+        finished, until = start(), time.monotonic() + ASK_AGAIN_S
+        left_s = allocation.left_s()
+        if not finished.unanswered() or (left_s is not None and left_s < 2 * ASK_AGAIN_S):
+            return finished
+        log.warning("Slurm does not answer, and no rank was started: it is asked again")
+        while time.monotonic() < until:
+            if ear.listen(min(TICK_S, max(0.0, until - time.monotonic()))) == signal.SIGTERM:
+                return replace(finished, told=True)
+            tick()
+        if given_up():
+            return finished
 
 
 def environment_of_ranks(
@@ -148,3 +193,30 @@ def _lines_since(path: Path, start: int) -> tuple[str, ...]:
     with path.open("rb") as file:
         file.seek(start)
         return tuple(file.read(1 << 20).decode("utf-8", errors="replace").splitlines())
+
+
+def _begun(folder: Path) -> bool:
+    """Tells whether any warden has opened its log."""
+    return next(folder.glob("rank_*.log"), None) is not None
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(LEAVING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Writes this process's log beside those of the ranks too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(LAYOUT))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -11,10 +11,12 @@ from orchestrator.state import Attempt, Ending, outputs_ready
 from orchestrator.verdict import Outside, is_full, verdict
 from orchestrator.wishes import wish_of
 from slurm.attempt import Allocation, Finished, Standing, described
+from slurm.cluster import Cluster
 from slurm.lost import cancelled, lines_of
 from slurm.nodes import shared_fault
 from slurm.states import outside
 
+BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for
 _ENDED_STEP = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT [^ ]+ \*\*\*")
 
@@ -25,7 +27,7 @@ def standing(allocation: Allocation, finished: Finished) -> Standing:
     restarts, state = told.get("Restarts", ""), told.get("JobState", "")
     requeued = restarts.isdigit() and int(restarts) > allocation.restarts
     preempted = told.get("PreemptTime", "None") not in {"None", "Unknown", "N/A"}
-    stays = not finished.told and not preempted and state in {"RUNNING", ""}
+    stays = not finished.told and not finished.stuck and not preempted and state in {"RUNNING", ""}
     return Standing(stays=stays, requeued=requeued, preempted=preempted)
 
 
@@ -44,7 +46,7 @@ def ending_of(
         folder, size=len(attempt.nodes) * tasks, outside=known,
         nodes=[node for node in attempt.nodes for _ in range(tasks)],
     )  # fmt: skip
-    if found.state == "done":
+    if found.state == "done" or finished.stuck:
         return _silent(stage, finished, known)
     fault = shared_fault(folder, attempt.nodes) if found.cause == "node_failure" else None
     if fault is not None:
@@ -71,12 +73,31 @@ def _known(stage: Path, attempt: Attempt, finished: Finished, now: Standing) -> 
 
 def _silent(stage: Path, finished: Finished, known: Outside) -> Ending:
     """No rank left a word, yet the outputs are missing: srun may know."""
+    if finished.stuck:
+        told = f"srun could start none of the ranks: {_last_words(finished)}"
+        return Ending(state="failed", cause="communication", detail=told, evidence=known.evidence, node=known.node)
     if finished.code == 0:
         told = "every process ended well, but outputs are missing"
         return Ending(state="failed", cause="code_error", detail=told, evidence=known.evidence)
     if is_full(stage):
         told = f"there is no space left on the disk of {stage}: no rank could write down why it ended"
         return Ending(state="failed", cause="disk", detail=told, evidence=known.evidence)
-    said = next((line for line in reversed(finished.lines) if "error" in line.lower()), "it said nothing")
+    said = _last_words(finished)
     told = f"the ranks could not be started, or were killed with all they know: srun ended with {finished.code}; {said}"
     return Ending(state="failed", cause="unknown", detail=told, evidence=(*known.evidence, said), node=known.node)
+
+
+def _last_words(finished: Finished) -> str:
+    said = [line for line in finished.lines if "error" in line.lower() or line.startswith("srun: ")]
+    return said[-1] if said else "it said nothing"
+
+
+def blame_node(run: Path, stage: str, cluster: Cluster, ending: Ending) -> None:
+    """Lets the ledger of this cluster know of a node that may be to blame."""
+    if ending.node is None or ending.cause not in BLAMED:
+        return
+    from slurm.nodes import UNFIT, blame
+
+    unfit = (run / stage / "logs").glob(f"attempt_*/node_{ending.node}.json")
+    cause = UNFIT if ending.cause == "node_failure" and any(unfit) else ending.cause
+    blame(cluster, ending.node, cause, ending.detail, run=run.name)

@@ -3,19 +3,19 @@
 Nothing heavy is imported before the ranks run: between two stages of a chain, every tenth of a second is waited for.
 """
 
-import contextlib
 import logging
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from orchestrator.ballast import Ballast
-from orchestrator.errors import OrchError, SurroundingsError
+from orchestrator.errors import OrchError
 from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, attempts_of, conclude, tell_verdict
 from orchestrator.state import (
@@ -30,21 +30,27 @@ from orchestrator.state import (
 from orchestrator.stopping import measured_save_s
 from orchestrator.wishes import wish_of
 from slurm import ear, submissions
-from slurm.attempt import BEGINS, KEEPER_LOG, Allocation, Finished, Standing, environment_of_ranks, run_ranks
+from slurm.attempt import (
+    BEGINS,
+    KEEPER_LOG,
+    LAYOUT,
+    Allocation,
+    Finished,
+    Standing,
+    environment_of_ranks,
+    logging_to,
+    once_slurm_answers,
+    run_ranks,
+)
 from slurm.cluster import reopen_cluster
 from slurm.company import Company
 from slurm.request import signal_seconds, srun_command
-
-if TYPE_CHECKING:
-    from slurm.queue import JobFacts
 
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
 WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
-BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 TOLD = frozenset({"preempted", "timeout"})
-LAYOUT = "%(asctime)s keeper %(levelname)s: %(message)s"
 
 T = TypeVar("T")
 
@@ -61,13 +67,16 @@ class Keeper:
         self._run, self._name, self._token = run, stage, token
         self._stage = run / stage
         self._now = Standing(stays=True, requeued=False, preempted=False)
+        self._begun = 0  # how often a job of this submission has, with this one; 0 before it is claimed
+        self._opened = 0  # the last attempt that this keeper began
         self._wished_at: float | None = None  # when we first saw that somebody wants the stage to end
 
     def work(self) -> int:
         """Returns the job's exit code: 0 only if the stage's outputs are there, so that followers may begin."""
         allocation = Allocation.from_environment()
         try:
-            if not submissions.claim(self._stage, self._token, allocation.job_id):
+            self._begun = submissions.claim(self._stage, self._token, allocation.job_id)
+            if not self._begun:
                 log.error("job %s is not wanted for %s, or no longer: it leaves", allocation.job_id, self._stage)
                 return GIVEN_UP
             self._ballast = Ballast(self._stage / "slurm" / "ballast")
@@ -75,8 +84,15 @@ class Keeper:
                 return self._keep(allocation)
             finally:
                 self._ballast.drop()
-        except (OrchError, OSError):
+        except submissions.Replaced as replaced:
+            log.warning("%s: it leaves", replaced)
+            return GIVEN_UP
+        except Exception as error:
             log.exception("the keeper cannot go on")
+            if self._begun:
+                from slurm.broken import Broken
+
+                Broken(self._run, self._name, allocation).end(error, self._held, opened=self._opened, now=self._now)
             return SURROUNDINGS
 
     def _keep(self, allocation: Allocation) -> int:
@@ -99,20 +115,26 @@ class Keeper:
             decision = self._attempt()
         return self._give_up()
 
+    def _held(self) -> AbstractContextManager[None]:
+        """Holds the stage to write what became of it, unless that is another keeper's by now."""
+        return submissions.kept(self._stage, self._token, self._begun)
+
     def _take_over(self) -> Decision | None:
         """Ends the attempt that a keeper left open which was lost with its node, or killed before it could."""
         if read_state(self._stage).state != "running":
             return None
-        from slurm.lost import close_lost
+        from slurm.judging import blame_node
+        from slurm.lost import close_lost, past_of
 
-        past = self._past()  # Slurm takes its time, and others must not wait so long for the stage
-        with submissions.locked(self._stage):
+        past = past_of(self._stage)  # Slurm takes its time, and others must not wait so long for the stage
+        with self._held():
             if read_state(self._stage).state != "running":
                 return None
             decision = close_lost(self._stage, past)
             last = read_state(self._stage).attempts[-1]
         tell_verdict(self._stage, last, decision)
-        self._blame(Ending(state="failed", cause=last.cause, detail=last.detail, node=last.node))
+        ended = Ending(state="failed", cause=last.cause, detail=last.detail, node=last.node)
+        blame_node(self._run, self._name, self._cluster, ended)
         log.info("attempt %d was lost with its keeper (%s); %s", last.number, last.cause, decision)
         return decision
 
@@ -123,24 +145,41 @@ class Keeper:
         signal_s = submission.signal_s if submission is not None else 0
         if save_s := measured_save_s(self._stage):  # Slurm goes by what was known when the job was submitted
             signal_s = max(signal_s, signal_seconds(cluster, self._resources, save_s=save_s))
-        with submissions.locked(self._stage):
+        with self._held():
             attempt = self._insist(
                 lambda: open_attempt(self._stage, launcher=cluster.name, job_id=place.job_id, nodes=place.nodes)
             )
+        self._opened = attempt.number
         folder = self._stage / "logs" / f"attempt_{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
-        with _logging_to(folder / KEEPER_LOG):
+        with logging_to(folder / KEEPER_LOG):
             log.info("%s: job %s on %s", BEGINS.format(number=attempt.number), place.job_id, ", ".join(place.nodes))
-            command = srun_command(cluster, self._document, self._run, self._name)
             try:
-                environment = environment_of_ranks(
-                    place, attempt=attempt.number, interface=cluster.interface, grace_s=cluster.grace_s,
-                    signal_s=signal_s, tasks_per_node=rank_count(self._resources),
+                finished = once_slurm_answers(
+                    lambda: self._start(attempt.number, folder, signal_s), place, tick=self._tick,
+                    given_up=lambda: wish_of(self._run, self._name) is not None,
                 )  # fmt: skip
-                finished = run_ranks(command, folder, environment, grace_s=cluster.grace_s, tick=self._tick)
             except OSError as error:  # no port, no name, no srun: an attempt that failed, not one that stays open
                 finished = Finished(code=SURROUNDINGS, told=False, lines=(f"error: {error}",))
             return self._judge(attempt, finished, signal_s)
+
+    def _start(self, attempt: int, folder: Path, signal_s: int) -> Finished:
+        """Runs the ranks, told how much time is left now."""
+        cluster = self._cluster
+        environment = environment_of_ranks(
+            self._allocation, attempt=attempt, interface=cluster.interface, grace_s=cluster.grace_s, signal_s=signal_s,
+            tasks_per_node=rank_count(self._resources),
+        )  # fmt: skip
+        return run_ranks(
+            srun_command(cluster, self._document, self._run, self._name), folder, environment, grace_s=cluster.grace_s,
+            patience_s=self._patience_s, tick=self._tick,
+        )  # fmt: skip
+
+    def _patience_s(self) -> float:
+        """Returns how long the first rank may take to start; asked while srun is at work."""
+        from orchestrator.heartbeat import limits_of
+
+        return limits_of(self._document).start_s
 
     def _tick(self) -> None:
         """Is called about once a second while ranks run."""
@@ -151,7 +190,7 @@ class Keeper:
             self._wished_at = math.inf  # once: it may have been sent before there were ranks to hear it
             from slurm import queue
 
-            with contextlib.suppress(OrchError):
+            with suppress(OrchError):
                 queue.cancel([self._allocation.job_id], signal="TERM")
 
     def _judge(self, attempt: Attempt, finished: Finished, signal_s: float) -> Decision | None:
@@ -168,7 +207,7 @@ class Keeper:
             )  # fmt: skip
             if ending.cause in TOLD:  # Slurm speaks only once to a job
                 self._now = replace(self._now, stays=False)
-        with submissions.locked(self._stage):
+        with self._held():
             closed, decision = self._insist(
                 lambda: conclude(
                     self._stage, attempt.number, ending, self._document, again="queued", elsewhere=self._elsewhere()
@@ -179,16 +218,15 @@ class Keeper:
         if ending.state == "done":
             return None
         log.info("%s", decision)
-        self._blame(ending)
+        from slurm.judging import blame_node
+
+        blame_node(self._run, self._name, self._cluster, ending)
         return decision
 
     def _pause_here(self, decision: Decision) -> bool:
         """Waits for as long as the decision says; False if the next attempt cannot begin in this job."""
-        left_s, limit_s, until = (
-            self._allocation.left_s(),
-            self._allocation.limit_s,
-            time.monotonic() + decision.delay_s,
-        )
+        left_s, limit_s = self._allocation.left_s(), self._allocation.limit_s
+        until = time.monotonic() + decision.delay_s
         worth_s = decision.delay_s + min(WORTH_STARTING_S, WORTH_STARTING_SHARE * (limit_s or 0.0))
         elsewhere = set(decision.exclude).intersection(self._allocation.nodes)
         if not self._now.stays or elsewhere or decision.delay_s > LONGEST_PAUSE_S:
@@ -203,12 +241,12 @@ class Keeper:
 
     def _finish(self) -> int:
         try:
-            with submissions.locked(self._stage):
+            with self._held():
                 state = read_state(self._stage)
                 if state.state != "done":
                     self._insist(lambda: write_state(self._stage, replace(state, state="done")))
             self._company.end(done=True)
-        except (OrchError, OSError):  # whoever settles sees the outputs too; followers need not die for it
+        except Exception:  # whoever settles sees the outputs too; followers need not die for it
             log.exception("the stage is done, but that could not be written down")
         return DONE
 
@@ -216,7 +254,7 @@ class Keeper:
         """Somebody wished it before, or between, attempts."""
         from slurm.lost import cancelled, record_unbegun
 
-        with submissions.locked(self._stage):
+        with self._held():
             state, ending = read_state(self._stage), cancelled(self._run, self._name, None)
             if attempts_of(state, self._document):
                 write_state(self._stage, replace(state, state="cancelled"))
@@ -237,27 +275,6 @@ class Keeper:
         self._company.end(done=False)
         return GIVEN_UP
 
-    def _blame(self, ending: Ending) -> None:
-        """Lets the ledger of this cluster know of a node that may be to blame."""
-        if ending.node is not None and ending.cause in BLAMED:
-            from slurm.nodes import UNFIT, blame
-
-            unfit = (self._stage / "logs").glob(f"attempt_*/node_{ending.node}.json")
-            cause = UNFIT if ending.cause == "node_failure" and any(unfit) else ending.cause
-            blame(self._cluster, ending.node, cause, ending.detail, run=self._run.name)
-
-    def _past(self) -> "JobFacts | None":
-        """Returns how this job ended before Slurm began it again, or, of another one, what is known of it."""
-        from slurm import queue
-
-        found = submissions.read_submission(self._stage)
-        try:
-            facts = None if found is None else queue.look([found.name]).get(found.name)
-            return None if facts is None else queue.last_ending(facts)
-        except SurroundingsError as error:
-            log.warning("how the last attempt ended is not known: %s", error)
-            return None
-
     def _elsewhere(self) -> bool:
         """Tells whether the cluster has more nodes than the stage needs."""
         most = self._cluster.max_nodes
@@ -270,16 +287,3 @@ class Keeper:
         except OSError:
             self._ballast.drop()
             return write()
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Writes this process's log beside those of the ranks too."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter(LAYOUT))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

@@ -1,5 +1,6 @@
 """Closes the attempts of jobs whose keeper can no longer do it: killed with its node, cancelled, forgotten by Slurm."""
 
+import logging
 import os
 import pwd
 import re
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import SurroundingsError
 from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, conclude
 from orchestrator.state import (
@@ -22,10 +24,13 @@ from orchestrator.state import (
 )
 from orchestrator.verdict import verdict
 from orchestrator.wishes import wish_of
+from slurm import queue
 from slurm.attempt import BEGINS
 from slurm.queue import JobFacts
 from slurm.states import outside
-from slurm.submissions import folder_of
+from slurm.submissions import folder_of, read_submission
+
+log = logging.getLogger(__name__)
 
 NOBODY = "cancelled outside orch; Slurm does not say by whom"
 TAIL_BYTES = 1 << 16
@@ -40,6 +45,17 @@ def close_lost(stage: Path, facts: JobFacts | None) -> Decision:
     document, attempt = read_plain_stage(stage), read_state(stage).attempts[-1]
     ending = Ending(state="done") if outputs_ready(document) else _ending(stage, document, attempt, facts)
     return conclude(stage, attempt.number, ending, document, again="queued")[1]
+
+
+def past_of(stage: Path) -> JobFacts | None:
+    """Returns how the job that was last asked for ended before Slurm began it again, or what is known of it."""
+    found = read_submission(stage)
+    try:
+        facts = None if found is None else queue.look([found.name]).get(found.name)
+        return None if facts is None else queue.last_ending(facts)
+    except SurroundingsError as error:
+        log.warning("how the last attempt ended is not known: %s", error)
+        return None
 
 
 def record_unbegun(stage: Path, ending: Ending, *, launcher: str, facts: JobFacts | None, decision: str = "") -> None:

@@ -49,6 +49,10 @@ class Submission:
     begun: int = 0  # how often a keeper has claimed it: whoever saw an older number is late
 
 
+class Replaced(SurroundingsError):
+    """Another keeper has the stage now."""
+
+
 def new_token() -> str:
     """Returns eight characters that no other submission has."""
     return secrets.token_hex(4)
@@ -83,6 +87,16 @@ def locked(stage: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+@contextlib.contextmanager
+def kept(stage: Path, token: str, begun: int) -> Iterator[None]:
+    """Holds a stage's folder like `locked`, for the keeper whose claim of this token was that one, and for no other."""
+    with locked(stage):
+        found = read_submission(stage)
+        if found is not None and (found.token, found.begun) != (token, begun):
+            raise Replaced(f"{stage} has another keeper now: this one was taken for lost, or Slurm began its job again")
+        yield
 
 
 def read_submission(stage: Path) -> Submission | None:
@@ -126,14 +140,14 @@ def note_dependency(stage: Path, token: str, after_ids: tuple[str, ...]) -> None
             _write(stage, replace(found, after_ids=after_ids))
 
 
-def claim(stage: Path, token: str, job_id: str) -> bool:
-    """Lets a job begin, or begin again, on a stage; False makes it a duplicate, which must leave at once."""
+def claim(stage: Path, token: str, job_id: str) -> int:
+    """Lets a job begin, or begin again, on a stage; returns how often it has. 0 makes it a duplicate: it must leave."""
     with locked(stage):
         found = read_submission(stage)
         if found is None or found.token != token or found.job_id not in {None, job_id}:
-            return False
+            return 0
         _write(stage, replace(found, state="claimed", job_id=job_id, begun=found.begun + 1))
-        return True
+        return found.begun + 1
 
 
 def withdraw(stage: Path, seen: Submission, *, event: str = "withdrawn") -> bool:

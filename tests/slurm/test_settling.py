@@ -478,4 +478,4 @@ def test_two_jobs_of_one_submission_cannot_both_begin(run: Path, slurm: ToySlurm
 
     claims = [submissions.claim(run / "data", found.token, job_id) for job_id in ("1", "99", "1")]
 
-    assert claims == [True, False, True]  # a job that was queued again is still the same job
+    assert claims == [1, 0, 2]  # a job that was queued again is still the same job
