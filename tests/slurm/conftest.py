@@ -9,6 +9,15 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster import DevCluster, surroundings
+from tests.slurm.programs import Programs
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Gives programs of our own that come before those of the machine."""
+    programs = Programs(tmp_path / "bin")
+    monkeypatch.setenv("PATH", programs.path())
+    return programs
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
 """What a job knows of its own time, whoever tells it."""
 
-from pathlib import Path
-
 import pytest
 
 from slurm.attempt import Allocation, limit_in, seconds
+from tests.slurm.programs import Programs
 
 
 @pytest.mark.parametrize(
@@ -36,12 +35,9 @@ def test_the_limit_in_the_environment(environment: dict[str, str], expected: flo
     ],
 )
 def test_the_time_that_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, left_s: float | None
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, answer: str, left_s: float | None
 ) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f"#!/bin/sh\n{answer}\n", encoding="utf-8")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    programs.does("scontrol", answer)
     told = {"JOB_ID": "7", "JOB_NODELIST": "n[1-2]", "JOB_START_TIME": "1795272550", "JOB_END_TIME": "1795276150"}
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)

@@ -12,6 +12,7 @@ import yaml
 
 from slurm.devcluster import DevCluster
 from tests.command_line import Orch
+from tests.slurm.programs import Programs
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
 
@@ -167,17 +168,12 @@ def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line:
 
 
 def test_interrupting_a_launch_that_submits_says_how_to_go_on_and_loses_nothing(line: Line) -> None:
-    slow = line.folder / "bin"
-    slow.mkdir()
-    sbatch = slow / "sbatch"
-    sbatch.write_text(
-        f'#!/bin/sh\ntouch "{slow}/asked"; sleep 4; exec {shutil.which("sbatch")} "$@"\n', encoding="utf-8"
-    )
-    sbatch.chmod(0o755)
+    slow = Programs(line.folder / "bin")
+    slow.does("sbatch", f'sleep 4; exec {shutil.which("sbatch")} "$@"')
     before = dict(line._environment)
-    line._environment["PATH"] = f"{slow}:{before['PATH']}"
+    line._environment["PATH"] = f"{slow.folder}:{before['PATH']}"
     process = line.start("launch", line.recipe({"first": {"stage": "count"}}), "--on", line.cluster_file, "--detach")
-    line.wait((slow / "asked").exists)
+    line.wait(lambda: bool(slow.calls("sbatch")))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     line._environment = before

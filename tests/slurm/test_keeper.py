@@ -16,6 +16,7 @@ from slurm import submissions
 from slurm.cluster import Cluster, write_cluster
 from slurm.submissions import Submission
 from tests.command_line import REPOSITORY
+from tests.slurm.programs import Programs
 from tests.slurm.toyslurm import toy_run
 
 KEEP = """
@@ -30,14 +31,12 @@ AWAY = "srun: error: Unable to create step for job 7: Unable to contact slurm co
 
 def keep(run: Path, sabotage: str = "", **programs: str) -> int:
     """Lets a keeper do its work as job 7, where there are no commands of Slurm but these."""
-    folder = run.parent / "bin"
-    folder.mkdir(exist_ok=True)
+    there = Programs(run.parent / "bin")
     for name, text in programs.items():
-        (folder / name).write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{text}\n", encoding="utf-8")
-        (folder / name).chmod(0o755)
+        there.does(name, f"PATH=/usr/bin:/bin\n{text}")
     code = KEEP.format(sabotage=sabotage)
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(run)], env={**os.environ, **JOB, "PATH": str(folder)}, check=False,
+        [sys.executable, "-P", "-c", code, str(run)], env={**os.environ, **JOB, "PATH": str(there.folder)}, check=False,
         timeout=60, capture_output=True,
     )  # fmt: skip
     return done.returncode

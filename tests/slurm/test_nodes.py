@@ -2,11 +2,10 @@
 
 import json
 import os
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from slurm import nodes, probes
 from slurm.cluster import Checks, Cluster
 from slurm.ledger import Ledger
 from slurm.nodes import UNFIT, bad_nodes, blame, check, enough_without
+from tests.slurm.programs import Programs
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -28,23 +28,11 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts programs of our own before those of the machine."""
-    place = tmp_path / "bin"
-    place.mkdir()
-    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-
-    def put(name: str, script: str) -> None:
-        (place / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        (place / name).chmod(stat.S_IRWXU)
-
-    return put
-
-
-@pytest.fixture
-def eight_nodes(program: Callable[[str, str], None]) -> None:
+def eight_nodes(programs: Programs) -> None:
     """Lets sinfo know of eight nodes in the partition main."""
-    program("sinfo", 'case "$*" in *partition=main*) for n in 1 2 3 4 5 6 7 8; do echo n$n; done;; *) exit 1;; esac')
+    programs.does(
+        "sinfo", 'case "$*" in *partition=main*) for n in 1 2 3 4 5 6 7 8; do echo n$n; done;; *) exit 1;; esac'
+    )
 
 
 def noted(cluster: Cluster) -> list[tuple[str, str, str]]:
@@ -152,8 +140,8 @@ def test_a_node_that_slurm_does_not_know_is_not_named_to_it(cluster: Cluster) ->
     assert bad_nodes(cluster) == ()
 
 
-def test_without_an_answer_no_node_is_left_out(cluster: Cluster, program: Callable[[str, str], None]) -> None:
-    program("sinfo", "echo 'sinfo: error: Invalid partition' >&2; exit 1")
+def test_without_an_answer_no_node_is_left_out(cluster: Cluster, programs: Programs) -> None:
+    programs.does("sinfo", "echo 'sinfo: error: Invalid partition' >&2; exit 1")
     blame(cluster, "n1", UNFIT, "", run="a")
 
     assert bad_nodes(cluster) == ()
@@ -164,8 +152,8 @@ def test_a_healthy_node_has_no_faults(cluster: Cluster, tmp_path: Path) -> None:
     assert list((tmp_path / "logs").iterdir()) == []
 
 
-def test_every_fault_of_a_node_is_named(tmp_path: Path, program: Callable[[str, str], None]) -> None:
-    program("nvidia-smi", "echo '0, 0'; echo '1, 12'")
+def test_every_fault_of_a_node_is_named(tmp_path: Path, programs: Programs) -> None:
+    programs.does("nvidia-smi", "echo '0, 0'; echo '1, 12'")
     sick = Cluster(name="toy", interface="ib7", checks=Checks(disk_gb=1e9))
     faults = check(sick, Resources(gpus_per_node=4, memory_gb=1e6), tmp_path / "away")
 
@@ -188,18 +176,18 @@ def test_every_fault_of_a_node_is_named(tmp_path: Path, program: Callable[[str, 
     ],
 )
 def test_a_gpu_that_fell_off_its_bus_is_a_fault(
-    script: str, words: str, program: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, words: str, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes, "NVIDIA_SMI_TIMEOUT_S", 0.5)
-    program("nvidia-smi", script)
+    programs.does("nvidia-smi", script)
     (fault,) = check(Cluster(name="toy"), Resources(gpus_per_node=1), tmp_path)
 
     assert fault.startswith("nvidia-smi does not answer")
     assert words in fault
 
 
-def test_gpus_are_asked_only_where_the_stage_wants_some(tmp_path: Path, program: Callable[[str, str], None]) -> None:
-    program("nvidia-smi", "exit 9")
+def test_gpus_are_asked_only_where_the_stage_wants_some(tmp_path: Path, programs: Programs) -> None:
+    programs.does("nvidia-smi", "exit 9")
 
     assert check(Cluster(name="toy"), Resources(), tmp_path) == []
     assert check(Cluster(name="toy", checks=Checks(gpus=False)), Resources(gpus_per_node=8), tmp_path) == []

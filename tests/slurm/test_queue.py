@@ -1,6 +1,5 @@
 """What is known of jobs, from whoever answers: lines as a Slurm 22.05 wrote them, by programs that write them again."""
 
-import stat
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from orchestrator.errors import SurroundingsError
 from slurm import asking, queue
 from slurm.asking import SlurmAway, SlurmRefused
+from tests.slurm.programs import Programs
 
 RUNNING = "21|orch-a-1|RUNNING|1795272559|1795276159|1795272550|n[1-2]|None"
 WAITING = "22|orch-b-1|PENDING|1795279999|N/A|1795272551||Priority"
@@ -19,39 +19,16 @@ NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
 DATABASE_DOWN = "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1"
 
 
-class Commands:
-    """A folder in PATH with programs that print what they are told to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.say("squeue", "")
-        self.say("sacct", "")
-        self.does("scontrol", "exit 1")
-
-    def does(self, name: str, script: str) -> None:
-        path = self.folder / name
-        log = self.folder / f"{name}.log"
-        path.write_text(f'#!/bin/sh\necho "$@" >> "{log}"\n{script}\n', encoding="utf-8")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    def say(self, name: str, *lines: str) -> None:
-        said = self.folder / f"{name}.out"
-        said.write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")
-        self.does(name, f"cat '{said}'")
-
-    def calls(self, name: str) -> list[str]:
-        log = self.folder / f"{name}.log"
-        return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-
-
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+def commands(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> Programs:
     monkeypatch.setattr(asking, "BETWEEN_TRIES_S", 0.01)
-    return Commands(tmp_path)
+    programs.say("squeue", "")
+    programs.say("sacct", "")
+    programs.does("scontrol", "exit 1")
+    return programs
 
 
-def test_a_running_job_has_its_nodes_and_a_waiting_one_its_reason_and_estimate(commands: Commands) -> None:
+def test_a_running_job_has_its_nodes_and_a_waiting_one_its_reason_and_estimate(commands: Programs) -> None:
     commands.say("squeue", RUNNING, WAITING)
 
     found = queue.look(["orch-a-1", "orch-b-1"])
@@ -61,13 +38,13 @@ def test_a_running_job_has_its_nodes_and_a_waiting_one_its_reason_and_estimate(c
     assert (found["orch-b-1"].started, found["orch-b-1"].ended_for_good()) == (None, False)
 
 
-def test_the_heading_of_a_cluster_is_not_taken_for_a_job(commands: Commands) -> None:
+def test_the_heading_of_a_cluster_is_not_taken_for_a_job(commands: Programs) -> None:
     commands.say("squeue", "CLUSTER: first", RUNNING, "CLUSTER: second")
 
     assert queue.look(["orch-a-1"])["orch-a-1"].id == "21"
 
 
-def test_one_question_is_asked_for_all_names_and_accounting_only_for_what_is_not_alive(commands: Commands) -> None:
+def test_one_question_is_asked_for_all_names_and_accounting_only_for_what_is_not_alive(commands: Programs) -> None:
     commands.say("squeue", RUNNING, WAITING)
 
     queue.find(["orch-a-1", "orch-b-1"])
@@ -78,7 +55,7 @@ def test_one_question_is_asked_for_all_names_and_accounting_only_for_what_is_not
     assert "--name=gone-1" in commands.calls("sacct")[0]
 
 
-def test_accounting_knows_how_a_job_ended_who_cancelled_it_and_how_often_it_restarted(commands: Commands) -> None:
+def test_accounting_knows_how_a_job_ended_who_cancelled_it_and_how_often_it_restarted(commands: Programs) -> None:
     commands.say(
         "sacct",
         "4|orch-d-1|CANCELLED by 1000|1795272506|1795272512|1795272505|n1|0:0|None",
@@ -99,7 +76,7 @@ def test_accounting_knows_how_a_job_ended_who_cancelled_it_and_how_often_it_rest
     assert found["orch-a-1"].signal == 125
 
 
-def test_how_a_job_that_waits_again_ended_before_is_remembered_by_accounting(commands: Commands) -> None:
+def test_how_a_job_that_waits_again_ended_before_is_remembered_by_accounting(commands: Programs) -> None:
     commands.say("squeue", WAITING.replace("22|orch-b-1", "21|orch-a-1"))
     commands.say(
         "sacct",
@@ -111,7 +88,7 @@ def test_how_a_job_that_waits_again_ended_before_is_remembered_by_accounting(com
     assert queue.last_ending(waiting).state == "NODE_FAIL"
 
 
-def test_a_job_removed_for_its_dependency_is_not_taken_for_one_that_somebody_cancelled(commands: Commands) -> None:
+def test_a_job_removed_for_its_dependency_is_not_taken_for_one_that_somebody_cancelled(commands: Programs) -> None:
     commands.say(
         "sacct",
         "2|orch-a-1|CANCELLED|None|1795272507|1795272505|None assigned|0:0|Dependency",
@@ -124,7 +101,7 @@ def test_a_job_removed_for_its_dependency_is_not_taken_for_one_that_somebody_can
 
 
 @pytest.mark.parametrize("silence", [NO_ACCOUNTING, DATABASE_DOWN])
-def test_without_accounting_the_controller_tells_what_it_still_knows(commands: Commands, silence: str) -> None:
+def test_without_accounting_the_controller_tells_what_it_still_knows(commands: Programs, silence: str) -> None:
     commands.say("squeue", ENDED)
     commands.does("sacct", silence)
     commands.does("scontrol", "echo 'JobId=20 JobName=orch-c-1 JobState=FAILED Restarts=2 ExitCode=7:0 NodeList=n1'")
@@ -137,7 +114,7 @@ def test_without_accounting_the_controller_tells_what_it_still_knows(commands: C
     assert (survey.controller, survey.accounting, survey.latest("never-1")) == (True, False, None)
 
 
-def test_without_the_controller_accounting_tells_and_nobody_is_taken_for_lost(commands: Commands) -> None:
+def test_without_the_controller_accounting_tells_and_nobody_is_taken_for_lost(commands: Programs) -> None:
     commands.does("squeue", AWAY)
     commands.say("sacct", "21|orch-a-1|RUNNING|1795272556|Unknown|1795272550|n1|0:0|None")
 
@@ -149,7 +126,7 @@ def test_without_the_controller_accounting_tells_and_nobody_is_taken_for_lost(co
     assert not survey.controller
 
 
-def test_a_job_that_a_restarted_controller_forgot_is_told_from_one_that_runs(commands: Commands) -> None:
+def test_a_job_that_a_restarted_controller_forgot_is_told_from_one_that_runs(commands: Programs) -> None:
     commands.say("sacct", "21|orch-a-1|RUNNING|1795272556|Unknown|1795272550|n1|0:0|None")
 
     facts = queue.look(["orch-a-1"])["orch-a-1"]
@@ -157,20 +134,20 @@ def test_a_job_that_a_restarted_controller_forgot_is_told_from_one_that_runs(com
     assert (facts.state, facts.ended_for_good()) == (queue.FORGOTTEN, True)
 
 
-def test_accounting_that_is_late_does_not_take_back_an_end_that_the_controller_saw(commands: Commands) -> None:
+def test_accounting_that_is_late_does_not_take_back_an_end_that_the_controller_saw(commands: Programs) -> None:
     commands.say("squeue", ENDED)
     commands.say("sacct", "20|orch-c-1|RUNNING|1795272506|Unknown|1795272505|n1|0:0|None")
 
     assert queue.look(["orch-c-1"])["orch-c-1"].state == "FAILED"
 
 
-def test_a_job_that_is_completing_is_still_alive(commands: Commands) -> None:
+def test_a_job_that_is_completing_is_still_alive(commands: Programs) -> None:
     commands.say("squeue", BACKWARD)
 
     assert not queue.look(["orch-a-1"])["orch-a-1"].ended_for_good()
 
 
-def test_if_nobody_answers_that_is_said_with_slurms_words_and_exit_code_3(commands: Commands) -> None:
+def test_if_nobody_answers_that_is_said_with_slurms_words_and_exit_code_3(commands: Programs) -> None:
     commands.does("squeue", AWAY)
     commands.does("sacct", DATABASE_DOWN)
 
@@ -180,7 +157,7 @@ def test_if_nobody_answers_that_is_said_with_slurms_words_and_exit_code_3(comman
     assert caught.value.exit_code == 3
 
 
-def test_a_controller_that_restarts_is_asked_again(commands: Commands) -> None:
+def test_a_controller_that_restarts_is_asked_again(commands: Programs) -> None:
     commands.does(
         "squeue", f"test -e '{commands.folder}/up' && echo '{WAITING}' && exit; touch '{commands.folder}/up'; {AWAY}"
     )
@@ -188,7 +165,7 @@ def test_a_controller_that_restarts_is_asked_again(commands: Commands) -> None:
     assert queue.look(["orch-b-1"])["orch-b-1"].id == "22"
 
 
-def test_a_command_that_hangs_is_given_up(commands: Commands) -> None:
+def test_a_command_that_hangs_is_given_up(commands: Programs) -> None:
     commands.does("squeue", "exec sleep 30")
     began = time.monotonic()
 
@@ -205,7 +182,7 @@ def test_a_machine_without_slurm_is_told_apart(tmp_path: Path, monkeypatch: pyte
         asking.ask(["squeue"], tries=1)
 
 
-def test_a_refusal_is_not_repeated_and_keeps_slurms_words(commands: Commands) -> None:
+def test_a_refusal_is_not_repeated_and_keeps_slurms_words(commands: Programs) -> None:
     commands.does("scontrol", "echo 'Access/permission denied for job 9' >&2; exit 1")
 
     with pytest.raises(SlurmRefused, match=r"scontrol: Access/permission denied for job 9"):
@@ -214,7 +191,7 @@ def test_a_refusal_is_not_repeated_and_keeps_slurms_words(commands: Commands) ->
     assert len(commands.calls("scontrol")) == 1
 
 
-def test_a_job_that_is_still_completing_is_changed_as_soon_as_it_waits(commands: Commands) -> None:
+def test_a_job_that_is_still_completing_is_changed_as_soon_as_it_waits(commands: Programs) -> None:
     up = commands.folder / "up"
     commands.does(
         "scontrol", f"test -e '{up}' && exit 0; touch '{up}'; echo 'Job is no longer pending execution' >&2; exit 1"
@@ -225,7 +202,7 @@ def test_a_job_that_is_still_completing_is_changed_as_soon_as_it_waits(commands:
     assert commands.calls("scontrol")[-1] == "update JobId=9 ExcNodeList=n1,n2"
 
 
-def test_cancelling_what_has_ended_is_no_mistake(commands: Commands) -> None:
+def test_cancelling_what_has_ended_is_no_mistake(commands: Programs) -> None:
     commands.does("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id specified' >&2; exit 1")
 
     queue.cancel(["1"])
@@ -234,7 +211,7 @@ def test_cancelling_what_has_ended_is_no_mistake(commands: Commands) -> None:
 
 
 def test_a_users_own_settings_do_not_change_how_slurm_answers(
-    commands: Commands, monkeypatch: pytest.MonkeyPatch
+    commands: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SQUEUE_FORMAT", "%A")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -249,7 +226,7 @@ def test_a_users_own_settings_do_not_change_how_slurm_answers(
 
 
 @pytest.mark.parametrize(("when", "start"), [("1795275628", 1795275628.0), ("N/A", None)])
-def test_a_test_of_a_script_that_slurm_would_take_says_when(commands: Commands, when: str, start: float | None) -> None:
+def test_a_test_of_a_script_that_slurm_would_take_says_when(commands: Programs, when: str, start: float | None) -> None:
     commands.does("sbatch", f"cat > '{commands.folder}/seen'; echo 'sbatch: Job 9 to start at {when} using 2 ...' >&2")
 
     found = queue.test_only("#!/bin/bash\ntrue\n")
@@ -258,7 +235,7 @@ def test_a_test_of_a_script_that_slurm_would_take_says_when(commands: Commands, 
     assert (commands.folder / "seen").read_text(encoding="utf-8") == "#!/bin/bash\ntrue\n"
 
 
-def test_a_test_of_a_script_that_slurm_would_refuse_says_why(commands: Commands) -> None:
+def test_a_test_of_a_script_that_slurm_would_refuse_says_why(commands: Programs) -> None:
     commands.does("sbatch", "echo 'allocation failure: Requested node configuration is not available' >&2; exit 1")
 
     found = queue.test_only("#!/bin/bash\n")
@@ -267,7 +244,7 @@ def test_a_test_of_a_script_that_slurm_would_refuse_says_why(commands: Commands)
     assert "Requested node configuration is not available" in found.message
 
 
-def test_many_names_are_asked_for_in_pieces_that_a_command_line_can_hold(commands: Commands) -> None:
+def test_many_names_are_asked_for_in_pieces_that_a_command_line_can_hold(commands: Programs) -> None:
     names = [f"orch-{'x' * 80}-{number}" for number in range(1200)]
 
     queue.find(names)

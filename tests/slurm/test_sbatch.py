@@ -1,6 +1,5 @@
 """What becomes of a job that sbatch takes, will not take, or will not take now."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,16 @@ from slurm.cluster import Cluster, write_cluster
 from slurm.company import Company
 from slurm.job import StageJob
 from slurm.sbatch import QueueFull, SubmissionRefused
+from tests.slurm.programs import Programs
 from tests.slurm.toyslurm import toy_run
 
 LIMIT = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
 POLICY = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)"
-Program = Callable[[str, str], None]
 
 
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Puts programs of our own where Slurm's would be."""
-    place = tmp_path / "bin"
-    place.mkdir()
-    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
-
-    def put(name: str, script: str) -> None:
-        (place / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        (place / name).chmod(0o755)
-
-    put("srun", "exit 1")  # it only has to be there
-    return put
+@pytest.fixture(autouse=True)
+def srun(programs: Programs) -> None:
+    programs.does("srun", "exit 1")  # it only has to be there
 
 
 def send(folder: Path) -> str:
@@ -38,8 +27,8 @@ def send(folder: Path) -> str:
     return sbatch.send(folder, {"time": 5}, "python", StageJob(run="run", stage="stage", token=""))
 
 
-def test_a_full_queue_is_no_refusal_and_leaves_nothing_behind(tmp_path: Path, program: Program) -> None:
-    program("sbatch", f"echo '{LIMIT}' >&2; echo '{POLICY}' >&2; exit 1")
+def test_a_full_queue_is_no_refusal_and_leaves_nothing_behind(tmp_path: Path, programs: Programs) -> None:
+    programs.does("sbatch", f"echo '{LIMIT}' >&2; echo '{POLICY}' >&2; exit 1")
 
     with pytest.raises(QueueFull, match="no more jobs"):
         send(tmp_path / "slurm")
@@ -47,17 +36,17 @@ def test_a_full_queue_is_no_refusal_and_leaves_nothing_behind(tmp_path: Path, pr
     assert list((tmp_path / "slurm").iterdir()) == []
 
 
-def test_a_job_that_is_too_big_for_its_account_is_refused_for_good(tmp_path: Path, program: Program) -> None:
-    program("sbatch", f"echo 'sbatch: error: AssocMaxWallDurationPerJobLimit' >&2; echo '{POLICY}' >&2; exit 1")
+def test_a_job_that_is_too_big_for_its_account_is_refused_for_good(tmp_path: Path, programs: Programs) -> None:
+    programs.does("sbatch", f"echo 'sbatch: error: AssocMaxWallDurationPerJobLimit' >&2; echo '{POLICY}' >&2; exit 1")
 
     with pytest.raises(SubmissionRefused):
         send(tmp_path / "slurm")
 
 
-def test_a_job_that_ends_well_submits_what_its_launch_did_not_come_to(tmp_path: Path, program: Program) -> None:
-    program("sbatch", "echo Submitted batch job 77")
-    program("squeue", "exit 0")
-    program("sacct", "exit 0")
+def test_a_job_that_ends_well_submits_what_its_launch_did_not_come_to(tmp_path: Path, programs: Programs) -> None:
+    programs.does("sbatch", "echo Submitted batch job 77")
+    programs.does("squeue", "exit 0")
+    programs.does("sacct", "exit 0")
     run, cluster = tmp_path / "toy", Cluster(name="toy", ledger=tmp_path / "ledger")
     launch = toy_run(run, {"data": [], "train": ["data"], "score": ["train"]})
     write_cluster(run / "cluster.yaml", cluster)
