@@ -28,7 +28,7 @@ import statistics
 import struct
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, Literal, Self, get_args
@@ -115,14 +115,15 @@ class Hang:
 class Beat:
     """What the worker writes; the one without memory writes nothing, for processes that nobody watches."""
 
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
+    def __init__(self, memory: mmap.mmap | None = None, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """Says that this process is starting."""
+        self._clock = clock
         self._memory = memory
         self._stacks: IO[bytes] | None = None
         self._pid = os.getpid()
         self._version, self._steps, self._step = 0, 0, 0
         self._phase: Phase = "starting"
-        self._since_ns, self._length_ns = time.monotonic_ns(), 0
+        self._since_ns, self._length_ns = self._clock(), 0
         self._write()
 
     @classmethod
@@ -148,13 +149,13 @@ class Beat:
     def enter(self, phase: Phase) -> None:
         """Says what is being done now."""
         if phase not in _STEPPING or self._phase not in _STEPPING:  # within a step only the step counts
-            self._since_ns = time.monotonic_ns()
+            self._since_ns = self._clock()
         self._phase = phase
         self._write()
 
     def step(self, number: int) -> None:
         """Says that a step (or whatever a stage counts) is done."""
-        now = time.monotonic_ns()
+        now = self._clock()
         if self._phase == "starting":
             self._phase = "working"
         self._length_ns, self._since_ns = now - self._since_ns, now
@@ -183,13 +184,13 @@ class Beat:
 class Watch:
     """What the parent reads, for one worker."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """Makes the memory. The worker counts as starting from now on."""
-        self._limits = limits
+        self._limits, self._clock = limits, clock
         self._file = os.memfd_create("orch-beat")
         os.write(self._file, b"\0" * MEMORY_BYTES)
         self._memory = mmap.mmap(self._file, MEMORY_BYTES)
-        self._born_ns = time.monotonic_ns()
+        self._born_ns = self._clock()
         self._seen = self.pulse()
         self._looked_ns = self._born_ns
         self._silent_s = 0.0
@@ -216,7 +217,7 @@ class Watch:
 
     def poll(self) -> Hang | None:
         """Tells whether the worker hangs. Time in which this process itself stood still does not count."""
-        pulse, now_ns = self.pulse(), time.monotonic_ns()
+        pulse, now_ns = self.pulse(), self._clock()
         between_s = (now_ns - self._looked_ns) / 1e9
         if pulse.since_ns != self._seen.since_ns:
             if pulse.steps != self._seen.steps:

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -77,13 +78,10 @@ class Orch:
 
     def wait(self, question: Callable[[], Any], seconds: float = 30.0) -> Any:
         """Asks until the answer is yes."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            answer = question()
-            if answer:
-                return answer
-            time.sleep(0.05)
-        raise AssertionError(f"it never became true: {question}")
+        return until(question, seconds, what=self._written)
+
+    def _written(self) -> list[str]:
+        return [path.read_text(encoding="utf-8") for path in self.run_folder.glob("*/state.json")]
 
     def pid(self, stage: str) -> int:
         """Waits until a stage runs and returns its process."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator.errors import SurroundingsError
 from orchestrator.heartbeat import BEAT, MEMORY_BYTES, Beat, Hang, Limits, Watch, limits_of
 from orchestrator.progress import Progress
 from orchestrator.stacks import Stand, dump
+from tests.waiting import until
 
 QUICK = Limits(step_s=0.3, factor=3.0, start_s=60.0, save_s=60.0, work_s=60.0)
 STEPS = """
@@ -42,21 +43,16 @@ def worker(code: str, limits: Limits = QUICK) -> Iterator[tuple["subprocess.Pope
         watch.close()
 
 
-def hang_of(watch: Watch, within_s: float = 20.0) -> Hang:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        hang = watch.poll()
-        if hang is not None:
-            return hang
-        time.sleep(0.02)
-    raise AssertionError("no hang was found")
+def hang_of(watch: Watch) -> Hang:
+    found = until(watch.poll, what="a hang is found")
+    assert found is not None
+    return found
 
 
 def stand_of(code: str, limits: Limits = QUICK, *, stop: bool = False) -> Stand:
     with worker(code, limits) as (process, watch):
         if stop:
-            while watch.pulse().steps < 5:
-                time.sleep(0.01)
+            until(lambda: watch.pulse().steps >= 5)
             process.send_signal(signal.SIGSTOP)
         hang_of(watch)
         return dump(process.pid, watch)
@@ -73,28 +69,49 @@ def test_a_worker_that_makes_steps_is_left_alone_and_one_that_stops_making_them_
         assert str(hang).startswith("has made no step for")
 
 
+class Clock:
+    """Goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> int:
+        return int(self.now_s * 1e9)
+
+    def goes_on(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 def test_slow_steps_are_measured_by_their_own_median() -> None:
-    watch, beat = watched(Limits(step_s=0.05, factor=20.0))
+    clock = Clock()
+    watch, beat = watched(Limits(step_s=0.5, factor=20.0), clock)
     for step in range(1, 5):
-        time.sleep(0.03)
+        clock.goes_on(0.3)
         beat.step(step)
         assert watch.poll() is None
-    time.sleep(0.2)
+    beat.enter("data")
+    clock.goes_on(4.9)
+    slow = watch.poll()
+    clock.goes_on(1.2)
+    stuck = watch.poll()
 
-    assert watch.poll() is None
+    assert slow is None
+    assert stuck is not None
+    assert (stuck.median_s, stuck.limit_s) == pytest.approx((0.3, 6.0))
     watch.close()
 
 
 def test_before_the_first_step_and_while_saving_other_limits_hold() -> None:
-    watch, beat = watched(Limits(step_s=0.01, factor=1.1, start_s=60.0, save_s=0.1))
+    clock = Clock()
+    watch, beat = watched(Limits(step_s=0.01, factor=1.1, start_s=60.0, save_s=0.1), clock)
     beat.enter("forward")
-    time.sleep(0.05)
+    clock.goes_on(0.05)
     started = watch.poll()
     beat.step(1)
     beat.enter("saving")
-    time.sleep(0.05)
+    clock.goes_on(0.05)
     saving = watch.poll()
-    time.sleep(0.1)
+    clock.goes_on(0.06)
     stuck = watch.poll()
 
     assert (started, saving) == (None, None)
@@ -104,9 +121,10 @@ def test_before_the_first_step_and_while_saving_other_limits_hold() -> None:
 
 
 def test_a_stage_without_steps_beats_by_its_progress() -> None:
-    watch, beat = watched(Limits(step_s=0.01, factor=1.1, start_s=0.01, work_s=60.0))
+    clock = Clock()
+    watch, beat = watched(Limits(step_s=0.01, factor=1.1, start_s=0.01, work_s=60.0), clock)
     beat.step(1)
-    time.sleep(0.05)
+    clock.goes_on(1.0)
 
     assert watch.pulse().phase == "working"
     assert watch.poll() is None
@@ -124,11 +142,12 @@ def test_a_stage_that_says_again_and_again_how_far_it_is_does_not_beat_by_it() -
 
 
 def test_time_in_which_the_watch_itself_stood_still_does_not_count() -> None:
-    watch, beat = watched(Limits(step_s=20.0, factor=1.1))
+    clock = Clock()
+    watch, beat = watched(Limits(step_s=20.0, factor=1.1), clock)
     beat.enter("data")
     beat.step(1)
     watch.poll()
-    watch._looked_ns -= 10**12  # as if the whole node had been stopped for a quarter of an hour
+    clock.goes_on(900.0)  # as if the whole node had been stopped for a quarter of an hour
 
     assert watch.poll() is None
     watch.close()
@@ -195,10 +214,8 @@ def test_a_process_that_holds_the_interpreter_lock_is_shown_too() -> None:
 def test_a_stopped_process_is_shown_and_stays_stopped(monkeypatch: pytest.MonkeyPatch, spy: bool) -> None:  # noqa: FBT001
     if not spy:
         monkeypatch.setattr("orchestrator.stacks._spied", lambda _pid, _timeout_s: "")
-    with worker(STEPS + "def nap():\n    time.sleep(1000)\nnap()") as (process, watch):
-        while watch.pulse().steps < 5:
-            time.sleep(0.01)
-        time.sleep(0.1)
+    with worker(STEPS + "def nap():\n    beat.step(6)\n    time.sleep(1000)\nnap()") as (process, watch):
+        until(lambda: watch.pulse().steps == 6)
         process.send_signal(signal.SIGSTOP)
         hang_of(watch)
         stand = dump(process.pid, watch)
@@ -248,7 +265,7 @@ for number in computed(batch, 5, Workers(number=2), name_of=str):
     assert stand.text.count("== process") == 3
 
 
-def watched(limits: Limits) -> tuple[Watch, Beat]:
-    watch = Watch(limits)
+def watched(limits: Limits, clock: Callable[[], int] = time.monotonic_ns) -> tuple[Watch, Beat]:
+    watch = Watch(limits, clock=clock)
     with Path(watch.address).open("r+b", buffering=0) as file:
-        return watch, Beat(mmap.mmap(file.fileno(), MEMORY_BYTES))
+        return watch, Beat(mmap.mmap(file.fileno(), MEMORY_BYTES), clock=clock)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from orchestrator.errors import InputError, SurroundingsError
 from slurm.cluster import read_cluster
 from slurm.devcluster import DevCluster, database, hosts, surroundings
+from tests.waiting import until
 
 WAIT_S = 60.0
 
@@ -41,10 +42,10 @@ def test_one_command_runs_on_every_host(devcluster: DevCluster) -> None:
 
 def test_a_job_can_submit_a_job_and_accounting_knows_both(devcluster: DevCluster, tmp_path: Path) -> None:
     first = _submit(devcluster, tmp_path, "sbatch --parsable -o /dev/null --wrap squeue")
-    assert _until(lambda: _accounted(devcluster, first) == ["COMPLETED"]), _accounted(devcluster, first)
+    until(lambda: _accounted(devcluster, first) == ["COMPLETED"], what=lambda: _accounted(devcluster, first))
     second = (tmp_path / f"{first}.out").read_text().split()[0]
 
-    assert _until(lambda: _accounted(devcluster, second) == ["COMPLETED"]), _accounted(devcluster, second)
+    until(lambda: _accounted(devcluster, second) == ["COMPLETED"], what=lambda: _accounted(devcluster, second))
 
 
 @pytest.mark.slow
@@ -53,12 +54,12 @@ def test_an_urgent_job_preempts_and_the_preempted_one_runs_again_under_its_numbe
 ) -> None:
     script = "trap 'echo asked' USR2; echo begun; for i in $(seq 600); do sleep 0.1; done"
     job = _submit(devcluster, tmp_path, script, "--exclusive", "-N3", "--requeue", "--signal=B:USR2@60")
-    assert _until(lambda: _written(tmp_path, job) == ["begun"]), devcluster.status()
+    until(lambda: _written(tmp_path, job) == ["begun"], what=devcluster.status)
 
     _submit(devcluster, tmp_path, "true", "--exclusive", "-N3", "-p", "urgent")
 
     try:
-        assert _until(lambda: _written(tmp_path, job).count("begun") == 2)
+        until(lambda: _written(tmp_path, job).count("begun") == 2)
         assert _written(tmp_path, job).index("asked") == 1
         assert _accounted(devcluster, job)[0] == "PREEMPTED"
     finally:
@@ -71,7 +72,7 @@ def test_a_killed_host_dies_whole_and_its_job_runs_again_when_it_is_back(
 ) -> None:
     job = _submit(devcluster, tmp_path, "echo begun; srun sleep 600", "-N3", "--requeue")
     lost = devcluster.hosts[1]
-    assert _until(lambda: _programs(devcluster, lost).count("sleep") == 2)  # a host's own, and the job's
+    until(lambda: _programs(devcluster, lost).count("sleep") == 2)  # a host's own, and the job's
     alive = devcluster.pids(lost)
 
     devcluster.kill_host(lost)
@@ -79,12 +80,12 @@ def test_a_killed_host_dies_whole_and_its_job_runs_again_when_it_is_back(
     try:
         assert not any(hosts.runs(process) for process in alive)
         assert devcluster.pids(lost) == []
-        assert _until(lambda: _accounted(devcluster, job)[:1] == ["NODE_FAIL"]), (
-            _accounted(devcluster, job),
-            devcluster.status(),
+        until(
+            lambda: _accounted(devcluster, job)[:1] == ["NODE_FAIL"],
+            what=lambda: (_accounted(devcluster, job), devcluster.status()),
         )
         devcluster.start_host(lost)
-        assert _until(lambda: _written(tmp_path, job).count("begun") == 2)
+        until(lambda: _written(tmp_path, job).count("begun") == 2)
     finally:
         devcluster.start_host(lost)
         _end(devcluster, job)
@@ -94,7 +95,7 @@ def test_a_restarted_controller_knows_its_jobs(devcluster: DevCluster, tmp_path:
     saved = devcluster.layout.path("state", "job_state")
     job = _submit(devcluster, tmp_path, "sleep 600")
     submitted = time.time()
-    assert _until(lambda: saved.exists() and saved.stat().st_mtime > submitted)  # slurmctld saves within seconds
+    until(lambda: saved.exists() and saved.stat().st_mtime > submitted)  # slurmctld saves within seconds
 
     devcluster.stop_controller()
     away = devcluster.run(["squeue"])
@@ -110,12 +111,12 @@ def test_without_accounting_jobs_still_run_and_are_accounted_later(devcluster: D
     try:
         away = devcluster.run(["sacct"])
         job = _submit(devcluster, tmp_path, "true")
-        assert _until(lambda: job not in devcluster.run(["squeue", "-h", "-t", "R,PD,CG", "-o", "%i"]).stdout.split())
+        until(lambda: job not in devcluster.run(["squeue", "-h", "-t", "R,PD,CG", "-o", "%i"]).stdout.split())
     finally:
         devcluster.start_accounting()
 
     assert away.returncode != 0
-    assert _until(lambda: _accounted(devcluster, job) == ["COMPLETED"])
+    until(lambda: _accounted(devcluster, job) == ["COMPLETED"])
 
 
 def test_the_status_tells_who_is_dead(devcluster: DevCluster) -> None:
@@ -144,7 +145,7 @@ def test_what_a_killed_up_leaves_is_taken_down_by_its_folder(
     call = f"DevCluster.up(Path({str(place)!r}), name={_own_name('k')!r})"
     script = f"from pathlib import Path; from slurm.devcluster import DevCluster; {call}"
     with subprocess.Popen([sys.executable, "-c", script]) as maker:
-        assert _until((place / "devcluster.json").exists)
+        until((place / "devcluster.json").exists)
         time.sleep(after_s)
         maker.send_signal(signal.SIGKILL)
 
@@ -246,15 +247,6 @@ def _accounted(cluster: DevCluster, job: str) -> list[str]:
 
 def _programs(cluster: DevCluster, host: str) -> list[str]:
     return [hosts.name_of(process) for process in cluster.pids(host)]
-
-
-def _until(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + WAIT_S
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _traces(folder: Path) -> list[str]:

@@ -16,8 +16,7 @@ import torch
 
 from orchestrator.data.pool import MOST_PREFETCH, Workers, computed
 from orchestrator.errors import InputError, WorkersLost
-
-WAIT_S = 20.0
+from tests.waiting import until
 
 
 def pool(compute: Callable[[int], Any], count: int, number: int, **settings: Any) -> Iterator[Any]:
@@ -35,13 +34,6 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def until(happened: Callable[[], bool]) -> bool:
-    latest = time.monotonic() + WAIT_S
-    while not happened() and time.monotonic() < latest:
-        time.sleep(0.01)
-    return happened()
 
 
 def open_files() -> list[str]:
@@ -166,7 +158,7 @@ def test_no_worker_computes_further_ahead_than_it_may(tmp_path: Path) -> None:
 
     assert touched(tmp_path) == 7  # the one taken, and two times three
     next(results)
-    assert until(lambda: touched(tmp_path) == 8)
+    until(lambda: touched(tmp_path) == 8)
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -340,5 +332,5 @@ def test_when_the_trainer_is_killed_no_worker_and_no_shared_memory_is_left() -> 
         shared = [place for pid in (trainer.pid, *workers) for place in in_shared_memory(pid)]
         trainer.kill()
 
-        assert until(lambda: not any(alive(pid) for pid in workers))
+        until(lambda: not any(alive(pid) for pid in workers))
     assert shared == []

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mlflow import MlflowClient
 
 from orchestrator.tracking.ledger import read_ledger
 from tests.command_line import Orch
+from tests.waiting import until
 
 PATIENCE_S = 90.0
 STAGES = {
@@ -26,13 +26,6 @@ def recipe(tmp_path: Path) -> tuple[Orch, Path]:
     """Writes a recipe that is tracked in a database beside it."""
     orch = Orch(tmp_path)
     return orch, orch.recipe(STAGES, tracking={"uri": "sqlite:///mlflow.db"})
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s until {what}"
-        time.sleep(0.1)
 
 
 def told(orch: Orch, stage: str = "") -> Any:
@@ -57,9 +50,9 @@ def some_steps(orch: Orch) -> Callable[[], bool]:
 def test_a_stage_that_was_killed_and_resumed_is_one_run_with_one_curve(recipe: tuple[Orch, Path]) -> None:
     orch, path = recipe
     orch("launch", path, "retry.attempts=1", "--detach")
-    wait_until(some_steps(orch), "ten steps are saved")
+    until(some_steps(orch), PATIENCE_S, what="ten steps are saved")
     os.kill(int((orch.run_folder / "first" / "pid").read_text()), signal.SIGKILL)
-    wait_until(lambda: status(orch) == "KILLED", "MLflow hears of the kill")
+    until(lambda: status(orch) == "KILLED", PATIENCE_S, what="MLflow hears of the kill")
     killed = told(orch, "first")
 
     orch("resume", "toy")
@@ -81,11 +74,11 @@ def test_when_supervisor_and_workers_are_killed_mlflow_does_not_say_running_for_
 ) -> None:
     orch, path = recipe
     orch("launch", path, "stages.first.config.steps=2000", "--detach")
-    wait_until(some_steps(orch), "ten steps are saved")
-    wait_until(lambda: status(orch, "first") == "RUNNING", "MLflow hears that it runs")
+    until(some_steps(orch), PATIENCE_S, what="ten steps are saved")
+    until(lambda: status(orch, "first") == "RUNNING", PATIENCE_S, what="MLflow hears that it runs")
 
     os.kill(json.loads((orch.run_folder / "launch.json").read_text())["pid"], signal.SIGKILL)
-    wait_until(lambda: status(orch) == "KILLED", "MLflow hears of the kill")
+    until(lambda: status(orch) == "KILLED", PATIENCE_S, what="MLflow hears of the kill")
 
     assert (told(orch, "first").info.status, told(orch).info.status) == ("KILLED", "KILLED")
 

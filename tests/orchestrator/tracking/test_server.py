@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from orchestrator.run import Run
 from orchestrator.tracking.forwarder import forward
 from orchestrator.tracking.ledger import read_ledger
 from tests.tracked_run import TrackedRun
+from tests.waiting import until
 
 PATIENCE_S = 120.0  # a server takes many seconds to come up on a busy machine
 
@@ -51,7 +52,7 @@ class Server:
                 start_new_session=True,
                 env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        wait_until(self.answers, "the server answers")
+        until(self.answers, PATIENCE_S, what="the server answers")
 
     def answers(self) -> bool:
         try:
@@ -65,13 +66,6 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s until {what}"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +106,11 @@ def test_every_point_arrives_once_though_server_and_forwarder_are_killed(server:
         run.finish("grounded")
         run.begin("align")
         run.steps("align", 1, 10)
-        wait_until(lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 10, "ten steps are delivered")
+        until(
+            lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 10,
+            PATIENCE_S,
+            what="ten steps are delivered",
+        )
         server.kill()
         run.steps("align", 11, 20)
         time.sleep(1.5)  # it tries, and fails
@@ -121,7 +119,11 @@ def test_every_point_arrives_once_though_server_and_forwarder_are_killed(server:
         forwarder = start_forwarder(run.directory)
         run.steps("align", 21, 30)
         server.start()
-        wait_until(lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 30, "thirty steps are delivered")
+        until(
+            lambda: read_ledger(stage).get("last_steps", {}).get("loss") == 30,
+            PATIENCE_S,
+            what="thirty steps are delivered",
+        )
         run.steps("align", 31, 40)
         run.finish("align")
         (run.directory / "report.html").write_text("<h1>report</h1>")

@@ -1,0 +1,20 @@
+"""The one way in which a test waits for something: until it is so, and no longer than would be wrong on any machine."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S, EVERY_S = 60.0, 0.02
+
+
+def until(question: Callable[[], T], seconds: float = PATIENCE_S, *, what: str | Callable[[], object] = "") -> T:
+    """Asks until the answer is yes, and returns it; fails with `what` was waited for, or what it says of that then."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        if time.monotonic() > deadline:
+            told = what if isinstance(what, str) else str(what())
+            raise AssertionError(f"waited {seconds:.0f} s in vain" + (f" until {told}" if told else ""))
+        time.sleep(EVERY_S)
+    return answer
