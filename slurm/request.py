@@ -95,6 +95,7 @@ def srun_command(
     tasks = rank_count(resources)
     cpus = cpus_per_task(cluster, resources)
     return [
+        *_without_the_host(cluster),
         "srun",
         f"--nodes={resources.nodes}",
         f"--ntasks={resources.nodes * tasks}",
@@ -105,7 +106,7 @@ def srun_command(
         f"--wait={cluster.grace_s + 60}",  # and so does one that ended well before its time
         "--input=none",
         "--unbuffered",
-        f"--export={_exported(cluster)}",
+        "--export=ALL",
         *_pyxis(cluster, run),
         *cluster.srun,
         *extra,
@@ -193,11 +194,11 @@ def _mounts(cluster: Cluster, run: Path) -> list[str]:
     return [*inside, f"{run}:{run}"]
 
 
-def _exported(cluster: Cluster) -> str:
-    """Says what tasks inherit; in a container, nothing by which the host's Python and libraries would be loaded."""
+def _without_the_host(cluster: Cluster) -> list[str]:
+    """Keeps from containers by what the host's Python and libraries would be loaded; srun itself cannot empty any."""
     if cluster.container.kind == "none":
-        return "ALL"
-    return ",".join(["ALL", *(f"{name}=" for name in OF_THE_HOST if name not in cluster.environment)])
+        return []
+    return ["env", *(f"--unset={name}" for name in OF_THE_HOST if name not in cluster.environment)]
 
 
 def _task_python(cluster: Cluster, run: Path) -> list[str]:
