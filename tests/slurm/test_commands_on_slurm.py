@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from slurm.devcluster import DevCluster
+from slurm.ledger import Ledger
 from tests.command_line import Orch
 from tests.slurm.programs import Programs
 
@@ -184,3 +187,35 @@ def test_interrupting_a_launch_that_submits_says_how_to_go_on_and_loses_nothing(
     assert "orch status" in errors
     assert shown["state"] == "done"
     assert len(shown["stages"][0]["attempts"]) == 1
+
+
+def test_a_node_that_breaks_every_job_is_left_out_and_blamed_once_the_stage_began_elsewhere(line: Line) -> None:
+    broken, python = line.folder / "broken", line.folder / "python"
+    first_comer = f'mkdir "{broken}" 2> /dev/null && echo "$SLURMD_NODENAME" > "{broken}/node"'
+    on_it = f'[ "$(cat "{broken}/node")" = "$SLURMD_NODENAME" ] && exit 1'
+    python.write_text(f'#!/bin/sh\n{first_comer}\n{on_it}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    line.describe(python=str(python), ledger=str(line.folder / "ledger"))
+    line.launch({"first": {"stage": "count"}, "second": AFTER}, "--detach")
+    line.wait(lambda: line.status()["state"] == "done", 60)
+    bad = (broken / "node").read_text(encoding="utf-8").strip()
+    attempts = line.stage("first")["attempts"]
+
+    assert [attempt["state"] for attempt in attempts] == ["failed", "done"]
+    assert attempts[0]["nodes"] == [bad]
+    assert attempts[0]["decision"].startswith(f"again: sent elsewhere, without {bad}")
+    assert bad not in attempts[1]["nodes"]
+    assert [(one.node, one.cause) for one in Ledger(line.folder / "ledger").incidents()] == [(bad, "unfit")]
+
+
+def test_a_job_that_is_held_is_called_so_with_what_to_type(line: Line) -> None:
+    line.describe(extra={"hold": True})
+    line.launch({"first": {"stage": "count"}}, "--detach")
+    waiting = line.stage("first")["waiting"]
+    shown = line("status", "toy").stdout
+    subprocess.run(["scontrol", "release", waiting["job_id"]], env=line._environment, check=True)
+    line.wait(line.over, 30)
+
+    assert waiting["reason"].startswith("held: somebody holds it")
+    assert f"scontrol release {waiting['job_id']}" in " ".join(shown.split())
+    assert line.status()["state"] == "done"
