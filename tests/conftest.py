@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "torch": (lambda: importlib.util.find_spec("torch") is not None, "torch: pip install -e '.[train]'"),
 }
 ROOM_ORDER = ("docs", "orchestrator", "stages", "slurm", "recipes")  # cheap rooms first, whole recipes last
+
+
+def pytest_configure() -> None:
+    """Makes Ctrl-C heard by the commands under test: a shell starts what runs in its background without."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,9 +53,11 @@ def compare(world: World, directory: str, core: int) -> Any:
     context = toy_context(Path(directory) / "stage", world)
     if world.rank == 1:
         os.sched_setaffinity(0, {core})
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        os.setpriority(os.PRIO_PROCESS, 0, 10)
     stragglers = Stragglers(context)
     for step in range(1, 6):
+        # ten seconds since the last look: enough to compute that the kernel's favour for who has just woken is used up
+        stragglers._looked -= 10.0  # noqa: SLF001
         assert stragglers.look(step, wait_s=0.01 * world.rank, step_s=1.0) == pytest.approx(0.01)
     context.journal.close()
 
