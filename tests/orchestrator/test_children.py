@@ -130,7 +130,7 @@ def test_an_error_that_cannot_travel_is_told_as_text() -> None:
         all_told(children)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGALRM])  # nohup would keep SIGHUP away
 def test_a_child_that_is_killed_is_named_with_its_signal(number: signal.Signals) -> None:
     children = Children(1)
     children.start("tar 17", lambda _: os.kill(os.getpid(), number))
