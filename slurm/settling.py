@@ -26,6 +26,7 @@ from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
 NEVER = "DependencyNeverSatisfied"
+ACCOUNTING_LATE_S = 10.0
 OVERDUE_S = 60.0  # beyond the grace of the cluster: a job that was asked to save and end is ended
 
 log = logging.getLogger(__name__)
@@ -253,7 +254,9 @@ class Settler:
         """Somebody cancelled a job by hand: its keeper could not know who, and Slurm tells once the job is gone."""
         if state.state != "cancelled" or not state.attempts or state.attempts[-1].detail != NOBODY:
             return
-        self._curious |= lives
+        known = facts is not None and facts.reason.startswith("by ")
+        # the controller may know of an end before accounting does, and only accounting knows who
+        self._curious |= lives or (not known and time.time() - (state.attempts[-1].ended or 0.0) < ACCOUNTING_LATE_S)
         stage = self._chain.folder(name)
         with submissions.locked(stage):
             if not lives and read_state(stage) == state:
