@@ -78,7 +78,7 @@ class Place:
 def place(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     for name, value in devcluster.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # whoever settles may submit: its jobs need the toys
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # who settles may submit: jobs need the toys
     yield Place(tmp_path / "place", devcluster)
     devcluster.run(["scancel", "--user=root"])
     devcluster.wait_idle()
