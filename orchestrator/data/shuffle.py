@@ -24,7 +24,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the fin
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbouring numbers end far apart
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _LONGEST = 2**62
-_STRETCH = 8192  # places: numpy takes hardly longer for them than for the few of a micro-batch
+_STRETCH = 2048  # places: numpy takes hardly longer for them than for a few; more would delay the first batch
 
 
 def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int) -> Callable[[Numbers], Numbers]:
