@@ -1,10 +1,12 @@
 """A claim: our figure, a peer's, their ratio, the bar, and whether it holds; as JSON for programs, as a table."""
 
+import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +65,23 @@ def _holds(value: float | None, bar: float | None, direction: Direction) -> bool
     return value >= bar if direction == "at least" else value <= bar
 
 
-def print_table(claims: Sequence[Claim]) -> None:
-    """Prints the claims for people."""
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """Returns what every benchmark understands; its module's docstring says what it measures."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
+    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    return parser
+
+
+def show(claims: Sequence[Claim], machine: Mapping[str, Any], versions: Mapping[str, str], *, as_json: bool) -> None:
+    """Prints the claims: as a table, or as the JSON of the interface. `machine` is as it was before measuring."""
+    if as_json:
+        print(json.dumps({"machine": machine, "versions": versions, "claims": claims}, indent=1))
+    else:
+        _print_table(claims)
+
+
+def _print_table(claims: Sequence[Claim]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)

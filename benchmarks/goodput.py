@@ -7,7 +7,6 @@ The same chain runs once undisturbed. Useful are the steps that did not have to 
 an attempt as its keeper, or Slurm, has noticed it; resubmission is the next attempt of the same job, or its requeue.
 """
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -51,9 +50,7 @@ _QUICK = _Size(training_s=40, fault_every_s=12, seed=4)
 
 def main() -> None:
     """Measures and prints, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    parser = claims.command_line(__doc__)
     parser.add_argument("--seed", type=int, default=None, help="which faults")
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
@@ -64,10 +61,7 @@ def main() -> None:
             found = _measured(cluster, Path(folder), size)
         finally:
             cluster.down()
-    if not options.json:
-        claims.print_table(found)
-        return
-    print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
+    claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
 def _measured(cluster: DevCluster, folder: Path, size: _Size) -> list[Claim]:

@@ -7,9 +7,7 @@ The peer is bare: `sbatch --dependency=afterok` and `srun` of the very processes
 submitit called for the same chain. Both take turns on the same real Slurm on this machine.
 """
 
-import argparse
 import itertools
-import json
 import os
 import re
 import statistics
@@ -47,9 +45,7 @@ _QUICK = _Size(rounds=2, linked=4, many=60)
 
 def main() -> None:
     """Measures and prints, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    parser = claims.command_line(__doc__)
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
     with tempfile.TemporaryDirectory(prefix="orch-handover-", ignore_cleanup_errors=True) as folder:
@@ -58,10 +54,7 @@ def main() -> None:
             found = _measured(cluster, Path(folder), size)
         finally:
             cluster.down()
-    if not options.json:
-        claims.print_table(found)
-        return
-    print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
+    claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
 def _measured(cluster: DevCluster, folder: Path, size: _Size) -> list[Claim]:

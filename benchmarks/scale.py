@@ -8,8 +8,6 @@ how long a verdict over thousands of ranks takes, which requests a chain makes t
 to be: the same for more ranks or stages than this machine can start.
 """
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -39,9 +37,7 @@ QUICK = Size(ranks=(1, 3), steps=20, stages=(50, 500), fallen=(256, 2048), chain
 
 def main() -> None:
     """Measures and prints, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    parser = claims.command_line(__doc__)
     options = parser.parse_args()
     size, machine = QUICK if options.quick else FULL, claims.machine()
     found: list[Claim] = []
@@ -51,10 +47,7 @@ def main() -> None:
         found += _told("files", files.control_files(folder / "files", size.stages))
         found += _told("verdict", files.verdicts(folder / "verdicts", size.fallen))
         found += _told("requests", requests.requests(folder / "requests", size.chain))
-    if not options.json:
-        claims.print_table(found)
-        return
-    print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
+    claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
 def _told(cell: str, found: list[Claim]) -> list[Claim]:

@@ -7,7 +7,6 @@ Two gloo ranks train a transformer with a mask decoder that only the first rank 
 a step on batches that are even, with and without guard and balance, in turns within the same processes.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -37,17 +36,12 @@ _FULL, _QUICK = _Size(rounds=9, steps=10), _Size(rounds=5, steps=5)
 
 def main() -> None:
     """Measures and prints, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    parser = claims.command_line(__doc__)
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
     with tempfile.TemporaryDirectory(prefix="orch-symmetry-") as folder:
         found = _measured(Path(folder), size)
-    if options.json:
-        print(json.dumps({"machine": machine, "versions": claims.versions(), "claims": found}, indent=1))
-    else:
-        claims.print_table(found)
+    claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
 def _measured(folder: Path, size: _Size) -> list[Claim]:

@@ -4,9 +4,7 @@ python -m benchmarks.streaming                 # a table, about fifteen minutes
 python -m benchmarks.streaming --json --quick  # about a minute, once the peers are installed
 """
 
-import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -36,9 +34,7 @@ _QUICK = _Size(samples=5_000, decoded=1_280, repeats=2, sets=(10**4, 10**6))
 
 def main() -> None:
     """Measures and prints, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same")
+    parser = claims.command_line(__doc__)
     parser.add_argument(
         "--cells", default=CELLS, help="some of a (raw), b (decoded), c (resume), d (damage), e (scale)"
     )
@@ -51,11 +47,8 @@ def main() -> None:
     python = environment_of_peers() if names and set(options.cells) & set("abc") else None
     with tempfile.TemporaryDirectory() as folder:
         found = list(_measured(Path(folder), python, names, options.cells, size))
-    if not options.json:
-        claims.print_table(found)
-        return
-    versions = claims.versions() | (versions_of_peers(python, names) if python else {})
-    print(json.dumps({"machine": machine, "versions": versions, "claims": found}, indent=1))
+    versions = claims.versions() | (versions_of_peers(python, names) if options.json and python else {})
+    claims.show(found, machine, versions, as_json=options.json)
 
 
 def _measured(folder: Path, python: Path | None, names: Sequence[str], cells: str, size: _Size) -> Iterator[Claim]:
