@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +73,17 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON as described in the interface")
     parser.add_argument("--quick", action="store_true", help="a small version of the same")
     return parser
+
+
+def say(words: str) -> None:
+    """Says on stderr, with the time, how far a benchmark is: the whole takes minutes."""
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
+
+
+def told(cell: str, found: list[Claim]) -> list[Claim]:
+    """Says that a part of a benchmark is done, and returns what it found."""
+    say(f"{cell}: {len(found)} claims")
+    return found
 
 
 def show(claims: Sequence[Claim], machine: Mapping[str, Any], versions: Mapping[str, str], *, as_json: bool) -> None:

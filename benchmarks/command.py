@@ -3,12 +3,26 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slurm.devcluster import DevCluster
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@contextmanager
+def dev_cluster(name: str, *, nodes: int) -> Iterator[tuple[DevCluster, Path]]:
+    """Lends a real Slurm of so many hosts and a folder; afterwards both are gone."""
+    with tempfile.TemporaryDirectory(prefix=f"orch-{name}-", ignore_cleanup_errors=True) as folder:
+        cluster = DevCluster.up(Path(folder) / "cluster", name=f"{name}{os.getpid()}", nodes=nodes)
+        try:
+            yield cluster, Path(folder)
+        finally:
+            cluster.down()
 
 
 class Orch:

@@ -10,13 +10,11 @@ an attempt as its keeper, or Slurm, has noticed it; resubmission is the next att
 import contextlib
 import itertools
 import json
-import os
 import random
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -25,6 +23,7 @@ from typing import NamedTuple
 
 from benchmarks import claims
 from benchmarks.claims import Claim
+from benchmarks.command import dev_cluster
 from orchestrator.errors import OrchError
 from slurm.devcluster import DevCluster
 from slurm.drill import faults
@@ -55,12 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
     size = size if options.seed is None else size._replace(seed=options.seed)
-    with tempfile.TemporaryDirectory(prefix="orch-goodput-", ignore_cleanup_errors=True) as folder:
-        cluster = DevCluster.up(Path(folder) / "cluster", name=f"goodput{os.getpid()}", nodes=HOSTS)
-        try:
-            found = _measured(cluster, Path(folder), size)
-        finally:
-            cluster.down()
+    with dev_cluster("goodput", nodes=HOSTS) as (cluster, folder):
+        found = _measured(cluster, folder, size)
     claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
@@ -72,12 +67,12 @@ def _measured(cluster: DevCluster, folder: Path, size: _Size) -> list[Claim]:
     )
     calm = Field(cluster, folder, "calm", shape, runs=folder / "runs")
     calm.launch()
-    _say(f"undisturbed: {calm.wait_until_over(4 * size.training_s + 120)}")
+    claims.say(f"undisturbed: {calm.wait_until_over(4 * size.training_s + 120)}")
     soaked = Field(cluster, folder, "soaked", shape, runs=folder / "runs")
     soaked.launch()
     done = list(_soak(soaked, size))
     state = soaked.wait_until_over(10 * size.training_s + 300)
-    _say(f"with faults: {state}")
+    claims.say(f"with faults: {state}")
     return _claims(cluster, calm, soaked, done, state)
 
 
@@ -91,9 +86,9 @@ def _soak(field: Field, size: _Size) -> Iterator[str]:
         try:
             FAULTS[name](field, chance)
         except (KeyError, ProcessLookupError, DrillFailed) as error:  # between two stages, there was nobody to harm
-            _say(f"{name}: nobody there ({error})")
+            claims.say(f"{name}: nobody there ({error})")
             continue
-        _say(f"{name} at {_executed(field)} steps")
+        claims.say(f"{name} at {_executed(field)} steps")
         yield name
 
 
@@ -212,10 +207,6 @@ def _seconds(text: str) -> float | None:
         return datetime.fromisoformat(text).astimezone().timestamp()
     except ValueError:
         return None
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

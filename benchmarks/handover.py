@@ -8,12 +8,10 @@ submitit called for the same chain. Both take turns on the same real Slurm on th
 """
 
 import itertools
-import os
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,7 +23,7 @@ import yaml
 from benchmarks import claims
 from benchmarks.bare import BareChain
 from benchmarks.claims import Claim
-from benchmarks.command import Orch
+from benchmarks.command import Orch, dev_cluster
 from orchestrator.errors import OrchError
 from slurm.devcluster import DevCluster
 
@@ -48,12 +46,8 @@ def main() -> None:
     parser = claims.command_line(__doc__)
     options = parser.parse_args()
     size, machine = _QUICK if options.quick else _FULL, claims.machine()
-    with tempfile.TemporaryDirectory(prefix="orch-handover-", ignore_cleanup_errors=True) as folder:
-        cluster = DevCluster.up(Path(folder) / "cluster", name=f"handover{os.getpid()}", nodes=2)
-        try:
-            found = _measured(cluster, Path(folder), size)
-        finally:
-            cluster.down()
+    with dev_cluster("handover", nodes=2) as (cluster, folder):
+        found = _measured(cluster, folder, size)
     claims.show(found, machine, claims.versions(), as_json=options.json)
 
 
@@ -80,7 +74,7 @@ def _hand_overs(cluster: DevCluster, orch: Orch, folder: Path, size: _Size) -> C
         chain.submit()
         bare += gaps(awaited(chain.run, size.linked))
         cluster.wait_idle(60)
-        _say(f"round {number + 1}: ours {statistics.median(ours):.2f} s, bare {statistics.median(bare):.2f} s")
+        claims.say(f"round {number + 1}: ours {statistics.median(ours):.2f} s, bare {statistics.median(bare):.2f} s")
     how = f"{len(ours)} hand-overs of {size.linked} stages each way; from a stage's last line to the next one's first"
     return added("hand-over between two stages", ours, bare, "sbatch --dependency=afterok", how)
 
@@ -191,10 +185,6 @@ def _empty_queue(cluster: DevCluster) -> None:
     deadline = time.monotonic() + 120
     while cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip() and time.monotonic() < deadline:
         time.sleep(0.2)
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

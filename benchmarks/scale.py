@@ -11,12 +11,10 @@ to be: the same for more ranks or stages than this machine can start.
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import claims
-from benchmarks.claims import Claim
 from benchmarks.scaling import files, requests, traffic
 from orchestrator.errors import OrchError
 
@@ -40,20 +38,14 @@ def main() -> None:
     parser = claims.command_line(__doc__)
     options = parser.parse_args()
     size, machine = QUICK if options.quick else FULL, claims.machine()
-    found: list[Claim] = []
+    found: list[claims.Claim] = []
     with tempfile.TemporaryDirectory(prefix="orch-scale-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
-        found += _told("traffic", traffic.traffic_per_step(folder / "traffic", size.ranks, size.steps))
-        found += _told("files", files.control_files(folder / "files", size.stages))
-        found += _told("verdict", files.verdicts(folder / "verdicts", size.fallen))
-        found += _told("requests", requests.requests(folder / "requests", size.chain))
+        found += claims.told("traffic", traffic.traffic_per_step(folder / "traffic", size.ranks, size.steps))
+        found += claims.told("files", files.control_files(folder / "files", size.stages))
+        found += claims.told("verdict", files.verdicts(folder / "verdicts", size.fallen))
+        found += claims.told("requests", requests.requests(size.chain))
     claims.show(found, machine, claims.versions(), as_json=options.json)
-
-
-def _told(cell: str, found: list[Claim]) -> list[Claim]:
-    """Says on stderr that a part is done: the whole takes minutes."""
-    print(f"{time.strftime('%H:%M:%S')} {cell}: {len(found)} claims", file=sys.stderr)
-    return found
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _ending(results: Sequence[dict[str, Any]]) -> str:
 
 def _run(folder: Path, mode: str, ranks: int, *arguments: str) -> list[dict[str, Any]]:
     """Runs the ranks of a mode; returns what each reported, and how it ended."""
-    _say(mode)
+    claims.say(f"{mode} ...")
     place = folder / mode
     place.mkdir()
     processes = []
@@ -114,10 +114,6 @@ def _run(folder: Path, mode: str, ranks: int, *arguments: str) -> list[dict[str,
         if code != 0 and mode in {"alone", "ours", "costs"}:
             raise subprocess.SubprocessError(f"{mode}: rank {rank} {ended}")
     return results
-
-
-def _say(words: str) -> None:
-    print(f"{words} ...", file=sys.stderr)
 
 
 if __name__ == "__main__":

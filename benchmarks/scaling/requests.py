@@ -1,6 +1,5 @@
 """What a chain asks of slurmctld from its launch to its end, by slurmctld's own count, against a bare chain."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from benchmarks import claims
 from benchmarks.bare import BareChain
 from benchmarks.claims import Claim
-from benchmarks.command import Orch
+from benchmarks.command import Orch, dev_cluster
 from benchmarks.handover import awaited, write_chain
 from slurm.devcluster import DevCluster
 
@@ -18,14 +17,10 @@ COMPUTED_STAGES = 1000
 MORE_BAR, LOOK_BAR = 20.0, 6.0
 
 
-def requests(folder: Path, stages: int) -> list[Claim]:
+def requests(stages: int) -> list[Claim]:
     """Runs a chain both ways on a cluster of its own, and once a status of it."""
-    folder.mkdir(parents=True)
-    cluster = DevCluster.up(folder / "cluster", name=f"scale{os.getpid()}", nodes=2)
-    try:
+    with dev_cluster("scale", nodes=2) as (cluster, folder):
         return _counted(cluster, folder, stages)
-    finally:
-        cluster.down()
 
 
 def _counted(cluster: DevCluster, folder: Path, stages: int) -> list[Claim]:

@@ -7,7 +7,6 @@ python -m benchmarks.streaming --json --quick  # about a minute, once the peers 
 import contextlib
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -61,19 +60,19 @@ def _measured(folder: Path, python: Path | None, names: Sequence[str], cells: st
             able, claims_of_the_unable = _prepared(rivals, shards, folder / "raw")
             yield from claims_of_the_unable
             if "a" in cells:
-                yield from _told("a", reading.read_raw(able, size.samples, size.repeats))
+                yield from claims.told("a", reading.read_raw(able, size.samples, size.repeats))
             if "c" in cells:
-                yield from _told("c", resuming.resume(able, size.samples, size.repeats))
-                yield from _told("c", resuming.resume_at_any_size(folder, size.sets, size.repeats))
+                yield from claims.told("c", resuming.resume(able, size.samples, size.repeats))
+                yield from claims.told("c", resuming.resume_at_any_size(folder, size.sets, 6 * size.repeats))
         if "b" in cells:
             able, claims_of_the_unable = _prepared(rivals, decoded, folder / "b")
             yield from claims_of_the_unable
-            yield from _told("b", reading.read_decoded(able, decoded, size.decoded, size.repeats))
+            yield from claims.told("b", reading.read_decoded(able, decoded, size.decoded, size.repeats))
     if "d" in cells:
-        yield from _told("d", damage.survive_damage(folder))
+        yield from claims.told("d", damage.survive_damage(folder))
     if "e" in cells:
-        yield from _told("e", scale.open_billion(folder, size.repeats))
-        yield from _told("e", [scale.build_indexes(shards, size.repeats)])
+        yield from claims.told("e", scale.open_billion(folder, size.repeats))
+        yield from claims.told("e", [scale.build_indexes(shards, size.repeats)])
 
 
 @contextlib.contextmanager
@@ -99,12 +98,6 @@ def _prepared(rivals: Sequence[Rival], shards: Path, folder: Path) -> tuple[list
             name = f"{rival.name} gets ready"
             unable.append(claims.cannot(name, [0.0], "", peer_name=rival.name, bar=None, why=str(error)))
     return able, unable
-
-
-def _told(cell: str, found: list[Claim]) -> list[Claim]:
-    """Says on stderr that a cell is done: the whole takes minutes."""
-    print(f"{time.strftime('%H:%M:%S')} cell {cell}: {len(found)} claims", file=sys.stderr)
-    return found
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ def losses(orch: Any, stage: str) -> list[int]:
     return [event["step"] for event in map(json.loads, lines) if event["event"] == "metrics"]
 
 
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"\0" * 65536):
+            pass
+
+
 def test_a_launch_runs_a_chain_to_its_end_and_says_what_to_look_at(orch: Any) -> None:
     shown = orch("launch", orch.recipe(chain(steps=5)))
 
@@ -339,9 +345,7 @@ def test_a_full_disk_is_named_and_can_be_told_while_it_is_full(orch: Any, small_
     orch("launch", orch.recipe(chain(steps=1000, save_every=1, pause_s=0.05), **rules), "--detach")
     run = small_disk / "toy"
     orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
-    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while filler.write(b"\0" * 65536):
-            pass
+    fill(small_disk)
     orch.wait(lambda: orch.json("status", run)["ended"])
     shown = orch.json("status", run)
     refused = orch("launch", orch.folder / "recipe.yaml", code=3)
@@ -358,9 +362,7 @@ def test_a_stage_goes_on_by_itself_when_a_full_disk_has_room_again(orch: Any, sm
     orch("launch", orch.recipe(chain(steps=60, save_every=1, pause_s=0.05), **rules), "--detach")
     run = small_disk / "toy"
     orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
-    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while filler.write(b"\0" * 65536):
-            pass
+    fill(small_disk)
     first = orch.wait(lambda: (a := orch.json("status", run)["stages"][0]["attempts"][0])["decision"] and a)
     (small_disk / "filler").unlink()
     orch.wait(lambda: orch.json("status", run)["ended"], seconds=60)

@@ -7,45 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from slurm.devcluster import DevCluster
 from slurm.ledger import Ledger
-from tests.command_line import Orch
+from tests.slurm.line import Line
 from tests.slurm.programs import Programs
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
 
 SLOW = {"stage": "count", "config": {"steps": 900, "save_every": 5, "pause_s": 0.1}}
 AFTER = {"stage": "add", "inputs": {"value": "first.value"}}
-
-
-class Line(Orch):
-    """The command line on the login node of a cluster."""
-
-    def __init__(self, folder: Path, cluster: DevCluster) -> None:
-        super().__init__(folder)
-        self._environment.update(cluster.environment())
-        self.cluster = cluster
-        self.cluster_file = folder / "cluster.yaml"
-        self.describe()
-
-    def describe(self, **more: Any) -> None:
-        """Writes the cluster file."""
-        written = yaml.safe_load(self.cluster.cluster_file().read_text(encoding="utf-8"))
-        self.cluster_file.write_text(yaml.safe_dump({**written, **more}), encoding="utf-8")
-
-    def launch(self, stages: dict[str, Any], *more: Any, code: int = 0) -> Any:
-        return self("launch", self.recipe(stages), "--on", self.cluster_file, *more, code=code)
-
-    def runs_at(self, stage: str, step: int) -> None:
-        self.wait(lambda: (self.stage(stage)["step"] or 0) >= step, 40)
-
-    def jobs(self) -> list[str]:
-        return self.cluster.run(["squeue", "-h", "-o", "%j"]).stdout.split()
 
 
 @pytest.fixture

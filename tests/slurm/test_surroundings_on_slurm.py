@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from slurm.devcluster import DevCluster
-from tests.command_line import Orch
+from tests.slurm.line import Line
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.slow]
 
@@ -23,28 +22,6 @@ COUNT = {"stage": "count", "config": {"steps": 3}}
 NOBODY = 65534
 SECRET = "hunter2-not-to-be-found"  # noqa: S105 - what must be in no file
 SLURM_COMMANDS = {"sbatch", "squeue", "scontrol", "sacct", "scancel", "srun", "sinfo"}
-
-
-class Line(Orch):
-    """The command line on the login node of a cluster."""
-
-    def __init__(self, folder: Path, cluster: DevCluster) -> None:
-        super().__init__(folder)
-        self._environment.update(cluster.environment())
-        self.cluster = cluster
-        self.cluster_file = folder / "cluster.yaml"
-
-    def set(self, **environment: str) -> None:
-        self._environment.update(environment)
-
-    def launch(self, stages: dict[str, Any], *more: Any, code: int = 0, **cluster: Any) -> Any:
-        """Launches on the cluster, with other keys in its file, and follows to the end."""
-        written = yaml.safe_load(self.cluster.cluster_file().read_text(encoding="utf-8"))
-        self.cluster_file.write_text(yaml.safe_dump({**written, **cluster}), encoding="utf-8")
-        return self("launch", self.recipe(stages), "--on", self.cluster_file, *more, code=code)
-
-    def jobs(self) -> list[str]:
-        return self.cluster.run(["squeue", "-h", "-o", "%j"]).stdout.split()
 
 
 @pytest.fixture
@@ -90,7 +67,8 @@ def test_what_sbatch_refuses_names_the_key_and_leaves_nothing_behind(
     line: Line, change: dict[str, Any], words: str
 ) -> None:
     chain = {"first": COUNT, "second": {"stage": "add", "inputs": {"value": "first.value"}}}
-    refused = line.launch(chain, code=2, **change)
+    line.describe(**change)
+    refused = line.launch(chain, code=2)
     shown = line.status()
 
     assert words in refused.stderr
@@ -122,12 +100,8 @@ def test_names_and_values_reach_no_shell(line: Line) -> None:
     value = "$(touch pwned); 'quoted' \"twice\" \\ \n second line `touch pwned`"
     line.set(TOY_VALUE=value)
     recipe = {"first": {**COUNT, "resources": {"nodes": 2}}}
-    line.launch(
-        recipe,
-        f"runs={json.dumps(str(place))}",
-        comment="$(touch pwned) 'x'",
-        environment={"TOY": "$(touch pwned) 'y'"},
-    )
+    line.describe(comment="$(touch pwned) 'x'", environment={"TOY": "$(touch pwned) 'y'"})
+    line.launch(recipe, f"runs={json.dumps(str(place))}")
     shown = line.json("status", place / "toy")
     logs = line("logs", place / "toy", "first").stdout
 
@@ -144,7 +118,8 @@ def test_secrets_of_the_environment_are_in_no_file_and_no_answer_of_slurm(line: 
     hook = f"http://{line.cluster.layout.login}:{server.server_port}/{SECRET}"
     line.set(WANDB_API_KEY=SECRET, MLFLOW_TRACKING_PASSWORD=SECRET, HOOK=hook)
     notify = {"webhook_env": "HOOK", "events": ["started", "done"]}
-    line.launch({"first": {"stage": "nap", "config": {"seconds": 8}}}, "--detach", notify=notify)
+    line.describe(notify=notify)
+    line.launch({"first": {"stage": "nap", "config": {"seconds": 8}}}, "--detach")
     number = line.wait(lambda: line.stage("first")["attempts"])[0]["job_id"]
     told = line.cluster.run(["scontrol", "show", "job", "-dd", number]).stdout
     script = line.cluster.run(["scontrol", "write", "batch_script", number, "-"]).stdout
