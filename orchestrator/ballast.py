@@ -1,8 +1,12 @@
 """A little room on the disk that is kept for saying that the disk is full."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 BALLAST_BYTES = 256 << 10
+
+T = TypeVar("T")
 
 
 class Ballast:
@@ -24,3 +28,11 @@ class Ballast:
     def drop(self) -> None:
         """Gives the room back."""
         self._path.unlink(missing_ok=True)
+
+    def insist(self, write: Callable[[], T]) -> T:
+        """Writes, on a full disk with the room that was kept for it."""
+        try:
+            return write()
+        except OSError:
+            self.drop()
+            return write()

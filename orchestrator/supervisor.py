@@ -8,11 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from orchestrator.ballast import Ballast
 from orchestrator.errors import SurroundingsError
@@ -35,7 +33,6 @@ from orchestrator.state import (
 from orchestrator.wishes import wish_of
 
 TICK_S = 0.1
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +106,7 @@ class Supervisor:
     def _attempt(self, name: str) -> tuple[Attempt, Decision]:
         folder, document = self._run.stage_directory(name), self._run.stage_document(name)
         place, job_id = (socket.gethostname(),), str(os.getpid())
-        attempt = self._insist(lambda: open_attempt(folder, launcher="local", job_id=job_id, nodes=place))
+        attempt = self._ballast.insist(lambda: open_attempt(folder, launcher="local", job_id=job_id, nodes=place))
         log.info("%s: attempt %d", name, attempt.number)
         try:
             ranks = Ranks.start(self._run, name, attempt.number, self._patience)
@@ -121,17 +118,9 @@ class Supervisor:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
-        return self._insist(
+        return self._ballast.insist(
             lambda: conclude(folder, attempt.number, ending, document, again="waiting", elsewhere=False)
         )
-
-    def _insist(self, write: Callable[[], T]) -> T:
-        """Writes, on a full disk with the room that is kept for it."""
-        try:
-            return write()
-        except OSError:
-            self._ballast.drop()
-            return write()
 
     def _wait(self, name: str, ranks: Ranks) -> Ending:
         asked = False

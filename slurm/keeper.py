@@ -8,11 +8,9 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from orchestrator.ballast import Ballast
 from orchestrator.errors import OrchError
@@ -51,8 +49,6 @@ LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is s
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
 WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
 TOLD = frozenset({"preempted", "timeout"})
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +142,7 @@ class Keeper:
         if save_s := measured_save_s(self._stage):  # Slurm goes by what was known when the job was submitted
             signal_s = max(signal_s, signal_seconds(cluster, self._resources, save_s=save_s))
         with self._held():
-            attempt = self._insist(
+            attempt = self._ballast.insist(
                 lambda: open_attempt(self._stage, launcher=cluster.name, job_id=place.job_id, nodes=place.nodes)
             )
         self._opened = attempt.number
@@ -208,7 +204,7 @@ class Keeper:
             if ending.cause in TOLD:  # Slurm speaks only once to a job
                 self._now = replace(self._now, stays=False)
         with self._held():
-            closed, decision = self._insist(
+            closed, decision = self._ballast.insist(
                 lambda: conclude(
                     self._stage, attempt.number, ending, self._document, again="queued", elsewhere=self._elsewhere()
                 )
@@ -244,7 +240,7 @@ class Keeper:
             with self._held():
                 state = read_state(self._stage)
                 if state.state != "done":
-                    self._insist(lambda: write_state(self._stage, replace(state, state="done")))
+                    self._ballast.insist(lambda: write_state(self._stage, replace(state, state="done")))
             self._company.end(done=True)
         except Exception:  # whoever settles sees the outputs too; followers need not die for it
             log.exception("the stage is done, but that could not be written down")
@@ -279,11 +275,3 @@ class Keeper:
         """Tells whether the cluster has more nodes than the stage needs."""
         most = self._cluster.max_nodes
         return most is None or most > self._resources.nodes
-
-    def _insist(self, write: Callable[[], T]) -> T:
-        """Writes, on a full disk with the room that is kept for it."""
-        try:
-            return write()
-        except OSError:
-            self._ballast.drop()
-            return write()
