@@ -14,6 +14,7 @@ The checksums find what has changed since the index was made, by accident; they 
 import json
 import os
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ _SAMPLE, _TWO_SAMPLES = struct.Struct("<QQ"), struct.Struct("<QQQQ")
 _MEMBER = struct.Struct("<QQQQ")
 _HEADER_BYTES, _SAMPLE_BYTES, _MEMBER_BYTES = _HEADER.size, _SAMPLE.size, _MEMBER.size
 _two_samples, _members = _TWO_SAMPLES.unpack_from, _MEMBER.iter_unpack  # looked up once: they are asked every sample
+_UNHARMED = b"[]"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -59,8 +61,9 @@ class TarIndex:
         self._members_start = _HEADER.size + _SAMPLE.size * (samples + 1)
         self._keys_start = self._members_start + _MEMBER.size * members
         text = self._keys_start + texts[0]
-        self.extensions: list[str] = json.loads(body[text : text + texts[1]])
-        self.damage = tuple(Damage(*found) for found in json.loads(body[text + texts[1] :]))
+        self.extensions = _extensions(body[text : text + texts[1]])
+        damage = body[text + texts[1] :]
+        self.damage = tuple(Damage(*found) for found in json.loads(damage)) if damage != _UNHARMED else ()
         rows = np.frombuffer(body, "<u8", members * 4, self._members_start)
         firsts = np.frombuffer(body, "<u8", (samples + 1) * 2, _HEADER.size)[::2]
         if (rows[3::4] >= len(self.extensions)).any() or (firsts[1:] <= firsts[:-1]).any() or firsts[-1] != members:
@@ -69,7 +72,8 @@ class TarIndex:
     @classmethod
     def load(cls, path: Path) -> "TarIndex":
         """Reads an index file."""
-        return cls(path.read_bytes(), str(path))
+        with LocalFile(path) as file:
+            return cls(file.read(0, file.size()), str(path))
 
     def save(self, path: Path) -> None:
         """Writes the index by rename."""
@@ -154,6 +158,11 @@ def _encode(tar_bytes: int, samples: Samples) -> bytes:
     head = _HEADER.pack(_MAGIC, _VERSION, 0, tar_bytes, len(samples.keys), len(samples.members), *texts, 0)
     body = b"".join([head, *parts])
     return _with_check(body)
+
+
+@lru_cache(16)  # the tars of a set have the same
+def _extensions(text: bytes) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def _with_check(body: bytes) -> bytes:

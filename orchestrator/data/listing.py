@@ -58,7 +58,7 @@ class TarList:
     def tar(self, number: int) -> str:
         """Returns where a tar lies: a path or a URL."""
         name = self._tars[number]
-        return name if is_url(name) else str(self._folder / name)
+        return name if name.startswith("/") or is_url(name) else f"{self._folder}/{name}"
 
     def index(self, number: int) -> Path:
         """Returns where the index of a tar lies."""

@@ -24,7 +24,8 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the fin
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbouring numbers end far apart
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _LONGEST = 2**62
-_STRETCH = 2048  # places: numpy takes hardly longer for them than for a few; more would delay the first batch
+_STRETCH = 2048  # places at a time: a few take nearly as long
+_NOTHING = (-1, -1, -1), np.empty(0, np.uint64)
 
 
 def shuffle_of(rule: ShuffleRule, size: int, seed: int, source: str, epoch: int) -> Callable[[Numbers], Numbers]:
@@ -44,6 +45,9 @@ class Shuffled:
 
     def samples(self, source: str, size: int, epoch: int, places: Numbers) -> Numbers:
         """Returns the samples of a source at these places of an epoch, as `shuffle_of` has them."""
+        if source not in self._kept:  # a first batch does not wait for those after it
+            self._kept[source] = _NOTHING
+            return shuffle_of(self._rule, size, self._seed, source, epoch)(places)
         stretches, within = np.divmod(places, np.uint64(_STRETCH))
         found = np.empty_like(places)
         for number, here in by_value(stretches):
@@ -52,8 +56,8 @@ class Shuffled:
 
     def _stretch(self, source: str, size: int, epoch: int, number: int) -> Numbers:
         which = size, epoch, number
-        kept, samples = self._kept.get(source, (None, None))
-        if samples is None or kept != which:
+        kept, samples = self._kept[source]
+        if kept != which:
             places = np.arange(number * _STRETCH, min(size, (number + 1) * _STRETCH), dtype=np.uint64)
             samples = shuffle_of(self._rule, size, self._seed, source, epoch)(places)
             self._kept[source] = which, samples
