@@ -8,6 +8,7 @@ submitit called for the same chain. Both take turns on the same real Slurm on th
 """
 
 import itertools
+import json
 import re
 import statistics
 import subprocess
@@ -108,20 +109,18 @@ def _planning(orch: Orch, folder: Path, size: _Size) -> Claim:
 
 
 def _pace(cluster: DevCluster, orch: Orch, folder: Path, size: _Size) -> Claim:
-    """Submits a long chain both ways; what a launch of one stage takes is taken off ours."""
-    seconds = {}
-    for stages in (1, size.many):
-        recipe = write_chain(folder / f"many_{stages}.yaml", f"many_{stages}", stages)
-        launch = ("launch", str(recipe), "--on", str(cluster.cluster_file()), "--detach")
-        seconds[stages] = orch.timed(*launch, timeout_s=900)
-        _empty_queue(cluster)
-    ours = (seconds[size.many] - seconds[1]) / (size.many - 1)
+    """Submits a long chain both ways; ours from the first stage that was asked for to the last that has its id."""
+    recipe = write_chain(folder / "many.yaml", "many", size.many)
+    whole_s = orch.timed("launch", str(recipe), "--on", str(cluster.cluster_file()), "--detach", timeout_s=900)
+    _empty_queue(cluster)
+    told = [_submitted(folder / "runs" / "many" / name) for name in ("link_0000", f"link_{size.many - 1:04d}")]
+    ours = (told[1]["submitted"] - told[0]["intent"]) / size.many
     chain = BareChain(cluster, orch, write_chain(folder / "bare_many.yaml", "bare_many", size.many))
     began = time.perf_counter()
     chain.submit()
     bare = (time.perf_counter() - began) / size.many
     _empty_queue(cluster)
-    note = f"{size.many} chained jobs in {seconds[size.many]:.1f} s, of which {seconds[1]:.1f} s whatever their number"
+    note = f"{size.many} chained jobs; orch launch took {whole_s:.1f} s with planning, checks and the run folder"
     return claims.claim(
         "submission pace", [1000 * ours], [1000 * bare], "ms a job", peer_name="sbatch", bar=PACE_BAR,
         direction="at most", note=note,
@@ -178,6 +177,12 @@ def _times(log: Path) -> list[float]:
 def _hold(cluster: DevCluster, state: str) -> None:
     for partition in ("main", "cpu"):
         cluster.run(["scontrol", "update", f"PartitionName={partition}", f"State={state}"], check=True)
+
+
+def _submitted(stage: Path) -> dict[str, float]:
+    """Returns when a stage was asked for, and when Slurm had taken it."""
+    lines = (stage / "slurm" / "submissions.jsonl").read_text(encoding="utf-8").splitlines()
+    return {line["event"]: line["at"] for line in map(json.loads, lines)}
 
 
 def _empty_queue(cluster: DevCluster) -> None:

@@ -128,14 +128,12 @@ def _executor(folder: Path, parameters: Mapping[str, Any], python: str) -> "Slur
 @contextlib.contextmanager
 def _quiet(complaint: io.StringIO) -> Iterator[None]:
     """Lets submitit see an environment without what a surrounding job left there, and keeps its complaints for us."""
-    before = dict(os.environ)
-    left_out = RANK_VARIABLES | {"SLURM_TIME_FORMAT"}
-    clean = {name: value for name, value in own_environment().items() if name not in left_out}
+    wanted = own_environment().keys() - RANK_VARIABLES - {"SLURM_TIME_FORMAT"}
+    left_out = {name: value for name, value in os.environ.items() if name not in wanted}
     try:
-        os.environ.clear()
-        os.environ.update(clean)
+        for name in left_out:
+            del os.environ[name]
         with contextlib.redirect_stderr(complaint):
             yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(left_out)
