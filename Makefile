@@ -30,7 +30,7 @@ packages: $(FOR_TESTS)
 	@$(BIN)/python -m slurm.devcluster
 
 test: packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: packages
 	@$(BIN)/python -m pytest -m long --timeout 1800
@@ -40,7 +40,7 @@ check: packages
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
