@@ -16,10 +16,11 @@ from orchestrator.journal import Journal
 from orchestrator.progress import Progress
 from orchestrator.records import record
 from orchestrator.stage import StageContext
-from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
+from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
 from orchestrator.training.engine import Engine, make_engine
 from orchestrator.training.loop import fit
+from orchestrator.training.retention import CHECKPOINTS
 from orchestrator.training.task import Losses, TrainTask
 from orchestrator.world import World
 
@@ -186,9 +187,7 @@ def toy_fit(
     torch.set_num_threads(1)  # the toy is too small to share out, and tests run beside each other
     context = toy_context(directory, world, stop_after=stop_after, left_s=left_s)
     chosen = task or ToyTask()
-    checkpoints = Checkpoints(
-        directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=context.seed, world=world
-    )
+    checkpoints = toy_checkpoints(world, directory, train, context.journal)
     engine = make_engine(chosen, train, trainable=trainable, world=world, seed=first_weights)
     outcome = "done"
     try:
@@ -198,6 +197,11 @@ def toy_fit(
     finally:
         context.journal.close()
     return Fitted(outcome=outcome, engine=engine, checkpoints=checkpoints)
+
+
+def toy_checkpoints(world: World, directory: Path, train: TrainConfig, journal: Journal | None = None) -> Checkpoints:
+    """Makes the checkpoints of a toy stage in this folder."""
+    return Checkpoints(directory / CHECKPOINTS, fingerprint="f" * 12, train=train, seed=5, world=world, journal=journal)
 
 
 def curve(directory: Path) -> dict[int, float]:

@@ -47,10 +47,11 @@ class Train(Stage):
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         import torch
 
-        from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
+        from orchestrator.training.checkpoints import Checkpoints
         from orchestrator.training.config import SaveConfig
         from orchestrator.training.engine import make_engine
         from orchestrator.training.loop import fit
+        from orchestrator.training.retention import CHECKPOINTS
         from tests.toys import ToyStream, toy_train
 
         torch.set_num_threads(1)
@@ -58,7 +59,7 @@ class Train(Stage):
         train = toy_train(self.config.steps, save=save, log_every=self.config.log_every)
         checkpoints = Checkpoints(
             context.directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=context.seed,
-            world=context.world,
+            world=context.world, journal=context.journal,
         )  # fmt: skip
         task = unlucky_task(context, self.config)
         engine = make_engine(task, train, trainable=("*",), world=context.world, seed=context.seed)

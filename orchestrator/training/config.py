@@ -62,16 +62,35 @@ class EngineConfig:
 
 
 @record
-class SaveConfig:
-    """When to save a checkpoint and how many to keep."""
+class BestRule:
+    """Which checkpoints count as the best: by the mean of a training metric over the steps since the one before."""
 
-    every_steps: int = 500
+    metric: str  # as the journal names it: loss, loss/NAME, grad_norm, lr
+    mode: Literal["min", "max"] = "min"
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a rule that keeps nothing."""
+        _require(self.count > 0, "count must be above 0")
+
+
+@record
+class SaveConfig:
+    """When to save a checkpoint, how, and which ones stay; one that any rule keeps stays."""
+
+    every_steps: int | Literal["auto"] = 500  # auto: from what saving costs and how often nodes fail (Young/Daly)
     keep_last: int = 2
+    keep_every: int | None = None  # steps; checkpoints of its multiples stay for ever
+    keep_best: BestRule | None = None
+    in_background: bool = True  # training goes on after a copy in host memory, where that has room
+    node_mtbf_hours: float = 6000.0  # for auto: between two failures of a node; Llama 3 had 6,300 on 2,048 nodes
 
     def __post_init__(self) -> None:
         """Refuses what would never save or keep nothing."""
-        _require(self.every_steps > 0, "every_steps must be above 0")
+        _require(self.every_steps == "auto" or self.every_steps > 0, "every_steps must be above 0, or auto")
         _require(self.keep_last > 0, "keep_last must be above 0")
+        _require(self.keep_every is None or self.keep_every > 0, "keep_every must be above 0, or null")
+        _require(self.node_mtbf_hours > 0, "node_mtbf_hours must be above 0")
 
 
 @record

@@ -18,7 +18,7 @@ from orchestrator.errors import InputError
 from orchestrator.training import elastic, holdings
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engine import checkpoint_activations
-from orchestrator.training.holdings import Holdings, Stage3, Stage12
+from orchestrator.training.holdings import Held, Holdings, Stage3, Stage12
 from orchestrator.training.optim import freeze, is_partitioned, learning_rate, make_adamw, parameter_groups, whole_shape
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
@@ -68,9 +68,9 @@ class DeepSpeedEngine:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
         return dict(self._scalars)
 
-    def save(self, directory: Path) -> None:
-        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
-        holdings.save(directory, self._engine.module, self._holdings, self._world, step=self._updates)
+    def held(self) -> Held:
+        """Returns what this rank writes of a checkpoint, as live pieces that the next step changes."""
+        return holdings.held(self._engine.module, self._holdings, self._world, step=self._updates)
 
     def load(self, directory: Path, *, step: int) -> None:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""

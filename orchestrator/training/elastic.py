@@ -1,4 +1,4 @@
-"""Tensors <-> torch.distributed.checkpoint files that load on any number of ranks and in any engine.
+"""Reads tensors from torch.distributed.checkpoint files, on any number of ranks and in any engine; see `writing.py`.
 
 A tensor is stored flat; each rank writes and reads the run of elements it holds. Shapes stand in `tensors.json`.
 """
@@ -8,7 +8,7 @@ import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -16,22 +16,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
-    TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
-from orchestrator.artifacts import write_json
-from orchestrator.errors import DamagedArtifact, SurroundingsError
+from orchestrator.errors import DamagedArtifact
 from orchestrator.training.optim import is_partitioned, whole_shape
 from orchestrator.world import World
 
@@ -48,6 +45,7 @@ class Piece:
     start: int  # of `local` within the whole, flattened tensor
     local: Tensor
     replicated: bool = False  # True: every rank holds the whole
+    frozen: bool = False  # True: the same in every save, so that it is written once
 
     def chunk(self) -> list[ChunkStorageMetadata]:
         """Says where the run lies; no chunk where this rank holds nothing."""
@@ -76,39 +74,7 @@ def share(piece: Piece, world: World) -> Piece:
     """Cuts a whole piece so that every rank writes an equal run of it."""
     length = -(-piece.local.numel() // world.size)
     start = min(length * world.rank, piece.local.numel())
-    return Piece(piece.name, piece.shape, start, piece.local[start : start + length])
-
-
-def write(directory: Path, pieces: Iterable[Piece], world: World) -> None:
-    """Writes pieces that together cover each tensor exactly once. Collective: every rank must call."""
-    named = {piece.name: piece for piece in pieces}
-    writer = FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
-    _prepare(directory, named, world)
-    try:
-        with _alone_is_meant():
-            save(named, storage_writer=writer, planner=_SavePieces(flatten_state_dict=False), no_dist=not world.joined)
-    except CheckpointException as error:
-        if isinstance(cause := _cause(error), OSError):
-            raise SurroundingsError(f"{directory}: {cause}") from error
-        raise
-
-
-def _prepare(directory: Path, named: Mapping[str, Piece], world: World) -> None:
-    """Makes the folder and lists the tensors, on the first rank; raises on all if it cannot.
-
-    Collective: every rank must call.
-    """
-    problem = None
-    if world.is_main:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            shapes = {n: {"shape": list(p.shape), "dtype": _dtype_name(p.local.dtype)} for n, p in named.items()}
-            write_json(directory / TENSORS, shapes)
-        except OSError as error:
-            problem = str(error)
-    problem = world.broadcast(problem)
-    if problem is not None:  # on all ranks, or the others would wait for the first inside torch
-        raise SurroundingsError(f"{directory}: {problem}")
+    return replace(piece, start=start, local=piece.local[start : start + length], replicated=False)
 
 
 def read(directory: Path, pieces: Iterable[Piece], *, reader: "Reader | None" = None) -> None:
@@ -146,17 +112,6 @@ _DTYPES = {
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     )
 }
-
-
-class _SavePieces(DefaultSavePlanner):
-    """Plans the writing of pieces: one item for each run a rank holds."""
-
-    def create_local_plan(self) -> SavePlan:
-        self.plan = SavePlan([item for piece in self.state_dict.values() for item in _write_items(piece)])
-        return self.plan
-
-    def lookup_object(self, index: MetadataIndex) -> Any:
-        return self.state_dict[index.fqn].local
 
 
 class _LoadPieces(DefaultLoadPlanner):
@@ -241,19 +196,6 @@ class _MetadataUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _write_items(piece: Piece) -> list[WriteItem]:
-    size = torch.Size([prod(piece.shape)])
-    properties = TensorProperties(dtype=piece.local.dtype)
-    return [
-        WriteItem(
-            index=MetadataIndex(piece.name, chunk.offsets),
-            type=WriteItemType.SHARD,
-            tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=size),
-        )
-        for chunk in piece.chunk()
-    ]
-
-
 def _problem(piece: Piece, listed: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Any]) -> str:
     entry = stored.get(piece.name)
     if piece.name not in listed or not isinstance(entry, TensorStorageMetadata):
@@ -277,7 +219,8 @@ def _cause(error: CheckpointException) -> BaseException:
     return next(wrapped[0] for wrapped in error.failures.values())
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns what `tensors.json` calls a type of tensor."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.training import holdings
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.holdings import Replicated
+from orchestrator.training.holdings import Held, Replicated
 from orchestrator.training.optim import freeze, learning_rate, make_adamw, parameter_groups
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
@@ -32,8 +32,8 @@ class Engine(Protocol):
     def scalars(self) -> dict[str, float]:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
 
-    def save(self, directory: Path) -> None:
-        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
+    def held(self) -> Held:
+        """Returns what this rank writes of a checkpoint, as live pieces that the next step changes."""
 
     def load(self, directory: Path, *, step: int) -> None:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
@@ -91,9 +91,9 @@ class TorchEngine:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
         return dict(self._scalars)
 
-    def save(self, directory: Path) -> None:
-        """Writes `weights/` and `optimizer/` into the directory. Collective: every rank must call."""
-        holdings.save(directory, self.module, self._holdings, self._world, step=self._updates)
+    def held(self) -> Held:
+        """Returns what this rank writes of a checkpoint, as live pieces that the next step changes."""
+        return holdings.held(self.module, self._holdings, self._world, step=self._updates)
 
     def load(self, directory: Path, *, step: int) -> None:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""

@@ -5,6 +5,7 @@ parameter or none; ZeRO-3 cuts every parameter into equal runs.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from orchestrator.training import elastic
 from orchestrator.training.elastic import WEIGHTS, Piece
 from orchestrator.world import World
+
+Held = dict[str, list[Piece]]  # folder of a checkpoint -> what this rank writes into it
 
 OPTIMIZER = "optimizer"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -38,16 +41,21 @@ class Holdings(Protocol):
         """Carries freshly loaded weights over to the ones the model computes with. Collective: every rank must call."""
 
 
-def save(directory: Path, module: nn.Module, holdings: Holdings, world: World, *, step: int) -> None:
-    """Writes `weights/` and `optimizer/`, each element once over all ranks. Collective: every rank must call."""
+def held(module: nn.Module, holdings: Holdings, world: World, *, step: int) -> Held:
+    """Returns what this rank writes of a checkpoint after `step` steps: of all ranks together, each element once.
+
+    Weights and moments are live: they are as they were until the next step changes them. Buffers are copies, as the
+    forward pass may change them.
+    """
     holdings.begin(step)
-    buffers = (elastic.whole(name, buffer) for name, buffer in saved_buffers(module))
-    elastic.write(directory / WEIGHTS, _shared([*holdings.weights(), *buffers], world), world)
-    elastic.write(directory / OPTIMIZER, _shared(holdings.moments(), world), world)
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    weights = [replace(piece, frozen=piece.name in frozen) for piece in holdings.weights()]
+    buffers = [elastic.whole(name, buffer.clone()) for name, buffer in saved_buffers(module)]
+    return {WEIGHTS: _shared([*weights, *buffers], world), OPTIMIZER: _shared(holdings.moments(), world)}
 
 
 def load(directory: Path, module: nn.Module, holdings: Holdings, *, step: int) -> None:
-    """Reads what `save` wrote after `step` steps, on any number of ranks. Collective: every rank must call."""
+    """Reads what was `held` after `step` steps, on any number of ranks. Collective: every rank must call."""
     holdings.begin(step)
     buffers = [elastic.whole(name, buffer) for name, buffer in saved_buffers(module)]
     elastic.read(directory / WEIGHTS, [*holdings.weights(), *buffers])

@@ -19,6 +19,7 @@ from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
 from orchestrator.training.engine import Engine
+from orchestrator.training.saving import Saver
 from orchestrator.training.stragglers import Stragglers
 from orchestrator.training.symmetry import Guard
 from orchestrator.training.task import TrainTask
@@ -53,25 +54,31 @@ def fit(
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
     window, stragglers = _Window(), Stragglers(context)
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
+    since_save = _Means()
     context.progress.enter("data")
-    with Guard(engine.model, task.uneven, context.world, context.fail) as guard:
+    with Guard(engine.model, task.uneven, context.world, context.fail) as guard, checkpoints.saver:
         for step in range(start + 1, train.steps + 1):
             seed_step(context.seed, step, context.world.rank)
             guard.begin(step)
             losses = _learn(task, engine, batches, window, guard, context)
             context.progress.enter("agreeing")
-            seen = _agree(losses, stream.take_losses(), step, context)
+            seen = _agree(losses, stream.take_losses(), step, checkpoints.saver, context)
             damage.take(step, seen.lost, drawn=stream.drawn_before(step))
             context.progress.enter("backward")
+            checkpoints.saver.before_update()
             engine.step()
             guard.end()
             _refuse_not_finite(engine.scalars(), step)
             window.add(seen.losses, train.global_batch)
+            since_save.add(seen.losses)
             bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
             _tell(step, seen, window, {**engine.scalars(), **bad}, train, context, stragglers)
+            if step == start + 1:
+                checkpoints.refuse_unknown_metric({**seen.losses, **engine.scalars()})
             stopping = seen.stop and step < train.steps
             if stopping or checkpoints.saves_at(step):
-                saved = _saved(engine, step, checkpoints, context)
+                measured = {**since_save.take(), **engine.scalars()}
+                saved = _saved(engine, step, checkpoints, context, measured, wait=stopping or step == train.steps)
                 window.restart()
                 if stopping or (step == train.steps and not saved):
                     kept = "everything is saved" if saved else "there was no time to save it"
@@ -80,8 +87,16 @@ def fit(
     return train.steps
 
 
-def _saved(engine: Engine, step: int, checkpoints: Checkpoints, context: StageContext) -> bool:
-    """Saves, if there is time for it before this process is killed. Collective: every rank must call."""
+def _saved(
+    engine: Engine, step: int, checkpoints: Checkpoints, context: StageContext, measured: Mapping[str, float], *,
+    wait: bool,
+) -> bool:  # fmt: skip
+    """Saves, if there is time for it before this process is killed; goes on meanwhile unless told to wait.
+
+    Collective: every rank must call.
+    """
+    context.progress.enter("saving")
+    checkpoints.saver.make_way(step)
     left_s = context.time_left_s()
     if not checkpoints.fits(left_s):
         log.warning(
@@ -89,9 +104,11 @@ def _saved(engine: Engine, step: int, checkpoints: Checkpoints, context: StageCo
             step, checkpoints.save_s, left_s,
         )  # fmt: skip
         context.journal.append("unsaved", step=step, save_s=checkpoints.save_s, left_s=left_s)
+        context.progress.enter("data")
         return False
-    context.progress.enter("saving")
-    checkpoints.save(engine, step)
+    checkpoints.save(engine, step, measured)
+    if wait:
+        checkpoints.saver.finish()
     context.progress.enter("data")
     return True
 
@@ -135,14 +152,17 @@ def _learn(
     return {name: value.item() / engine.accumulation for name, value in sums.items()}
 
 
-def _agree(losses: Mapping[str, float], lost: Sequence[Loss], step: int, context: StageContext) -> _Seen:
-    """Averages the losses, agrees whether to stop and tells what was lost. Collective: every rank must call.
+def _agree(losses: Mapping[str, float], lost: Sequence[Loss], step: int, saver: Saver, context: StageContext) -> _Seen:
+    """Averages the losses, agrees whether to stop, tells what was lost and lets a save under way go on.
 
-    One collective, and a second one for a step that lost samples.
+    One collective, a second one for a step that lost samples, one more where a save ends. Collective: every rank must
+    call.
     """
     flags = {"?finite": float(not math.isfinite(losses["loss"])), "?stop": float(context.stop()), "?lost": len(lost)}
-    means = context.world.mean({**losses, **flags})
+    signs = saver.signs()
+    means = context.world.mean({**losses, **flags, **signs})
     broken, stop, anything = means.pop("?finite"), means.pop("?stop"), means.pop("?lost")
+    saver.follow({name: means.pop(name) for name in signs})
     if anything > 0:
         lost = [loss for of_rank in context.world.gather(list(lost)) for loss in of_rank]
     if broken > 0:
@@ -193,15 +213,14 @@ class _Window:
 
     def restart(self) -> None:
         self._since, self._wait_s, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
-        self._sums: dict[str, float] = {}
+        self._losses = _Means()
 
     def begin_step(self) -> None:
         self._waited_before_s = self._wait_s
 
     def add(self, losses: Mapping[str, float], samples: int) -> None:
         self._samples, self._steps = self._samples + samples, self._steps + 1
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._losses.add(losses)
 
     def waiting(self) -> "_Waiting":
         return _Waiting(self)
@@ -210,7 +229,7 @@ class _Window:
         self._wait_s += seconds
 
     def means(self) -> dict[str, float]:
-        return {name: value / self._steps for name, value in self._sums.items()}
+        return self._losses.means()
 
     def samples_per_s(self) -> float:
         return self._samples / max(time.perf_counter() - self._since, 1e-9)
@@ -229,6 +248,26 @@ class _Window:
 
     def wait_share(self) -> float:
         return self.wait_s() / self.step_s()
+
+
+class _Means:
+    """The means of the losses over the steps since they were last taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        self._steps += 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self._steps for name, value in self._sums.items()}
+
+    def take(self) -> dict[str, float]:
+        means, self._sums, self._steps = self.means(), {}, 0
+        return means
 
 
 class _Waiting:

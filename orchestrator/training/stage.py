@@ -75,9 +75,10 @@ class TrainingStage(Stage):
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Trains, and makes the last checkpoint the output. Collective: every rank must call."""
         from orchestrator.data.stream import SampleStream
-        from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
+        from orchestrator.training.checkpoints import Checkpoints
         from orchestrator.training.engine import make_engine
         from orchestrator.training.loop import fit
+        from orchestrator.training.retention import CHECKPOINTS
         from orchestrator.training.units import keep_order, plan_units
 
         train, world, output = self.train, context.world, self.outputs.model
@@ -106,6 +107,7 @@ class TrainingStage(Stage):
             train=train,
             seed=context.seed,
             world=world,
+            journal=context.journal,
         )
         engine = make_engine(task, train, trainable=self.learning(), world=world, seed=context.seed)
         step = fit(task, engine, stream, train=train, checkpoints=checkpoints, context=context)

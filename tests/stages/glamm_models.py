@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from orchestrator.artifacts import Checkpoint
-from orchestrator.training import elastic
+from orchestrator.training import elastic, writing
 from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.world import World
@@ -73,7 +73,7 @@ def talkative(model: Glamm, words: Vocabulary, seed: int) -> Glamm:
 def write_checkpoint(directory: Path, model: Glamm, words: Vocabulary, *, step: int = 5) -> Checkpoint:
     """Writes what a training stage leaves behind."""
     pieces = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
-    elastic.write(directory / WEIGHTS, pieces, World.alone())
+    writing.write(directory / WEIGHTS, pieces, World.alone())
     (directory / "tokenizer").mkdir()
     for name, content in words.files().items():
         (directory / "tokenizer" / name).write_bytes(content)

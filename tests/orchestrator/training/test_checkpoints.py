@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import resource
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from orchestrator.artifacts import Checkpoint
 from orchestrator.errors import DamagedArtifact
-from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints, newest
-from orchestrator.training.config import SaveConfig
+from orchestrator.training.checkpoints import Checkpoints
+from orchestrator.training.config import SaveConfig, TrainConfig
 from orchestrator.training.engine import TorchEngine, make_engine
+from orchestrator.training.holdings import Held
 from orchestrator.training.loop import fit
+from orchestrator.training.retention import CHECKPOINTS, newest
 from orchestrator.training.weights import load_into, load_weights
 from orchestrator.world import World
 from tests.ranks import RankFailed, run_ranks
@@ -189,18 +193,27 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
 
 
 class DyingEngine(TorchEngine):
-    """Dies on its second rank when half of a checkpoint is written, as by `kill -9`."""
+    """Dies on its second rank when its share of the second checkpoint is written, as by `kill -9`."""
 
-    def save(self, directory: Path) -> None:
-        super().save(directory)
-        if self._world.rank == 1 and directory.name == ".step_00000004.draft":
-            os._exit(9)
+    def __init__(self, directory: Path, world: World, train: TrainConfig) -> None:
+        super().__init__(ToyTask(), train, trainable=("*",), world=world)
+        self.written = directory / CHECKPOINTS / ".step_00000004.draft" / "optimizer" / "__1_0.distcp"
+
+    def held(self) -> Held:
+        if self._world.rank == 1:
+            threading.Thread(target=self._die_when_written, daemon=True).start()
+        return super().held()
+
+    def _die_when_written(self) -> None:
+        while not self.written.exists():
+            time.sleep(0.001)
+        os._exit(9)
 
 
 def _dies_while_saving(world: World, directory: Path) -> None:
     train, context = toy_train(6, save=SaveConfig(every_steps=2)), toy_context(directory, world)
     checkpoints = Checkpoints(directory / CHECKPOINTS, fingerprint=FINGERPRINT, train=train, seed=5, world=world)
-    engine = DyingEngine(ToyTask(), train, trainable=("*",), world=world)
+    engine = DyingEngine(directory, world, train)
     fit(ToyTask(), engine, ToyStream(train, world), train=train, checkpoints=checkpoints, context=context)
 
 
@@ -224,6 +237,7 @@ def _runs_out_of_space(world: World, directory: Path) -> str:
     checkpoints = toy_fit(world, directory, train).checkpoints
     try:
         checkpoints.save(engine, 3)
+        checkpoints.saver.finish()
     except Exception as error:  # noqa: BLE001 - the test wants to see exactly which
         return f"{type(error).__name__}: {error}"
     return "saved"

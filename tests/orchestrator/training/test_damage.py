@@ -15,11 +15,12 @@ from orchestrator.errors import DamagedArtifact, OrchError, Preempted
 from orchestrator.journal import read_events
 from orchestrator.records import record
 from orchestrator.stage import StageContext
-from orchestrator.training.checkpoints import CHECKPOINTS, Checkpoints
+from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
 from orchestrator.training.engine import make_engine
 from orchestrator.training.loop import fit
+from orchestrator.training.retention import CHECKPOINTS
 from orchestrator.world import World
 from tests.damage import flip
 from tests.ranks import run_ranks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orchestrator.errors import SurroundingsError
-from orchestrator.training import elastic
+from orchestrator.training import elastic, writing
 from orchestrator.world import World
 from tests.ranks import run_ranks
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
 def _written(world: World, directory: Path) -> str:
     piece = elastic.share(elastic.whole("weight", torch.ones(8)), world)
     try:
-        elastic.write(directory, [piece], world)
+        writing.write(directory, [piece], world)
     except SurroundingsError as error:
         return str(error)
     return "written"

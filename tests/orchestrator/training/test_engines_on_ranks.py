@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training import writing
 from orchestrator.training.config import OptimConfig, SaveConfig, TrainConfig
-from orchestrator.training.elastic import tensors
+from orchestrator.training.elastic import WEIGHTS, tensors
 from orchestrator.training.engine import make_engine
 from orchestrator.training.weights import load_into, load_weights
 from orchestrator.world import World
@@ -259,7 +260,7 @@ class AttentionTask(ToyTask):
 def _first_weights(world: World, directory: Path) -> dict[str, list[float]]:
     engine = toy_engine("deepspeed" if world.joined else "torch", persistence_threshold=0)
     made = make_engine(AttentionTask(), toy_train(1, engine=engine), trainable=["*"], world=world, seed=3)
-    made.save(directory)
+    writing.write(directory / WEIGHTS, made.held()[WEIGHTS], world)
     world.barrier()
     return {name: tensor.flatten().tolist() for name, tensor in load_weights(directory).items()}
 

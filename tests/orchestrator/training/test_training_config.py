@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.errors import InputError
-from orchestrator.training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+from orchestrator.training.config import BestRule, EngineConfig, OptimConfig, SaveConfig, TrainConfig
 
 
 def typed(**given: Any) -> TrainConfig:
@@ -56,6 +56,9 @@ def test_omegaconf_refuses_words_that_are_not_allowed(given: dict[str, Any]) -> 
         (EngineConfig, {"name": "torch", "precision": "bf16"}, "precision"),
         (SaveConfig, {"every_steps": 0}, "every_steps"),
         (SaveConfig, {"keep_last": 0}, "keep_last"),
+        (SaveConfig, {"keep_every": 0}, "keep_every"),
+        (SaveConfig, {"node_mtbf_hours": 0.0}, "node_mtbf_hours"),
+        (BestRule, {"metric": "loss", "count": 0}, "count"),
         (TrainConfig, {"steps": 0}, "steps"),
         (TrainConfig, {"global_batch": 0}, "global_batch"),
         (TrainConfig, {"micro_batch": 0}, "micro_batch"),

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from orchestrator.artifacts import Checkpoint, Export
 from orchestrator.errors import InputError
-from orchestrator.training import elastic
+from orchestrator.training import elastic, writing
 from orchestrator.training.weights import load_weights
 from orchestrator.world import World
 from stages.glamm.answer import Row
@@ -103,7 +103,7 @@ def test_frozen_weights_keep_their_precision_and_what_was_adapted_gets_the_bette
         for name, tensor in load_weights(source.path).items()
     }
     shutil.rmtree(source.path / "weights")
-    elastic.write(source.path / "weights", [elastic.whole(*item) for item in halved.items()], World.alone())
+    writing.write(source.path / "weights", [elastic.whole(*item) for item in halved.items()], World.alone())
     (tmp_path / "export").mkdir()
 
     FAMILY.export(source.path, tmp_path / "export", card="")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from orchestrator.errors import SurroundingsError
-from orchestrator.training import elastic
+from orchestrator.training import elastic, writing
 from orchestrator.training.foreign.opening import open_source
 from orchestrator.training.foreign.source import Entry, Held
 from orchestrator.training.foreign.writing import write_shards
@@ -93,7 +93,7 @@ def _checkpoint(directory: Path) -> int:
             f"layers.{layer}.lora_B.default.weight": torch.ones(ROWS, RANK),
         }
         pieces = [elastic.whole(*item) for item in tensors.items()]
-        elastic.write(directory / str(layer) / elastic.WEIGHTS, pieces, World.alone())
+        writing.write(directory / str(layer) / elastic.WEIGHTS, pieces, World.alone())
     return LAYERS * ROWS * COLUMNS * 4
 
 
@@ -134,7 +134,7 @@ def test_export_with_merging_needs_twice_the_largest_tensor_at_most(tmp_path: Pa
     total = _checkpoint(tmp_path)
     tiny = {"layers.0.base_layer.weight": (4, 4), "layers.0.lora_A.default.weight": (1, 4)}
     pieces = [elastic.whole(n, torch.ones(s)) for n, s in {**tiny, "layers.0.lora_B.default.weight": (4, 1)}.items()]
-    elastic.write(tmp_path / "tiny" / elastic.WEIGHTS, pieces, World.alone())
+    writing.write(tmp_path / "tiny" / elastic.WEIGHTS, pieces, World.alone())
 
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(LAYERS)], capture_output=True, text=True, check=False
