@@ -7,9 +7,12 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.training.config import EngineConfig, OptimConfig, SaveConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from orchestrator.training.task import TrainTask
 
 LONGEST_S = 0.6  # until the kill, from when it first saves: a few saves
 
@@ -57,7 +60,6 @@ def _made(folder: Path) -> tuple[TrainConfig, Any, Any]:
     from orchestrator.training.checkpoints import Checkpoints
     from orchestrator.training.engine import make_engine
     from orchestrator.training.retention import CHECKPOINTS
-    from orchestrator.training.task import TrainTask
     from orchestrator.world import World
 
     train = TrainConfig(
