@@ -18,7 +18,7 @@ ROOMS     := orchestrator stages slurm
 .PHONY: help demo packages test test-long check clean
 help:
 	@echo "make demo       trains a small GLaMM in four stages on this machine, scores it, draws it, reports it"
-	@echo "make test       runs the whole test suite; installs Debian packages for its Slurm where it may (root, apt-get)"
+	@echo "make test       runs the whole test suite; installs Debian packages (Slurm, Chromium) where it may (root, apt-get)"
 	@echo "make test-long  many more cases of what make test proves, in minutes"
 	@echo "make check      format, lint, types, import rules, tests: what a change must pass"
 	@echo "make clean      removes what set-up and tools made; runs/ and mlflow.db stay"
@@ -28,6 +28,7 @@ demo: $(FOR_TRAIN)
 
 packages: $(FOR_TESTS)
 	@$(BIN)/python -m slurm.devcluster
+	@$(BIN)/python -m tests.browser
 
 test: packages
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

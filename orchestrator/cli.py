@@ -205,19 +205,26 @@ def cancel(run: options.RunName, stage: Annotated[str | None, typer.Argument(met
 
 @app.command()
 def report(
-    run: options.RunName, output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None
+    run: options.RunName,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="RUN", help="Another run, to compare this one with.")
+    ] = None,
 ) -> None:
-    """Writes the run's report: one HTML page with the chain, the scores, the pictures and the curves.
+    """Writes the run's report: one HTML page with lineage, scores, samples, curves, attempts and where the time went.
 
-    Example: orch report quickstart --output quickstart.html
+    Example: orch report quickstart --against quickstart_2 --output quickstart.html
     """
     from orchestrator.report import make_report
     from orchestrator.status import status
 
     directory = session.find_run(run).directory
-    status(directory, _launcher_of)  # what ended unseen is closed first
-    path = output or directory / "report.html"
-    make_report(directory, path)
+    other = None if against is None else session.find_run(against).directory
+    for shown in filter(None, (directory, other)):
+        status(shown, _launcher_of)  # what ended unseen is closed first
+    name = "report.html" if other is None else f"report_against_{other.resolve().name}.html"
+    path = output or directory / name
+    make_report(directory, path, against=other)
     print(path)
 
 

@@ -13,6 +13,7 @@ RAW_DATA = Path(os.environ.get("ORCH_RAW_DATA", Path(__file__).parents[2] / "sha
 
 # name in @pytest.mark.needs("name") -> (is it here?, what to say where it is not)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "chromium": (lambda: shutil.which("chromium") is not None, "chromium on the path (python -m tests.browser)"),
     "gpu": (lambda: Path("/dev/nvidiactl").exists(), "a CUDA device"),
     "java": (lambda: shutil.which("java") is not None, "a Java runtime on the path"),
     "raw_data": (RAW_DATA.is_dir, f"real images and annotations at {RAW_DATA} (ORCH_RAW_DATA names another place)"),

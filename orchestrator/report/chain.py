@@ -1,29 +1,35 @@
-"""The stages of a run as an SVG graph: layers from top to bottom, long edges led around the stages between."""
+"""The lineage of a run as an SVG graph: layers from top to bottom, long edges led around the stages between."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import field
 
 from orchestrator.records import record
+from orchestrator.report.text import brief, safe
 
 NODE_PX, LANE_PX, GAP_PX = 176, 14, 14  # width of a stage, of an edge that passes a layer, and the space between
 HEIGHT_PX, PITCH_PX, MARGIN_PX = 50, 92, 8
+SMALLEST = 0.8  # of its size, to fit into the page; beyond that it scrolls
 SWEEPS = 4
 MOST_LANES = 5000  # beyond, edges are drawn straight through: nobody follows one by eye any more
-LONGEST_NAME = 19
+LONGEST_NAME = 19  # characters
 
+OUTSIDE = "outside"
 SYMBOLS: Mapping[str, str] = {
     "done": "✓", "reused": "↺", "running": "▶", "failed": "✗", "cancelled": "■", "waiting": "…", "queued": "…",
+    OUTSIDE: "◇",
 }  # fmt: skip
 
 
 @record
 class Node:
-    """A stage to be drawn."""
+    """A stage, or an artifact from outside of the run, to be drawn."""
 
     name: str
     key: str
-    state: str
+    state: str  # of the stage; OUTSIDE for what is none
     parents: tuple[str, ...]
+    roles: Mapping[str, str] = field(default_factory=dict)  # parent -> what it gives
+    title: str = ""  # what is shown instead of the name
 
 
 @record
@@ -48,13 +54,14 @@ def chain_graph(nodes: Sequence[Node]) -> str:
     by_name = {node.name: node for node in nodes}
     width_px = max(x for x, _ in places.values()) + NODE_PX / 2 + MARGIN_PX
     height_px = (len(layers) - 1) * PITCH_PX + HEIGHT_PX + 2 * MARGIN_PX
-    parts = [_edge(places[above], places[below], passes=below not in by_name) for above, below in links]
+    parts = [_edge(places[above], places[below], _role(by_name, above, below)) for above, below in links]
     parts += [_stem(places[slot.name]) for layer in layers for slot in layer if slot.passing]
     parts += [_box(by_name[slot.name], places[slot.name]) for layer in layers for slot in layer if not slot.passing]
-    words = escape("; ".join(_in_words(node) for node in nodes))
+    words = safe("; ".join(_in_words(node) for node in nodes))
     return (
-        f'<div class="wide"><svg class="chain" width="{width_px:.0f}" height="{height_px}" '
-        f'viewBox="0 0 {width_px:.0f} {height_px}" role="img" aria-label="{words}">{"".join(parts)}</svg></div>'
+        f'<div class="wide"><svg class="chain" width="{width_px:.0f}" height="{height_px}" role="img" '
+        f'style="min-width:{SMALLEST * width_px:.0f}px" viewBox="0 0 {width_px:.0f} {height_px}" '
+        f'aria-label="{words}">{"".join(parts)}</svg></div>'
     )
 
 
@@ -127,13 +134,22 @@ def _extent(slot: _Slot) -> int:
     return LANE_PX if slot.passing else NODE_PX
 
 
-def _edge(above: tuple[float, float], below: tuple[float, float], *, passes: bool) -> str:
+def _role(by_name: Mapping[str, Node], above: str, below: str) -> str | None:
+    """Says what an edge hands over where it ends at a node; None where it only passes a layer."""
+    node = by_name.get(below)
+    return None if node is None else node.roles.get(above.partition("\n")[0], "")
+
+
+def _edge(above: tuple[float, float], below: tuple[float, float], role: str | None) -> str:
     (x0, y0), (x1, y1) = above, below
-    top, bottom = y0 + HEIGHT_PX / 2, y1 - HEIGHT_PX / 2 - (0 if passes else 5)
+    top, bottom = y0 + HEIGHT_PX / 2, y1 - HEIGHT_PX / 2 - (0 if role is None else 5)
     bend = (bottom - top) / 2
-    end = "" if passes else f'<path class="head" d="M{x1 - 4:.0f},{bottom:.0f} h8 l-4,6 z"/>'
     curve = f"M{x0:.0f},{top:.0f} C{x0:.0f},{top + bend:.0f} {x1:.0f},{bottom - bend:.0f} {x1:.0f},{bottom:.0f}"
-    return f'<path class="edge" d="{curve}"/>{end}'
+    line = f'<path class="edge" d="{curve}"/>'
+    if role is None:
+        return line
+    title = f"<title>{safe(role)}</title>" if role else ""
+    return f'<g>{title}{line}<path class="head" d="M{x1 - 4:.0f},{bottom:.0f} h8 l-4,6 z"/></g>'
 
 
 def _stem(place: tuple[float, float]) -> str:
@@ -143,20 +159,17 @@ def _stem(place: tuple[float, float]) -> str:
 
 def _box(node: Node, place: tuple[float, float]) -> str:
     x, y = place[0] - NODE_PX / 2, place[1] - HEIGHT_PX / 2
-    symbol, state = SYMBOLS.get(node.state, "?"), escape(node.state)
-    return (
-        f'<a href="#stage-{escape(node.name)}"><g class="node {state}"><title>{escape(_in_words(node))}</title>'
+    symbol = SYMBOLS.get(node.state, "?")
+    drawn = (
+        f'<g class="node {safe(node.state)}"><title>{safe(_in_words(node))}</title>'
         f'<rect x="{x:.0f}" y="{y:.0f}" width="{NODE_PX}" height="{HEIGHT_PX}" rx="7"/>'
         f'<text class="symbol" x="{x + 12:.0f}" y="{y + 21:.0f}">{symbol}</text>'
-        f'<text class="title" x="{x + 30:.0f}" y="{y + 21:.0f}">{escape(_short(node.name, LONGEST_NAME - 4))}</text>'
-        f'<text class="kind" x="{x + 12:.0f}" y="{y + 39:.0f}">{escape(_short(node.key, LONGEST_NAME + 6))}</text>'
-        "</g></a>"
+        f'<text class="title" x="{x + 30:.0f}" y="{y + 21:.0f}">{brief(node.title or node.name, LONGEST_NAME - 1)}'
+        f'</text><text class="kind" x="{x + 12:.0f}" y="{y + 39:.0f}">{brief(node.key, LONGEST_NAME + 6)}</text></g>'
     )
-
-
-def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return drawn if node.state == OUTSIDE else f'<a href="#stage-{safe(node.name)}">{drawn}</a>'
 
 
 def _in_words(node: Node) -> str:
-    return f"{node.name} ({node.key}): {node.state}" + (f", after {', '.join(node.parents)}" if node.parents else "")
+    name = node.title or node.name
+    return f"{name} ({node.key}): {node.state}" + (f", after {', '.join(node.parents)}" if node.parents else "")

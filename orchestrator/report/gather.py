@@ -1,7 +1,8 @@
 """Reads everything the report shows from a run folder; what cannot be read is left out, never invented."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,21 @@ from orchestrator.errors import InputError
 from orchestrator.journal import read_events
 from orchestrator.local import settle
 from orchestrator.records import record
+from orchestrator.report.spent import Seconds, spent_of
 from orchestrator.status import read_status
 
 Points = tuple[tuple[float, float], ...]
+
+LOCAL = "local"
+
+
+@record
+class Outside:
+    """An artifact that a stage reads and that comes from outside of the run."""
+
+    role: str  # the input, dotted
+    kind: str
+    path: str
 
 
 @record
@@ -25,10 +38,14 @@ class StageView:
     reason: str
     status: Mapping[str, Any]  # its entry in `orch status --json`
     document: Mapping[str, Any]  # stage.json
-    parents: tuple[str, ...]  # stages of this run whose outputs it reads
+    parents: tuple[str, ...]  # stages of this run whose outputs it reads, or that it waits for
+    roles: Mapping[str, str]  # parent -> what it gives, of those whose outputs it reads
+    outside: tuple[Outside, ...]
     outputs: Mapping[str, Mapping[str, Any]]  # output -> manifest, of those that are complete
     curves: Mapping[str, Points]  # metric -> (step, value), a step that was computed again counts once
     restarts: tuple[float, ...]  # the steps from which later attempts went on
+    spent: tuple[Seconds, ...]  # of each attempt
+    stragglers: tuple[Mapping[str, Any], ...]  # ranks that were reported as slow: events of the journal
 
 
 @record
@@ -50,6 +67,7 @@ class RunView:
     scores: tuple[Scores, ...]
     recipe: str  # the text of recipe.yaml
     code: Mapping[str, Any]  # COMMIT of the code snapshot
+    diff: str  # what the code had besides its commit
 
 
 def gather(directory: Path) -> RunView:
@@ -58,48 +76,85 @@ def gather(directory: Path) -> RunView:
         raise InputError(f"{directory} is not a run folder")
     settle(directory)
     shown = read_status(directory)
-    documents = {entry["name"]: read_json(directory / entry["name"] / "stage.json") for entry in shown["stages"]}
-    stages = tuple(_stage(directory, entry, documents) for entry in shown["stages"])
+    reader = _Reader(directory, shown)
+    stages = tuple(reader.stage(entry) for entry in shown["stages"])
     return RunView(
         directory=directory,
         status=shown,
         stages=stages,
-        scores=tuple(scores for stage in stages for scores in _scores(stage)),
+        scores=tuple(scores for stage in stages for scores in _scores(directory, stage)),
         recipe=_text(directory / "recipe.yaml"),
         code=read_json(directory / "code" / "COMMIT"),
+        diff=_text(directory / "code" / "changes.diff"),
     )
 
 
-def _stage(directory: Path, entry: Mapping[str, Any], documents: Mapping[str, Mapping[str, Any]]) -> StageView:
-    document = documents[entry["name"]]
-    complete = {}
-    for name, output in document.get("outputs", {}).items():
-        manifest = _manifest(Path(output["path"]))
-        if manifest.get("fingerprint") == document.get("fingerprint"):
-            complete[name] = manifest
-    attempts = entry["attempts"]
-    return StageView(
-        name=entry["name"],
-        key=entry["stage"],
-        state=entry["state"],
-        reason=entry["reason"],
-        status=entry,
-        document=document,
-        parents=_parents(document, documents),
-        outputs=complete,
-        curves=read_curves(directory / entry["name"]),
-        restarts=tuple(float(attempt["from_step"]) for attempt in attempts[1:] if attempt["from_step"]),
-    )
+class _Reader:
+    """Reads stages, which are known to each other by what they write."""
 
+    def __init__(self, directory: Path, shown: Mapping[str, Any]) -> None:
+        self._directory, self._shown, self._now = directory, shown, time.time()
+        self._documents = {
+            entry["name"]: read_json(directory / entry["name"] / "stage.json") for entry in shown["stages"]
+        }
+        self._writers = {
+            output["path"]: name
+            for name, document in self._documents.items()
+            for output in document.get("outputs", {}).values()
+        }
+        self._ends = {entry["name"]: [a["ended"] for a in entry["attempts"] if a["ended"]] for entry in shown["stages"]}
 
-def _parents(document: Mapping[str, Any], documents: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Names the stages that wrote this one's inputs, in the order of the recipe."""
-    writers = {
-        output["path"]: name for name, other in documents.items() for output in other.get("outputs", {}).values()
-    }
-    paths = {artifact["path"] for _, artifact in inputs_of(document)}
-    found = {writers[path] for path in paths if path in writers} | set(document.get("after", ()))
-    return tuple(name for name in documents if name in found)
+    def stage(self, entry: Mapping[str, Any]) -> StageView:
+        document, attempts = self._documents[entry["name"]], entry["attempts"]
+        inputs = inputs_of(document)
+        roles: dict[str, str] = {}
+        for name, given in inputs:
+            if writer := self._writers.get(given["path"]):
+                roles[writer] = f"{roles[writer]}, {name}" if writer in roles else name
+        found = {*roles, *document.get("after", ())}
+        parents = tuple(name for name in self._documents if name in found)
+        events = list(read_events(self._directory / entry["name"]))
+        return StageView(
+            name=entry["name"],
+            key=entry["stage"],
+            state=entry["state"],
+            reason=entry["reason"],
+            status=entry,
+            document=document,
+            parents=parents,
+            roles=roles,
+            outside=tuple(
+                Outside(role=name, kind=given["kind"], path=given["path"])
+                for name, given in inputs
+                if given["path"] not in self._writers
+            ),
+            outputs=self._outputs(entry["name"]),
+            curves=curves_of(events),
+            restarts=tuple(float(attempt["from_step"]) for attempt in attempts[1:] if attempt["from_step"]),
+            spent=tuple(spent_of(attempts, events, ready=self._ready(attempts, parents), now=self._now)),
+            stragglers=tuple(event for event in events if event.get("event") == "straggler"),
+        )
+
+    def _outputs(self, name: str) -> Mapping[str, Mapping[str, Any]]:
+        document = self._documents[name]
+        complete = {}
+        for output, described in document.get("outputs", {}).items():
+            manifest = _manifest(place_of(self._directory, name, described))
+            if manifest.get("fingerprint") == document.get("fingerprint"):
+                complete[output] = manifest
+        return complete
+
+    def _ready(self, attempts: Sequence[Mapping[str, Any]], parents: Sequence[str]) -> float | None:
+        """Returns when the first attempt could have begun; None if an earlier launch made it, of which nothing is kept.
+
+        On one machine stages take turns: there, what was waited for is whatever ended before.
+        """
+        launched = self._shown["started"]
+        if not attempts or launched is None or attempts[0]["started"] < launched:
+            return None
+        others = list(self._ends) if self._shown["launcher"] == LOCAL else parents
+        ends = [end for name in others for end in self._ends.get(name, ()) if end <= attempts[0]["started"]]
+        return max([launched, *ends])
 
 
 def inputs_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:
@@ -115,16 +170,27 @@ def inputs_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]
     return found
 
 
+def place_of(run: Path, stage: str, output: Mapping[str, Any]) -> Path:
+    """Returns where an output lies: in its stage's folder, wherever the run was copied to, whatever its path says."""
+    return run / stage / Path(output["path"]).name
+
+
 def read_curves(directory: Path) -> Mapping[str, Points]:
-    """Reads every metric of a stage's journal; where a step was computed twice, the later value stands."""
+    """Reads every metric of a stage's journal."""
+    return curves_of(read_events(directory))
+
+
+def curves_of(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Points]:
+    """Collects every metric by name; where a step was computed twice, the later value stands."""
     curves: dict[str, dict[float, float]] = {}
-    for event in read_events(directory):
+    for event in events:
         if event.get("event") == "loss":
-            curves.setdefault("loss", {})[float(event["step"])] = _number(event.get("value"))
-        elif event.get("event") == "metrics":
-            for name, value in event.get("values", {}).items():
-                if name != "loss" or event["step"] not in curves.get("loss", {}):
-                    curves.setdefault(name, {})[float(event["step"])] = _number(value)
+            curves.setdefault("loss", {})[_number(event.get("step"))] = _number(event.get("value"))
+        elif event.get("event") == "metrics" and isinstance(event.get("values"), dict):
+            step = _number(event.get("step"))
+            for name, value in event["values"].items():
+                if name != "loss" or step not in curves.get("loss", {}):
+                    curves.setdefault(name, {})[step] = _number(value)
     return {name: tuple(sorted(points.items())) for name, points in curves.items()}
 
 
@@ -132,11 +198,11 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _scores(stage: StageView) -> list[Scores]:
+def _scores(run: Path, stage: StageView) -> list[Scores]:
     found = []
     for name, manifest in stage.outputs.items():
         if manifest["kind"] == Report.kind:
-            folder = Path(stage.document["outputs"][name]["path"])
+            folder = place_of(run, stage.name, stage.document["outputs"][name])
             metrics = read_json(folder / "metrics.json")
             if metrics.get("benchmarks"):
                 found.append(Scores(stage=stage.name, directory=folder, metrics=metrics))
@@ -161,6 +227,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -1,23 +1,27 @@
 """Puts the parts of the report together and writes the file."""
 
+import base64
 import contextlib
+import hashlib
 import os
 import time
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import SurroundingsError
-from orchestrator.report import scores, sections
+from orchestrator.redaction import secrets_of, without
+from orchestrator.report import compare, curves, provenance, samples, scores, sections, timeline, useful
 from orchestrator.report.gather import RunView, gather
-from orchestrator.report.look import CSS, SCRIPT
+from orchestrator.report.text import moment, safe
 
-# nothing is loaded from anywhere: whatever a caption or a name may hold, it cannot call home
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+HERE = Path(__file__).parent
+SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
+STYLE = (HERE / "page.css").read_text(encoding="utf-8")
 
 
-def make_report(run_dir: Path, output: Path) -> Path:
-    """Writes the report of a run, finished or not, to `output`, and returns that."""
-    text = _page(gather(run_dir))
+def make_report(run_dir: Path, output: Path, against: Path | None = None) -> Path:
+    """Writes the report of a run, finished or not, to `output`, beside another run if asked; returns `output`."""
+    text = _page(gather(run_dir), None if against is None else gather(against))
     draft = output.with_name(f".{output.name}.{os.getpid()}.draft")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -30,30 +34,56 @@ def make_report(run_dir: Path, output: Path) -> Path:
     return output
 
 
-def _page(run: RunView) -> str:
-    parts = {
-        "Stages as a chain": sections.chain(run),
-        "Scores": scores.score_tables(run),
-        "Pictures": scores.pictures(run),
-        "Curves": sections.curves(run),
-        "Stages and attempts": sections.stages(run),
-        "Data": sections.data(run),
-        "Provenance": sections.provenance(run),
-        "Reproduce": sections.reproduce(run),
-    }
+def _page(run: RunView, other: RunView | None) -> str:
+    secrets = secrets_of(os.environ)
+    body = without(_body(run, other), (*secrets, *(safe(secret) for secret in secrets)))
+    name = without(safe(run.directory.resolve().name), secrets)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(SCRIPT)}"><style>{STYLE}</style></head>'
+        f"<body>{body}<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _policy(script: str) -> str:
+    """Allows our own script and nothing else to run, and nothing to be loaded or sent, whatever a caption may hold."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _body(run: RunView, other: RunView | None) -> str:
+    parts = _parts(run, other)
     links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in parts)
     bodies = "".join(
         f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in parts.items()
     )
-    name = escape(run.directory.resolve().name)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{CSS}</style></head>'
-        f"<body><header><h1>{name}</h1>{sections.summary(run)}{scores.headline(run)}</header><nav>{links}</nav>"
-        f"<main>{bodies}</main><footer>Written by orch on {sections.moment(time.time())} from "
-        f"{escape(str(run.directory))}.</footer><script>{SCRIPT}</script></body></html>\n"
+        f"<header><h1>{safe(run.directory.resolve().name)}</h1>{sections.summary(run)}{scores.headline(run)}</header>"
+        f'<nav aria-label="Parts of this page">{links}</nav><main>{bodies}</main>'
+        f"<footer>Written by orch on {moment(time.time())} from {safe(run.directory)}.</footer>"
     )
+
+
+def _parts(run: RunView, other: RunView | None) -> Mapping[str, str]:
+    parts = {} if other is None else {"Comparison": compare.comparison(run, other)}
+    parts |= {
+        "Lineage": sections.chain(run),
+        "Scores": scores.score_tables(run),
+        "Samples": samples.samples(run),
+        "Curves": curves.curves(run),
+        "Attempts over time": timeline.timeline(run, time.time()),
+        "Where the time went": useful.goodput_bars(run),
+        "Slow ranks": sections.stragglers(run),
+        "Stages and attempts": sections.stages(run),
+        "Data": provenance.data(run),
+        "Provenance": provenance.provenance(run),
+        "Reproduce": provenance.reproduce(run),
+    }
+    return {title: body for title, body in parts.items() if body}
 
 
 def _anchor(title: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingRefused
 from orchestrator.local import settle
 from orchestrator.records import record
-from orchestrator.state import LAUNCH, Launch, read_launch
+from orchestrator.state import LAUNCH, Launch, read_launch, read_state
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
 from orchestrator.tracking.story import recipe_story, stage_stories
 from orchestrator.tracking.teller import Teller
@@ -84,6 +84,7 @@ class _Forwarder:
         self._mlflow_run_id: str | None = None
         self._last_complaint = ""
         self._settle_at = time.monotonic() + SETTLE_EVERY_S
+        self._reported = 0.0  # the latest end of an attempt that the page tells of
 
     def once(self) -> Delivery:
         """Tells what is there now."""
@@ -123,6 +124,7 @@ class _Forwarder:
         launch = read_launch(self._run_dir)
         if launch is None:
             raise SurroundingsError(f"{self._run_dir / LAUNCH} is gone")
+        self._write_report(launch)
         story = recipe_story(self._run_dir, launch)
         parent = self._teller.begin(story)
         self._tell_stages(launch, parent)
@@ -130,6 +132,21 @@ class _Forwarder:
         self._mlflow_run_id = self._teller.tell(story, None)
         if self._mlflow_run_id != parent:  # MLflow had lost the parent: its children must learn of the new one
             self._tell_stages(launch, self._mlflow_run_id)
+
+    def _write_report(self, launch: Launch) -> None:
+        """Writes the page again when an attempt has ended since it was written; it belongs to the run's files."""
+        page = self._run_dir / "report.html"
+        states = [read_state(self._run_dir / str(entry["name"])) for entry in launch.stages]
+        latest = max((attempt.ended or 0.0 for state in states for attempt in state.attempts), default=0.0)
+        if latest <= max(self._reported, page.stat().st_mtime if page.is_file() else 0.0):
+            return
+        self._reported = latest
+        try:
+            from orchestrator.report import make_report
+
+            make_report(self._run_dir, page)
+        except Exception:  # the report is a view: whatever is wrong with it, MLflow hears of the run
+            log.exception("the report could not be written")
 
     def _tell_stages(self, launch: Launch, parent: str) -> None:
         refusals = []

@@ -14,9 +14,10 @@ from orchestrator.stage import StageContext
 from stages.evaluate.answers import Answer, panel_of
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.items import HeldOut, Place, rounds_of
+from stages.evaluate.layers import write_layers
 from stages.evaluate.stage import Evaluate
 from stages.family import Model, load_family
-from stages.pictures import Panel, contact_sheet, draw_panels
+from stages.pictures import contact_sheet, draw_panels
 from stages.vision import decode_image
 
 if TYPE_CHECKING:
@@ -206,11 +207,13 @@ def _draw(
     pictures: list[Image.Image] = []
     for name in config.benchmarks:
         for number, one in enumerate([one for one in asked if one.benchmark == name][: config.pictures]):
-            picture = draw_panels(decode_image(held_out.read(one.place).image), _panels(one))
+            image, said = decode_image(held_out.read(one.place).image), _said(one)
+            picture = draw_panels(image, [panel_of(title, answer) for title, answer in said])
             path = directory / f"{name}_{number:03d}.png"
             picture.save(path)
             pictures.append(picture)
-            drawn.append({"path": f"pictures/{path.name}", "benchmark": name, "key": one.key, "text": _in_words(one)})
+            shown = {"path": f"pictures/{path.name}", "layers": write_layers(path.with_suffix(".json"), image, said)}
+            drawn.append({**shown, "benchmark": name, "key": one.key, "text": _in_words(one)})
             context.journal.append("picture", path=str(path.relative_to(context.directory)), name=f"{name}/{one.key}")
     if pictures:
         sheet = directory / "sheet.png"
@@ -219,10 +222,10 @@ def _draw(
     return drawn
 
 
-def _panels(one: Asked) -> list[Panel]:
+def _said(one: Asked) -> list[tuple[str, Answer]]:
+    """Lists what is true and what each model said, with a title each."""
     titles = {"trained": "Trained", "untrained": "Untrained (fresh weights)"}
-    models = [panel_of(titles[model], answer) for model, answer in one.answers.items()]
-    return [panel_of("Ground truth", one.reference), *models]
+    return [("Ground truth", one.reference), *((titles[model], answer) for model, answer in one.answers.items())]
 
 
 def _in_words(one: Asked) -> str:

@@ -80,7 +80,7 @@ def write_stage(run: Path, name: str, state: str, samples: tuple[Sample, ...], a
         )  # fmt: skip
     write_state(directory, StageState(state=state, attempts=attempts))
     if steps is not None and state != "waiting":
-        write_curves(directory, steps if state == "done" else steps // 2)
+        write_journal(directory, attempts, steps if state == "done" else steps // 2)
     if state == "done":
         write_output(run, name, samples)
 
@@ -124,18 +124,37 @@ def write_scores(run: Path, samples: tuple[Sample, ...]) -> dict[str, Any]:
     return dict(facts)
 
 
-def write_curves(directory: Path, steps: int) -> None:
-    lines = []
-    for step in range(1, steps + 1):
-        loss = 0.4 + 5 * math.exp(-step / steps * 5) + 0.3 * math.sin(step * 12.9) ** 3
-        lines.append({"event": "loss", "time": STARTED + step, "step": step, "value": loss})
-        if step % 10 == 0:
-            values = {
-                "loss": loss, "loss/text": loss * 0.6, "loss/masks": loss * 0.4, "lr": 3e-4 * (1 - step / steps),
-                "grad_norm": 1 + 1 / step, "samples_per_s": 31.0, "data_wait_share": 0.02,
-            }  # fmt: skip
-            lines.append({"event": "metrics", "time": STARTED + step, "step": step, "values": values})
+def write_journal(directory: Path, attempts: tuple[Attempt, ...], steps: int) -> None:
+    """Writes what training does: each attempt starts up for eight seconds, then makes a step every tenth of one."""
+    lines: list[dict[str, Any]] = []
+    for attempt in attempts:
+        lines.append({"event": "attempt", "time": attempt.started + 2, "number": attempt.number, "ranks": 2})
+        first, last = attempt.from_step or 0, steps if attempt.to_step is None else attempt.to_step
+        for step in range(first + 1, last + 1):
+            lines += step_events(step, steps, attempt.started + 8 + 0.1 * (step - first - 1))
     (directory / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def step_events(step: int, steps: int, time: float) -> list[dict[str, Any]]:
+    loss = 0.4 + 5 * math.exp(-step / steps * 5) + 0.3 * math.sin(step * 12.9) ** 3
+    lines: list[dict[str, Any]] = [{"event": "loss", "time": time, "step": step, "value": loss, "data_wait_s": 0.01}]
+    if step % 10 == 0:
+        values = {
+            "loss": loss, "loss/text": loss * 0.6, "loss/masks": loss * 0.4, "lr": 3e-4 * (1 - step / steps),
+            "grad_norm": 1 + 1 / step, "samples_per_s": 31.0, "data_wait_share": 0.02,
+        }  # fmt: skip
+        lines.append({"event": "metrics", "time": time, "step": step, "values": values})
+    if step % 100 == 0:
+        slow = {
+            "rank": 1,
+            "node": "workstation",
+            "times": 1.8,
+            "wait_s": 0.2,
+            "usual_wait_s": 0.01,
+            "compute_times": 1.0,
+        }
+        lines.append({"event": "straggler", "time": time, "step": step, **slow})
+    return lines
 
 
 def described(run: Path, source: str, *, wrapped: bool) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.report.chain import Node, chain_graph
-from orchestrator.report.charts import MOST_POINTS, Line, line_chart, shown, smoothed, thinned, ticks
+from orchestrator.report.charts import MOST_POINTS, PLANE, Line, line_chart, smoothed, thinned, ticks
+from orchestrator.report.curves import limit_for
+from orchestrator.report.text import shown
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
@@ -19,8 +21,9 @@ def chart(*points: tuple[float, float]) -> str:
 def test_a_curve_goes_down_where_values_fall() -> None:
     text = chart((1, 4.0), (2, 3.0), (3, 2.0))
 
-    pixels = [float(pair.split(",")[1]) for pair in re.findall(r'points="([^"]+)" data', text)[0].split()]
-    assert pixels == sorted(pixels)
+    heights = [float(pair.split(",")[1]) for pair in re.findall(r'points="([^"]+)"', text)[0].split()]
+    assert heights == sorted(heights)
+    assert 0 <= heights[0] < heights[-1] <= PLANE
     assert "Loss of a: loss from 4 at 1 to 2 at 3" in text
 
 
@@ -32,7 +35,7 @@ def test_a_wide_range_is_shown_on_a_log_scale_and_says_so() -> None:
 def test_no_points_no_chart_and_one_point_a_dot() -> None:
     assert chart() == ""
     assert chart((1, float("nan"))) == ""
-    assert "<circle" in chart((5, 1.0))
+    assert re.search(r'<polyline class="curve c0 dot" points="0,([\d.]+) 0,\1"', chart((5, 1.0)))
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=20))
@@ -50,6 +53,21 @@ def test_thinning_keeps_the_ends_and_every_peak() -> None:
     assert len(kept) <= MOST_POINTS
     assert (7777.0, 50.0) in kept
     assert (kept[0], kept[-1]) == (points[0], points[-1])
+
+
+def test_a_drawing_says_what_it_leaves_out() -> None:
+    text = chart(*((float(x), float(x)) for x in range(10_000)), (10_000.0, float("nan")))
+
+    assert (
+        "Of 10,000 points, the lowest and the highest of each of 4,000 groups are drawn; 1 value is not finite" in text
+    )
+    assert "honest" not in chart((1, 1.0), (2, 2.0))
+
+
+def test_curves_share_the_room_of_a_page_and_short_ones_stay_whole() -> None:
+    assert limit_for([10, 20, 100_000, 100_000], budget=5030) == 2500
+    assert limit_for([10, 20], budget=5030) == MOST_POINTS
+    assert limit_for([], budget=5030) == MOST_POINTS
 
 
 def test_smoothing_leaves_a_straight_line_straight() -> None:

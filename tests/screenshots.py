@@ -1,0 +1,114 @@
+"""Takes the screenshots of the README from a real run: `python -m tests.screenshots runs/quickstart`.
+
+Its report, light and dark, wide and on a phone, and MLflow's page of the same run, each as a PNG in `pictures/`.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.report import make_report
+from orchestrator.state import read_launch, read_tracking
+from tests.browser import Browser, Page
+
+WIDTH_PX, HEIGHT_PX = 1240, 860
+PHONE_PX = (390, 844)
+SERVER_PATIENCE_S = 120.0
+SECTIONS = ("lineage", "samples", "curves", "where-the-time-went")
+
+
+def main() -> None:
+    """Takes them all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--against", type=Path, help="a second run, for a picture of the comparison")
+    parser.add_argument("--output", type=Path, default=Path("pictures"))
+    parser.add_argument("--without-mlflow", action="store_true")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, Browser(Path(scratch)) as browser:
+        report = make_report(given.run, Path(scratch) / "report.html", against=given.against)
+        for path in take_report(browser, report, given.output):
+            print(path)
+        if not given.without_mlflow:
+            for path in take_mlflow(browser, given.run, given.output):
+                print(path)
+
+
+def take_report(browser: Browser, report: Path, output: Path) -> Iterator[Path]:
+    """Yields pictures of the report: the top of it, its parts, and the same in the dark and on a phone."""
+    for dark in (False, True):
+        page = browser.page(width_px=WIDTH_PX, height_px=HEIGHT_PX, dark=dark)
+        page.open(report.as_uri())
+        look = "dark" if dark else "light"
+        yield page.screenshot(output / f"report_{look}.png")
+        for section in SECTIONS:
+            _bring(page, section)
+            yield page.screenshot(output / f"report_{section.replace('-', '_')}_{look}.png")
+        page.close()
+    page = browser.page(width_px=PHONE_PX[0], height_px=PHONE_PX[1], phone=True)
+    page.open(report.as_uri())
+    yield page.screenshot(output / "report_phone.png")
+    page.close()
+
+
+def take_mlflow(browser: Browser, run: Path, output: Path) -> Iterator[Path]:
+    """Yields pictures of MLflow's pages: the runs of the experiment, and the run of the recipe."""
+    launch, told = read_launch(run), read_tracking(run)
+    if launch is None or not told.get("mlflow_run_id"):
+        print(f"MLflow knows nothing of {run}", file=sys.stderr)
+        return
+    with _server(str(launch.tracking["uri"])) as address:
+        page = browser.page(width_px=1440, height_px=900)
+        experiment = f"{address}/#/experiments/{told['experiment_id']}"
+        for name, place in (("runs", experiment + "/runs"), ("run", f"{experiment}/runs/{told['mlflow_run_id']}")):
+            page.open(place)
+            time.sleep(6.0)  # a page that goes on loading after it has loaded
+            yield page.screenshot(output / f"mlflow_{name}.png")
+        page.close()
+
+
+@contextlib.contextmanager
+def _server(uri: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1",
+               "--port", str(port), "--workers", "1"]  # fmt: skip
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment, start_new_session=True)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + SERVER_PATIENCE_S
+    try:
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{address}/health", timeout=2),  # noqa: S310 - our own server
+            ):
+                break
+            if time.monotonic() > deadline or server.poll() is not None:
+                raise TimeoutError(f"mlflow server on {uri} does not answer")
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _bring(page: Page, section: str) -> None:
+    """Puts a section at the top of what is in view, and lets what is drawn when it is seen be drawn."""
+    page.evaluate(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
+    page.evaluate("new Promise(done => setTimeout(() => done(true), 300))")
+
+
+if __name__ == "__main__":
+    main()
