@@ -204,16 +204,10 @@ def cancel(run: options.RunName, stage: Annotated[str | None, typer.Argument(met
 
 
 @app.command()
-def report(
-    run: options.RunName,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE")] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="RUN", help="Another run, to compare this one with.")
-    ] = None,
-) -> None:
+def report(run: options.RunName, output: options.Page = None, against: options.Against = None) -> None:
     """Writes the run's report: one HTML page with lineage, scores, samples, curves, attempts and where the time went.
 
-    Example: orch report quickstart --against quickstart_2 --output quickstart.html
+    Example: orch report quickstart --against quickstart_2
     """
     from orchestrator.report import make_report
     from orchestrator.status import status
@@ -222,10 +216,7 @@ def report(
     other = None if against is None else session.find_run(against).directory
     for shown in filter(None, (directory, other)):
         status(shown, _launcher_of)  # what ended unseen is closed first
-    name = "report.html" if other is None else f"report_against_{other.resolve().name}.html"
-    path = output or directory / name
-    make_report(directory, path, against=other)
-    print(path)
+    print(make_report(directory, output, against=other))
 
 
 @app.command()

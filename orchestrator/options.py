@@ -24,6 +24,8 @@ ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG or PNG.
 Prompt = Annotated[str | None, typer.Option("--prompt", help="Without it: a grounded caption.")]
 Boxes = Annotated[list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="In pixels; repeatable.")]
 Picture = Annotated[Path | None, typer.Option("--output", metavar="PNG", help="Draws the answer.")]
+Page = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="In the run's folder by default.")]
+Against = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Another run, to compare this one with.")]
 FromStage = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redoes it and its followers.")]
 AttemptNumber = Annotated[int | None, typer.Option("--attempt", metavar="N", help="The last one by default.")]
 RankNumber = Annotated[int | None, typer.Option("--rank", metavar="N", help="All ranks by default.")]

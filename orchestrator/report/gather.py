@@ -149,11 +149,13 @@ class _Reader:
 
         On one machine stages take turns: there, what was waited for is whatever ended before.
         """
-        launched = self._shown["started"]
+        launched: float | None = self._shown["started"]
         if not attempts or launched is None or attempts[0]["started"] < launched:
             return None
         others = list(self._ends) if self._shown["launcher"] == LOCAL else parents
-        ends = [end for name in others for end in self._ends.get(name, ()) if end <= attempts[0]["started"]]
+        ends: list[float] = [
+            end for name in others for end in self._ends.get(name, ()) if end <= attempts[0]["started"]
+        ]
         return max([launched, *ends])
 
 

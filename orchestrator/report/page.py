@@ -14,13 +14,19 @@ from orchestrator.report import compare, curves, provenance, samples, scores, se
 from orchestrator.report.gather import RunView, gather
 from orchestrator.report.text import moment, safe
 
+PAGE = "report.html"
 HERE = Path(__file__).parent
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 STYLE = (HERE / "page.css").read_text(encoding="utf-8")
 
 
-def make_report(run_dir: Path, output: Path, against: Path | None = None) -> Path:
-    """Writes the report of a run, finished or not, to `output`, beside another run if asked; returns `output`."""
+def make_report(run_dir: Path, output: Path | None = None, against: Path | None = None) -> Path:
+    """Writes the report of a run, finished or not, beside another run if asked; returns where.
+
+    By default that is `report.html` in the run's folder, or `report_against_NAME.html`: that one MLflow does not get.
+    """
+    if output is None:
+        output = run_dir / (PAGE if against is None else f"report_against_{against.resolve().name}.html")
     text = _page(gather(run_dir), None if against is None else gather(against))
     draft = output.with_name(f".{output.name}.{os.getpid()}.draft")
     try:

@@ -41,7 +41,7 @@ def spent_of(
     `ready` is when everything the stage reads was there, in seconds since 1970; None if nobody knows.
     """
     steps = _steps_by_attempt(attempts, events)
-    found = []
+    found: list[Seconds] = []
     for index, attempt in enumerate(attempts):
         following = attempts[index + 1] if index + 1 < len(attempts) else None
         spent = _inside(attempt, steps.get(attempt["number"], []), _kept_to(attempt, following), now)

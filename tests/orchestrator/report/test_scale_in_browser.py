@@ -105,7 +105,7 @@ def test_a_hundred_thousand_points_open_at_once_and_keep_their_peak(browser: Bro
         " return [chart.low + u, valueAt(chart, v)]; })()"
     )
     assert highest == [PEAK, pytest.approx(40.0, rel=1e-3)]
-    page.drag("figure.curves .plane", 0.776, 0.78)
+    page.drag("figure.curves .plane", 0.77, 0.79)
     steps = page.evaluate("document.querySelector('figure.curves .plane').viewBox.baseVal.width")
-    assert steps < 1000
+    assert steps < 4000
     page.close()
