@@ -54,7 +54,12 @@ def _context() -> ForkServerContext:
     """Returns processes that find the heavy packages imported already: seconds saved for each rank."""
     os.environ.update(_ENVIRONMENT)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["orchestrator.training.deepspeed", "orchestrator.training.loop", "tests.toys"])
+    packages = (
+        "orchestrator.training.deepspeed",
+        "orchestrator.training.loop",
+        "orchestrator.training.parallel.tensor",
+    )
+    context.set_forkserver_preload([*packages, "tests.toys"])
     return context
 
 

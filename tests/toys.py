@@ -100,7 +100,7 @@ class ToyStream:
     def __init__(self, train: TrainConfig, world: World) -> None:
         self.micro_batch = train.micro_batch_on(world.size)
         self.accumulation = train.accumulation_on(world.size)
-        self.world = world
+        self.readers, self.reader = train.readers_on(world.size), train.reader(world.rank)
         self.global_batch = train.global_batch
 
     def take_losses(self) -> list[Loss]:
@@ -112,7 +112,7 @@ class ToyStream:
     def batches(self, collate: Callable[[Sequence[Drawn]], Any], *, start_step: int, steps: int) -> Iterator[Any]:
         for step in range(start_step, start_step + steps):
             for micro in range(self.accumulation):
-                first = (micro * self.world.size + self.world.rank) * self.micro_batch
+                first = (micro * self.readers + self.reader) * self.micro_batch
                 yield collate([toy_sample(step, place) for place in range(first, first + self.micro_batch)])
 
 

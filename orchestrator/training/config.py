@@ -52,12 +52,15 @@ class EngineConfig:
     persistence_threshold: int | None = incidental(default=None)
     bucket_elements: int = incidental(default=50_000_000)  # gradients reduced, and parameters prefetched, at a time
     overlap_communication: bool | None = incidental(default=None)  # null = on a GPU only
+    # So many ranks in a row share the language model's matrices, and draw the same samples; see parallel/README.md.
+    tensor_parallel: int = incidental(default=1)
 
     def __post_init__(self) -> None:
         """Refuses combinations that no engine offers."""
         _require(self.zero_stage in {1, 2, 3}, f"zero_stage must be 1, 2 or 3, not {self.zero_stage}; name: torch is 0")
         _require((self.persistence_threshold or 0) >= 0, "persistence_threshold must be 0 or more, or null")
         _require(self.bucket_elements > 0, "bucket_elements must be above 0")
+        _require(self.tensor_parallel > 0, "tensor_parallel must be above 0; 1 = every rank computes the whole model")
         _require(self.name != "torch" or self.precision == "fp32", "precision must be fp32 with the torch engine")
 
 
@@ -124,12 +127,27 @@ class TrainConfig:
         _require(self.worker_timeout_s > 0, "worker_timeout_s must be above 0")
         _require(0 <= self.max_bad_fraction <= 1, "max_bad_fraction must lie in [0, 1]")
 
+    def readers_on(self, world_size: int) -> int:
+        """Returns how many of `world_size` ranks draw different samples: one of each tensor-parallel group."""
+        degree = self.engine.tensor_parallel
+        if world_size % degree:
+            allowed = [number for number in range(1, world_size + 1) if world_size % number == 0]
+            message = f"train.engine.tensor_parallel: {world_size} ranks do not form groups of {degree}"
+            raise InputError(f"{message}; allowed: {', '.join(map(str, allowed))}")
+        return world_size // degree
+
+    def reader(self, rank: int) -> int:
+        """Returns which of the readers a rank belongs to: the ranks of a tensor-parallel group are neighbours."""
+        return rank // self.engine.tensor_parallel
+
     def micro_batch_on(self, world_size: int) -> int:
         """Returns how many samples each of `world_size` ranks computes at once."""
-        share, rest = divmod(self.global_batch, world_size)
+        readers = self.readers_on(world_size)
+        share, rest = divmod(self.global_batch, readers)
         if rest:
-            message = f"train.global_batch: {self.global_batch} samples do not divide evenly over {world_size} ranks"
-            raise InputError(f"{message}; allowed: a multiple of {world_size}, or another number of ranks")
+            among = f"{readers} ranks" if readers == world_size else f"{readers} tensor-parallel groups"
+            message = f"train.global_batch: {self.global_batch} samples do not divide evenly over {among}"
+            raise InputError(f"{message}; allowed: a multiple of {readers}, or another number of ranks")
         micro_batch = min(self.micro_batch or share, share)
         if share % micro_batch:
             message = f"train.micro_batch: a rank's share of {share} samples is no multiple of {micro_batch}"
@@ -139,7 +157,7 @@ class TrainConfig:
 
     def accumulation_on(self, world_size: int) -> int:
         """Returns how many micro-batches make a step on `world_size` ranks."""
-        return self.global_batch // (world_size * self.micro_batch_on(world_size))
+        return self.global_batch // (self.readers_on(world_size) * self.micro_batch_on(world_size))
 
 
 def _require(fine: bool, message: str) -> None:  # noqa: FBT001 - reads like assert, and is private

@@ -4,11 +4,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import deepspeed
 from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.training import elastic, holdings
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.engine import checkpoint_activations
+from orchestrator.training.engine import checkpoint_activations, tensor_parallel
 from orchestrator.training.holdings import Held, Holdings, Stage3, Stage12
 from orchestrator.training.optim import freeze, is_partitioned, learning_rate, make_adamw, parameter_groups, whole_shape
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from orchestrator.training.parallel.grid import Mpu
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +35,26 @@ class DeepSpeedEngine:
     def __init__(self, task: TrainTask[Any], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
         """Builds the model, partitioned from its first moment under ZeRO-3. Collective: every rank must call."""
         _quiet(world)
-        json = deepspeed_json(train, world)
-        with _partitioned_building(json, enabled=train.engine.zero_stage == 3):
+        json, parallel = deepspeed_json(train, world), tensor_parallel(train, world)
+        mpu = None if parallel is None else parallel.mpu
+        with _partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
             module = task.build_model()
         task.load_weights(module)
+        if parallel is not None:
+            with _partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
+                parallel.cut(module, gather_logits=not task.cut_logits, gathered=_gathered)
         freeze(module, trainable)
         if train.engine.activation_checkpointing:
             checkpoint_activations(module)
         optimizer = make_adamw(parameter_groups(module, train.optim), train.optim)
-        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json)
+        deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
         self.module: nn.Module = self._engine
         self.model = module
         self.accumulation = train.accumulation_on(world.size)
         self._train, self._world, self._updates = train, world, 0
-        self._holdings = _holdings_of(module, self._engine.optimizer, train.engine.zero_stage)
+        held = _holdings_of(module, self._engine.optimizer, train.engine.zero_stage)
+        self._holdings = held if parallel is None else parallel.holdings(held)
         _say_what_is_where(module, train, world)
         self._scalars: dict[str, float] = {}
 
@@ -121,13 +130,23 @@ class _PartitionAsBuilt(deepspeed.zero.Init):  # type: ignore[misc]  # DeepSpeed
 
 
 @contextmanager
-def _partitioned_building(json: dict[str, Any], *, enabled: bool) -> Iterator[None]:
+def _partitioned_building(json: dict[str, Any], mpu: "Mpu | None", *, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
+    group = None if mpu is None else mpu.get_data_parallel_group()
     overrides = {DeepSpeedTensorOverride.device}
-    with _PartitionAsBuilt(config_dict_or_path=json, tensor_overrides=overrides), _late_walks(), _late_fillers():
+    cutting = _PartitionAsBuilt(
+        config_dict_or_path=json, tensor_overrides=overrides, data_parallel_group=group, mpu=mpu
+    )
+    with cutting, _late_walks(), _late_fillers():
         yield
+
+
+def _gathered(parameters: Sequence[Tensor]) -> AbstractContextManager[object]:
+    cut = [parameter for parameter in parameters if is_partitioned(parameter)]
+    gathered: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(cut, enabled=bool(cut))
+    return gathered
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """Reads tensors from torch.distributed.checkpoint files, on any number of ranks and in any engine; see `writing.py`.
 
-A tensor is stored flat; each rank writes and reads the run of elements it holds. Shapes stand in `tensors.json`.
+A tensor is stored flat, or as blocks of columns (`blocks.py`), each flat; a rank writes and reads the run of elements
+it holds. Shapes stand in `tensors.json`.
 """
 
 import json
@@ -29,6 +30,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from orchestrator.errors import DamagedArtifact
+from orchestrator.training.blocks import read_blocks
 from orchestrator.training.optim import is_partitioned, whole_shape
 from orchestrator.world import World
 
@@ -46,12 +48,20 @@ class Piece:
     local: Tensor
     replicated: bool = False  # True: every rank holds the whole
     frozen: bool = False  # True: the same in every save, so that it is written once
+    copy: int = 0  # which one this is of `copies` equal ones on several ranks
+    copies: int = 1
+    blocks: int = 1  # the tensor is stored as so many equal blocks of its columns, one after the other
 
     def chunk(self) -> list[ChunkStorageMetadata]:
         """Says where the run lies; no chunk where this rank holds nothing."""
         if self.local.numel() == 0:
             return []
         return [ChunkStorageMetadata(torch.Size([self.start]), torch.Size([self.local.numel()]))]
+
+    def entry(self) -> dict[str, Any]:
+        """Returns what `tensors.json` says of the tensor."""
+        entry: dict[str, Any] = {"shape": list(self.shape), "dtype": dtype_name(self.local.dtype)}
+        return entry | ({"blocks": self.blocks} if self.blocks > 1 else {})
 
 
 def whole(name: str, tensor: Tensor) -> Piece:
@@ -71,10 +81,12 @@ def held(name: str, parameter: Tensor) -> Piece:
 
 
 def share(piece: Piece, world: World) -> Piece:
-    """Cuts a whole piece so that every rank writes an equal run of it."""
-    length = -(-piece.local.numel() // world.size)
-    start = min(length * world.rank, piece.local.numel())
-    return replace(piece, start=start, local=piece.local[start : start + length], replicated=False)
+    """Cuts a piece that several ranks hold, so that each of them writes an equal run of it."""
+    copy, copies = (world.rank, world.size) if piece.replicated else (piece.copy, piece.copies)
+    length = -(-piece.local.numel() // copies)
+    start = min(length * copy, piece.local.numel())
+    local = piece.local[start : start + length]
+    return replace(piece, start=piece.start + start, local=local, replicated=False, copy=0, copies=1)
 
 
 def read(directory: Path, pieces: Iterable[Piece], *, reader: "Reader | None" = None) -> None:
@@ -88,18 +100,24 @@ def read(directory: Path, pieces: Iterable[Piece], *, reader: "Reader | None" = 
     wrong = [problem for piece in named.values() if (problem := _problem(piece, listed, stored))]
     if wrong:
         raise DamagedArtifact(f"{directory} does not fit the model: {'; '.join(wrong[:5])}")
+    stored_blocks = {name: listed[name].get("blocks", 1) for name in named}
+    read_blocks(named.values(), stored_blocks, lambda some: _fill(some, reader))
+
+
+def _fill(pieces: Iterable[Piece], reader: "Reader") -> None:
+    named = {piece.name: piece for piece in pieces}
     try:
         with _alone_is_meant():
             planner = _LoadPieces(flatten_state_dict=False)
             load(cast("dict[str, Any]", named), storage_reader=reader, planner=planner, no_dist=True)
     except CheckpointException as error:
-        raise DamagedArtifact(f"{directory} cannot be read: {_cause(error)}") from error
+        raise DamagedArtifact(f"{reader.path} cannot be read: {_cause(error)}") from error
 
 
 def tensors(directory: Path) -> dict[str, dict[str, Any]]:
-    """Reads the list of stored tensors: name -> shape and dtype."""
+    """Reads the list of stored tensors: name -> shape, dtype and, where they are several, blocks."""
     try:
-        listed: dict[str, dict[str, Any]] = json.loads((directory / TENSORS).read_text(encoding="utf-8"))
+        listed: dict[str, dict[str, Any]] = json.loads((directory / TENSORS).read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedArtifact(f"{directory} holds no tensors: {error}") from error
     return listed

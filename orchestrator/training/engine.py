@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from orchestrator.training.holdings import Held, Replicated
 from orchestrator.training.optim import freeze, learning_rate, make_adamw, parameter_groups
 from orchestrator.training.task import TrainTask
 from orchestrator.world import World
+
+if TYPE_CHECKING:
+    from orchestrator.training.parallel.tensor import TensorParallel
 
 
 class Engine(Protocol):
@@ -56,8 +59,12 @@ class TorchEngine:
 
     def __init__(self, task: TrainTask[object], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
         """Builds the model and its optimizer. Collective: every rank must call."""
+        self._parallel = tensor_parallel(train, world)
         self.module = self.model = task.build_model().to(world.device)
         task.load_weights(self.module)
+        if self._parallel is not None:
+            self._parallel.cut(self.module, gather_logits=not task.cut_logits)
+            self.module.to(world.device)
         freeze(self.module, trainable)
         if train.engine.activation_checkpointing:
             checkpoint_activations(self.module)
@@ -65,7 +72,8 @@ class TorchEngine:
         self._train, self._world, self._updates = train, world, 0
         self._optimizer = make_adamw(parameter_groups(self.module, train.optim), train.optim)
         self._learning = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        self._holdings = Replicated(self.module, self._optimizer)
+        held = Replicated(self.module, self._optimizer)
+        self._holdings = held if self._parallel is None else self._parallel.holdings(held)
         self._scalars: dict[str, float] = {}
 
     def backward(self, loss: Tensor) -> None:
@@ -75,7 +83,7 @@ class TorchEngine:
     def step(self) -> None:
         """Averages and clips the gradients, then updates. Collective: every rank must call."""
         gradients = self._averaged_gradients()
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        norm = self._norm(gradients)
         clip_norm = self._train.optim.clip_norm
         if clip_norm is not None:
             torch._foreach_mul_(gradients, torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
@@ -105,14 +113,32 @@ class TorchEngine:
             if parameter.grad is None:  # an idle part learns nothing, but its moments decay, as under ZeRO
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._learning.values() if p.grad is not None]
+        group = None if self._parallel is None else self._parallel.grid.data_group
         if self._world.size > 1:
             flat = torch.cat([gradient.view(-1) for gradient in gradients])
-            torch.distributed.all_reduce(flat)
-            flat /= self._world.size
+            torch.distributed.all_reduce(flat, group=group)
+            flat /= torch.distributed.get_world_size(group)
             means = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, mean in zip(gradients, means, strict=True):
                 gradient.copy_(mean.view_as(gradient))
         return gradients
+
+    def _norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        if self._parallel is not None:
+            return self._parallel.norm(dict(zip(self._learning, gradients, strict=True)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        return norm
+
+
+def tensor_parallel(train: TrainConfig, world: World) -> "TensorParallel | None":
+    """Forms tensor-parallel groups where the config asks for any. Collective: every rank must call."""
+    degree = train.engine.tensor_parallel
+    if degree == 1:
+        return None
+    train.readers_on(world.size)  # says what is wrong, where ranks do not divide into groups
+    from orchestrator.training.parallel.tensor import TensorParallel  # megatron-core takes seconds to import
+
+    return TensorParallel(degree, world)
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.training.elastic import WEIGHTS, dtype_name, tensors
+from orchestrator.training.elastic import WEIGHTS, tensors
 from orchestrator.training.writing import Written, is_frozen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Frozen:
         self._told = False
 
     def find(self, checkpoint: Path, held: Callable[[], "Held"]) -> None:
-        """Takes the files of a checkpoint that was just loaded, where they hold what is frozen now, in the same types.
+        """Takes the files of a checkpoint that was just loaded, where they hold what is frozen now, laid out alike.
 
         Collective: every rank must call.
         """
@@ -74,9 +74,7 @@ class Frozen:
             return not wanted
         stored = tensors(checkpoint / WEIGHTS)
         there = {run.name for file in self._files for run in file.runs}
-        return there == set(wanted) and all(
-            stored[name]["dtype"] == dtype_name(piece.local.dtype) for name, piece in wanted.items()
-        )
+        return there == set(wanted) and all(stored[name] == piece.entry() for name, piece in wanted.items())
 
     def _link(self, source: Path, target: Path) -> None:
         try:

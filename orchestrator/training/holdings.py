@@ -73,7 +73,7 @@ def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _shared(pieces: Iterable[Piece], world: World) -> list[Piece]:
-    return [elastic.share(piece, world) if piece.replicated else piece for piece in pieces]
+    return [elastic.share(piece, world) for piece in pieces]
 
 
 class Replicated:

@@ -53,12 +53,13 @@ def fit(
     start = checkpoints.resume(engine)
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
     window, stragglers = _Window(), Stragglers(context)
+    stream = _read_once(stream, train, engine)
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
     since_save = _Means()
     context.progress.enter("data")
     with Guard(engine.model, task.uneven, context.world, context.fail) as guard, checkpoints.saver:
         for step in range(start + 1, train.steps + 1):
-            seed_step(context.seed, step, context.world.rank)
+            seed_step(context.seed, step, train.reader(context.world.rank))
             guard.begin(step)
             losses = _learn(task, engine, batches, window, guard, context)
             context.progress.enter("agreeing")
@@ -85,6 +86,15 @@ def fit(
                     raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
     context.progress.enter("ending")
     return train.steps
+
+
+def _read_once(stream: Batches, train: TrainConfig, engine: Engine) -> Batches:
+    """Lets one rank of a tensor-parallel group read for all of it."""
+    if train.engine.tensor_parallel == 1:
+        return stream
+    from orchestrator.training.parallel.reading import OneReader
+
+    return OneReader(stream, accumulation=engine.accumulation)
 
 
 def _saved(

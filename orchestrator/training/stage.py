@@ -4,11 +4,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from orchestrator.artifacts import Checkpoint, Shards
+from orchestrator.artifacts import Artifact, Checkpoint, Shards
 from orchestrator.data.mixture import mixture_faults
 from orchestrator.errors import InputError
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.parallel.plans import why_not
 
 if TYPE_CHECKING:
     from orchestrator.training.task import TrainTask
@@ -59,17 +60,30 @@ class TrainingStage(Stage):
             )
         if train.order.bucket is not None and not self.measures:
             found["config.train.order.bucket"] = "this stage does not measure its samples; allowed: null"
+        if problem := self._why_not_cut():
+            found["config.train.engine.tensor_parallel"] = problem
         known = {name: size for name, size in sizes.items() if size is not None}
         if not found and train.order.max_epochs and known == sizes and not train.order.units:
             found |= _end_of_data(known, mixture, train)
         return found
 
-    def _samples(self, shards: Shards) -> int | None:
-        """Counts the samples of an input; None while nobody knows: what this run makes, it may yet make anew."""
+    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Returns class and settings of the language model that `tensor_parallel` cuts; None where nobody knows yet."""
+        return None
+
+    def settled(self, artifact: Artifact) -> bool:
+        """Tells whether an input is there to be looked at; what this run makes, it may yet make anew."""
         run = self.outputs.model.path.parent.parent
-        if run in shards.path.parents or not shards.ready():
-            return None
-        samples = shards.facts().get("samples")
+        return run not in artifact.path.parents and artifact.ready()
+
+    def _why_not_cut(self) -> str:
+        degree = self.train.engine.tensor_parallel
+        known = self.language_model() if degree > 1 else None
+        return "" if known is None else why_not(*known, degree)
+
+    def _samples(self, shards: Shards) -> int | None:
+        """Counts the samples of an input; None while nobody knows."""
+        samples = shards.facts().get("samples") if self.settled(shards) else None
         return samples if isinstance(samples, int) else None
 
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
@@ -92,8 +106,8 @@ class TrainingStage(Stage):
             seed=context.seed,
             global_batch=train.global_batch,
             micro_batch=train.micro_batch_on(world.size),
-            world_rank=world.rank,
-            world_size=world.size,
+            world_rank=train.reader(world.rank),
+            world_size=train.readers_on(world.size),
             workers=train.workers,
             prefetch=train.prefetch,
             remote=train.remote,

@@ -32,6 +32,7 @@ class TrainTask(ABC, Generic[Batch]):
     """All that differs between two training stages."""
 
     uneven: ClassVar[Sequence[Uneven]] = ()  # what `runs` speaks of, in the order in which the model runs them
+    cut_logits: ClassVar[bool] = False  # its loss takes shares of them (`parallel.losses`); else they are gathered
 
     @abstractmethod
     def build_model(self) -> nn.Module:

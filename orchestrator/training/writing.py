@@ -31,7 +31,7 @@ from xxhash import xxh3_64
 from orchestrator.artifacts import write_json
 from orchestrator.errors import DamagedArtifact, SurroundingsError
 from orchestrator.records import record
-from orchestrator.training.elastic import TENSORS, Piece, dtype_name
+from orchestrator.training.elastic import TENSORS, Piece
 from orchestrator.world import World
 
 METADATA = ".metadata"
@@ -174,7 +174,7 @@ def write_index(directory: Path, pieces: Iterable[Piece], files: Iterable[Writte
     for piece in pieces:
         runs = sorted(placed.get(piece.name, []), key=lambda one: one[0].start)
         _refuse_gaps(piece, [run for run, _ in runs])
-        listed[piece.name] = {"shape": list(piece.shape), "dtype": dtype_name(piece.local.dtype)}
+        listed[piece.name] = piece.entry()
         chunks = [ChunkStorageMetadata(torch.Size([run.start]), torch.Size([run.numel])) for run, _ in runs]
         metadata.state_dict_metadata[piece.name] = TensorStorageMetadata(
             TensorProperties(dtype=piece.local.dtype), torch.Size([prod(piece.shape)]), chunks

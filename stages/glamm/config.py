@@ -11,6 +11,7 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
+LANGUAGE_MODEL = "LlamaForCausalLM"  # the class of transformers
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
 
 
@@ -178,7 +179,7 @@ class Blueprint:
 def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
     """Resolves a config: sizes come from the folders it names, else from itself."""
     return Blueprint(
-        language=_language_settings(config.language) | {"vocab_size": vocabulary_size},
+        language=language_settings(config.language) | {"vocab_size": vocabulary_size},
         vision=_vision_settings(config.vision),
         grounding=_grounding_settings(config.grounding),
         region=config.region,
@@ -191,7 +192,8 @@ def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
     )
 
 
-def _language_settings(config: LanguageConfig) -> dict[str, Any]:
+def language_settings(config: LanguageConfig) -> dict[str, Any]:
+    """Returns what transformers' LlamaConfig needs, less the vocabulary."""
     if config.path is not None:
         return _read_settings(config.path)
     return {

@@ -9,7 +9,7 @@ from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.stage import TrainingStage
-from stages.glamm.config import GlammConfig, LoraConfig
+from stages.glamm.config import LANGUAGE_MODEL, GlammConfig, LoraConfig, language_settings
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
@@ -120,6 +120,11 @@ class GlammStage(TrainingStage):
             return super().learning()
         return tuple(pattern for pattern in self.trainable if "lora_" not in pattern)
 
+    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Reads the language model's settings off the checkpoint, where it is there."""
+        settled = self.inputs.model is not None and self.settled(self.inputs.model)
+        return (LANGUAGE_MODEL, self.inputs.model.facts()["model"]["language"]) if settled else None
+
     def has_adapters(self) -> bool:
         """Tells whether the model has low-rank adapters. Asked when running: the checkpoint must be there."""
         return self.config.lora is not None or self.inputs.model.facts()["model"]["lora"] is not None
@@ -171,6 +176,10 @@ class WordPretraining(TrainingStage):
     def faults(self) -> Mapping[str, str]:
         """Finds model folders that are not there, and a missing tokenizer."""
         return {**super().faults(), **_model_faults(self.config.model, self.inputs.tokenizer)}
+
+    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Reads the language model's settings off the config, or off the folder that it names."""
+        return _language_model(self.config.model)
 
     def outside(self) -> Mapping[str, str]:
         """Watches the files of the model folders."""
@@ -231,6 +240,10 @@ class FeatureAlignment(GlammStage):
         """Watches the files of the model folders."""
         return {} if self.config.model is None else _files_of(self.config.model)
 
+    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Reads the language model's settings off the config, a folder that it names, or the checkpoint."""
+        return super().language_model() if self.config.model is None else _language_model(self.config.model)
+
     def has_adapters(self) -> bool:
         """Tells whether the model begins with low-rank adapters."""
         return super().has_adapters() if self.config.model is None else self.config.model.lora is not None
@@ -249,6 +262,10 @@ def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, 
     if tokenizer is None and model.language.path is None:
         found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
     return found
+
+
+def _language_model(model: GlammConfig) -> tuple[str, Mapping[str, Any]] | None:
+    return None if "language.path" in model.faults() else (LANGUAGE_MODEL, language_settings(model.language))
 
 
 def _files_of(model: GlammConfig) -> dict[str, str]:

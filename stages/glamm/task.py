@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training import elastic
+from orchestrator.training.parallel.losses import word_losses
 from orchestrator.training.task import Losses, TrainTask
 from orchestrator.training.weights import load_into
 from stages.glamm.batches import GlammBatch
@@ -62,6 +62,8 @@ class Start:
 
 class GlammTask(TrainTask[GlammBatch]):
     """Trains a GLaMM on sources that each have one kind: caption, region, gcg or region_mask."""
+
+    cut_logits = True
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class GlammTask(TrainTask[GlammBatch]):
         """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""
         batch = batch.to(next(model.parameters()).device)
         out: dict[str, Tensor] = model(batch)
-        text = text_loss(out["text_logits_TV"], out["targets_T"])
+        text = text_loss(out["text_logits_TV"], out["targets_T"], vocabulary=self._blueprint.vocabulary_size)
         bce, dice, count = summed_mask_losses(
             out["mask_logits_BMHW"],
             batch.has_mask_BM,
@@ -146,11 +148,11 @@ class GlammTask(TrainTask[GlammBatch]):
         return {f"tokenizer/{name}": content for name, content in self.vocabulary.files().items()}
 
 
-def text_loss(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+def text_loss(logits_TV: Tensor, targets_T: Tensor, *, vocabulary: int) -> Tensor:
     """Means the cross-entropy over predicted tokens; zero, with a graph, where there is none."""
     if not len(targets_T):
         return logits_TV.float().sum() * 0
-    return functional.cross_entropy(logits_TV.float(), targets_T)
+    return word_losses(logits_TV, targets_T, vocabulary=vocabulary).mean()
 
 
 def stored_name(name: str, stored: Container[str]) -> str:

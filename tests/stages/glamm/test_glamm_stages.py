@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.journal import Journal
 from orchestrator.progress import Progress
 from orchestrator.stage import StageContext
-from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.world import World
 from stages.glamm.config import GlammConfig, LanguageConfig, LoraConfig, VisionConfig
 from stages.glamm.stages import FeatureAlignment, GcgTuning, GlammStage, GlammTokenizer, Pix2CapSft, RegionPretraining
@@ -61,6 +62,21 @@ def test_an_unknown_task_and_a_task_of_no_input_are_faults_with_what_is_allowed(
     assert "region_mask" in found["config.tasks.regions"]
     assert "grounded, regions" in found["config.tasks.regoins"]
     assert tuning().faults() == {}
+
+
+def test_a_language_model_that_ranks_cannot_share_is_a_fault_wherever_it_comes_from(tmp_path: Path) -> None:
+    train = replace(TRAIN, engine=EngineConfig(tensor_parallel=4))
+    begins = FeatureAlignment.Config(train=train, model=GlammConfig(language=LanguageConfig(heads=6, mlp_size=16)))
+    goes_on = tuning(tiny_checkpoint(tmp_path / "model").path).inputs  # two heads
+    outputs = GcgTuning.Outputs(model=Checkpoint(Path("out")))
+
+    first = FeatureAlignment(begins, alignment(GlammConfig(), None).inputs, outputs).faults()
+    later = GcgTuning(GcgTuning.Config(train=train), goes_on, outputs).faults()
+
+    key = "config.train.engine.tensor_parallel"
+    assert "num_attention_heads = 6" in first[key]
+    assert first[key].endswith("cannot be shared evenly by 4 ranks; allowed: 1, 2")
+    assert "num_attention_heads = 2" in later[key]
 
 
 def test_every_missing_model_folder_is_a_fault_of_its_own(tmp_path: Path) -> None:

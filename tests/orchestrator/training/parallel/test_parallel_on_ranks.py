@@ -1,0 +1,186 @@
+"""Tensor parallelism on real ranks: two shares for two readers learn what four readers of the whole model learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from orchestrator.data.stream import Drawn
+from orchestrator.errors import DamagedSample, InputError
+from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.training.engine import make_engine
+from orchestrator.training.weights import load_weights
+from orchestrator.world import World
+from tests.ranks import run_ranks
+from tests.toylanguage import CutLogitsTask, LanguageTask
+from tests.toys import ToyTask, curve, toy_engine, toy_fit, toy_train
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
+
+STEPS, PAUSE = 5, 3
+# adapters, shares and whole ones learn; the projections are frozen
+LEARNS = ("*lora_*", "*norm*", "model.embed_tokens", "lm_head")
+ENGINES: dict[str, dict[str, Any]] = {
+    "torch": {"name": "torch"},
+    **{f"zero{n}": {"name": "deepspeed", "zero_stage": n} for n in (1, 2, 3)},
+}
+# where training pauses -> where it goes on: engine and degree
+MOVES = {
+    "zero3_2_to_zero3_1": (("zero3", 2), ("zero3", 1)),
+    "zero3_1_to_zero3_2": (("zero3", 1), ("zero3", 2)),
+    "zero1_2_to_zero2_4": (("zero1", 2), ("zero2", 4)),
+    "torch_4_to_zero3_2": (("torch", 4), ("zero3", 2)),
+    "zero2_2_to_zero2_2": (("zero2", 2), ("zero2", 2)),
+}
+PLAIN = OptimConfig(lr=5e-3)
+CLOSE = 2e-5  # rounding of fp32 over so many steps
+
+
+def _train(engine: str, degree: int, **changes: Any) -> TrainConfig:
+    optim = OptimConfig(lr=5e-3, clip_norm=0.5, weight_decay=0.1, lr_scales={"*lora_B*": 2.0})
+    settings = toy_engine(**ENGINES[engine], tensor_parallel=degree)
+    return toy_train(STEPS, **{"engine": settings, "optim": optim, "micro_batch": 3, **changes})
+
+
+def _fit(world: World, directory: Path, train: TrainConfig, **more: Any) -> dict[str, float]:
+    fitted = toy_fit(world, directory, train, **{"task": LanguageTask(), "trainable": LEARNS, **more})
+    assert fitted.outcome == "done" or "stop_after" in more, fitted.outcome
+    return fitted.engine.scalars()
+
+
+def _four_ranks(world: World, directory: Path) -> dict[str, dict[str, float]]:
+    found = {"whole": _fit(world, directory / "whole", _train("torch", 1))}
+    for name in ENGINES:
+        task = CutLogitsTask() if name in {"torch", "zero1"} else LanguageTask()
+        found[name] = _fit(world, directory / name, _train(name, 2), task=task)
+    for name, (before, _) in MOVES.items():
+        _fit(world, directory / name, _train(*before), stop_after=PAUSE)
+    dropping = LanguageTask(adapted=("q_proj", "v_proj"), lora_dropout=0.5)
+    _fit(world, directory / "dropout", _train("zero1", 2), task=dropping)
+    return found
+
+
+def _four_others(world: World, directory: Path) -> None:
+    for name, (_, after) in MOVES.items():
+        _fit(world, directory / name, _train(*after), first_weights=99)
+
+
+def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
+    _fit(world, directory / "on_two", _train("zero3", 2), first_weights=99)
+    dropping = LanguageTask(adapted=("q_proj", "v_proj"), lora_dropout=0.5)
+    _fit(world, directory / "dropout_whole", _train("zero1", 1), task=dropping)
+    for kind in ("Mistral", "Qwen2"):
+        task = CutLogitsTask(kind, adapted=())
+        _fit(world, directory / kind, _train("torch", 2, optim=PLAIN), task=task, trainable=("*",))
+    return {"refused": _refusals(world), "lost": _fit_on_rubble(world, directory / "rubble")}
+
+
+def _refusals(world: World) -> list[str]:
+    said = []
+    one_head = LanguageTask(num_attention_heads=2, num_key_value_heads=1)
+    for task in (ToyTask(), one_head, LanguageTask("GPTNeoX", adapted=())):
+        try:
+            make_engine(task, _train("torch", 2, optim=PLAIN), trainable=("*",), world=world, seed=1)
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+class RubbleTask(LanguageTask):
+    """Finds a batch damaged, in the second step."""
+
+    def collate(self, drawn: Sequence[Drawn]) -> Tensor:
+        if drawn[0].seed == 1:
+            raise DamagedSample("a.tar", drawn[0].key, "cut short")
+        return super().collate(drawn)
+
+
+def _fit_on_rubble(world: World, directory: Path) -> str:
+    return toy_fit(world, directory, _train("torch", 2), task=RubbleTask(), trainable=LEARNS).outcome
+
+
+Runs = tuple[Path, list[dict[str, dict[str, float]]], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Every training these tests look at: cut and whole on four ranks, resumed by four others and by two."""
+    directory = tmp_path_factory.mktemp("cut")
+    found = run_ranks(4, _four_ranks, directory, directory=directory, timeout_s=170)
+    copytree(directory / "zero3_2_to_zero3_1", directory / "on_two")
+    copytree(directory / "zero3_2_to_zero3_1", directory / "alone")
+    run_ranks(4, _four_others, directory, directory=directory, timeout_s=170)
+    two = run_ranks(2, _two_ranks, directory, directory=directory, timeout_s=170)
+    _fit(World.alone(), directory / "alone", _train("torch", 1), first_weights=99)
+    return directory, found, two
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_shares_for_two_readers_learn_what_four_readers_learn(runs: Runs, engine: str) -> None:
+    directory, found, _ = runs
+
+    ours, theirs = curve(directory / engine), curve(directory / "whole")
+
+    assert list(ours) == list(range(1, STEPS + 1))
+    assert ours == pytest.approx(theirs, abs=CLOSE)
+    assert all(rank[engine] == pytest.approx(rank["whole"], rel=1e-4) for rank in found)
+    assert found[0]["whole"]["grad_norm"] > 0.5  # or nothing was clipped
+
+
+def _weights(directory: Path) -> dict[str, Tensor]:
+    return load_weights(directory / "checkpoints" / f"step_{STEPS:08d}")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_of_shares_reads_as_the_whole_model(runs: Runs, engine: str) -> None:
+    ours, theirs = _weights(runs[0] / engine), _weights(runs[0] / "whole")
+
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    assert all(torch.allclose(ours[name], theirs[name], atol=CLOSE) for name in theirs)
+    frozen = [name for name in theirs if "base_layer" in name or "k_proj" in name]
+    assert frozen
+    assert all(torch.equal(ours[name], theirs[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("name", [*MOVES, "on_two", "alone"])
+def test_training_goes_on_at_another_degree_as_if_nothing_had_happened(runs: Runs, name: str) -> None:
+    ours, theirs = curve(runs[0] / name), curve(runs[0] / "whole")
+
+    assert list(ours) == list(range(1, STEPS + 1))
+    assert ours == pytest.approx(theirs, abs=CLOSE)
+    resumed, never_paused = _weights(runs[0] / name), _weights(runs[0] / "whole")
+    assert all(torch.allclose(resumed[name], never_paused[name], atol=CLOSE) for name in never_paused)
+
+
+def test_dropout_is_the_same_on_every_rank_of_a_group(runs: Runs) -> None:
+    directory = runs[0]
+
+    assert curve(directory / "dropout") == pytest.approx(curve(directory / "dropout_whole"), abs=CLOSE)
+    assert abs(curve(directory / "dropout")[STEPS] - curve(directory / "whole")[STEPS]) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen2"])
+def test_every_architecture_with_a_plan_learns_as_it_does_alone(runs: Runs, kind: str, tmp_path: Path) -> None:
+    task = LanguageTask(kind, adapted=())
+    _fit(World.alone(), tmp_path, _train("torch", 1, optim=PLAIN), task=task, trainable=("*",))
+
+    assert curve(runs[0] / kind) == pytest.approx(curve(tmp_path), abs=CLOSE)
+    ours, theirs = _weights(runs[0] / kind), _weights(tmp_path)
+    assert all(torch.allclose(ours[name], theirs[name], atol=CLOSE) for name in theirs)
+
+
+def test_models_that_cannot_be_cut_are_refused_on_every_rank(runs: Runs) -> None:
+    first, second = (rank["refused"] for rank in runs[2])
+
+    assert first == second
+    assert "nothing to cut in ToyModel (no model of transformers); known: LlamaForCausalLM" in first[0]
+    assert "num_key_value_heads = 1 cannot be shared evenly by 2 ranks; allowed: 1" in first[1]
+    assert "nothing to cut in GPTNeoXForCausalLM (GPTNeoXForCausalLM, GPTNeoXModel); known" in first[2]
+
+
+def test_what_the_reader_of_a_group_cannot_read_ends_all_of_it(runs: Runs) -> None:
+    assert [rank["lost"] for rank in runs[2]] == ["DamagedSample: a.tar: sample '1-0': cut short"] * 2
