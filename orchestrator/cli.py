@@ -129,27 +129,19 @@ def resume(
 def show_status(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; the latest by default.")] = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Goes on until nobody works on the run.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="A live view until nobody works on the run.")] = False,
+    goodput: Annotated[bool, typer.Option("--goodput", help="Where the hours of each stage went.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Shows how far a run is, and every attempt of its stages.
 
     Example: orch status quickstart --watch
     """
-    from orchestrator.display import ending_lines, make_console, standing_lines, status_table
-    from orchestrator.follow import follow as watch_run
-    from orchestrator.status import Observer, latest_run
+    from orchestrator.show import Wish, show
+    from orchestrator.status import latest_run
 
     directory = session.find_run(run).directory if run is not None else latest_run(session.runs_folder())
-    console, observer = make_console(), Observer(directory, _launcher_of)
-    shown = watch_run(observer, console) if watch and not as_json else observer.look()
-    if as_json:
-        print(json.dumps(shown, indent=1))
-        return
-    console.print(f"{shown['run']}: {shown['state']}", markup=False)
-    console.print(status_table(shown))
-    for line in (*standing_lines(shown), *ending_lines(shown)):
-        console.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(show(directory, _launcher_of, Wish(watch=watch, goodput=goodput, as_json=as_json)))
 
 
 @app.command()

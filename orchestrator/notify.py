@@ -1,9 +1,10 @@
-"""Tells people and programs what became of a run: a webhook, a command. Whatever goes wrong there, the work goes on."""
+"""Tells people and programs what became of a run: by webhook, mail, command. What goes wrong there stops no work."""
 
 import getpass
-import json
 import logging
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.messages import json_body, mail_of, slack_body, without_secrets
 from orchestrator.records import record
 from orchestrator.retry import policy_of
 from orchestrator.state import read_launch, read_plain_stage, read_state
 
-Event = Literal["started", "failed", "done", "needs_human"]
+Event = Literal["started", "failed", "done", "needs_human", "alert"]
 
 TRY_S = 5.0  # for the other side to answer
 TRIES, BETWEEN_TRIES_S = 3, 1.0
@@ -28,7 +30,10 @@ SENTENCES: Mapping[Event, str] = {
     "failed": "has failed",
     "done": "is done",
     "needs_human": "needs somebody to look at it",
+    "alert": "raises an alert",
 }
+ADDRESS = re.compile(r"[A-Za-z0-9][\w.+-]*(?:@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)?", re.ASCII)
+SENDMAIL_PLACES = ("/usr/sbin", "/usr/lib")  # beside PATH, which seldom names them
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +43,20 @@ class Notify:
     """Whom to tell about a run, without the run waiting for it. Never part of a fingerprint."""
 
     webhook_env: str | None = None  # the name of the environment variable that holds the address, never the address
+    webhook_format: Literal["orch", "slack"] = (
+        "orch"  # all that is known, as JSON; or a text as Slack's webhooks take it
+    )
+    email: tuple[str, ...] = ()  # addresses, or users of this site, that its `sendmail` writes to
     command: tuple[str, ...] = ()  # gets the message as JSON on its standard input; no shell
-    events: tuple[Event, ...] = ("failed", "done", "needs_human")
+    events: tuple[Event, ...] = ("failed", "done", "needs_human", "alert")
 
     def __post_init__(self) -> None:
         """Refuses an address where the name of a variable belongs: a run folder holds no secrets."""
         if self.webhook_env is not None and not self.webhook_env.isidentifier():
             raise ValueError("webhook_env must be the name of an environment variable, not an address")
+        for address in self.email:
+            if not ADDRESS.fullmatch(address):
+                raise ValueError(f"email must be addresses like ada@example.org or users of this site, not {address!r}")
 
 
 class Telling:
@@ -63,19 +75,21 @@ class Telling:
 
 
 def tell(
-    run: Path, event: Event, *, stage: str = "", cause: str = "", detail: str = "", others: Sequence[Notify] = ()
-) -> Telling:
+    run: Path, event: Event, *, stage: str = "", cause: str = "", detail: str = "", others: Sequence[Notify] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Telling:  # fmt: skip
     """Tells everybody who wants to hear of such an event: whom the recipe names (launch.json), and `others`.
 
-    Returns at once and never raises. A process that is about to end calls `wait` on what it gets.
+    `facts` join the message: the rule, value and threshold of an alert. Returns at once and never raises. A process
+    that is about to end calls `wait` on what it gets.
     """
     try:
-        message = _message(run, event, stage=stage, cause=cause, detail=detail)
+        message = _message(run, event, stage=stage, cause=cause, detail=without_secrets(detail)) | dict(facts or {})
         listeners = [listener for listener in dict.fromkeys([_of_recipe(run), *others]) if event in listener.events]
         sends = [
             threading.Thread(target=send, args=(listener, message), daemon=True)  # a name server may never answer
             for listener in listeners
-            for send in (_post, _run)
+            for send in (_post, _mail, _run)
         ]
         for thread in sends:
             thread.start()
@@ -107,7 +121,7 @@ def tell_failure(run: Path, stage: str, others: Sequence[Notify] = ()) -> Tellin
 def _of_recipe(run: Path) -> Notify:
     launch = read_launch(run)
     written: dict[str, Any] = {} if launch is None else dict(launch.notify)
-    lists: dict[str, Any] = {name: tuple(written[name]) for name in ("command", "events") if name in written}
+    lists: dict[str, Any] = {name: tuple(written[name]) for name in ("email", "command", "events") if name in written}
     return Notify(**(written | lists))
 
 
@@ -138,8 +152,9 @@ def _post(listener: Notify, message: Mapping[str, Any]) -> None:
     if not address.startswith(("http://", "https://")):
         log.warning("the webhook was not told: %s holds no http address", name)
         return
+    body = slack_body(message) if listener.webhook_format == "slack" else json_body(message)
     for left in reversed(range(TRIES)):
-        trouble, again = _posted(address, message)
+        trouble, again = _posted(address, body)
         if not trouble:
             return
         log.warning("the webhook of %s did not take the message: %s", name, trouble)
@@ -148,13 +163,12 @@ def _post(listener: Notify, message: Mapping[str, Any]) -> None:
         time.sleep(BETWEEN_TRIES_S if left else 0.0)
 
 
-def _posted(address: str, message: Mapping[str, Any]) -> tuple[str, bool]:
+def _posted(address: str, body: bytes) -> tuple[str, bool]:
     """Posts once; returns what went wrong ("" = nothing), and whether another try may help."""
     import http.client
     import urllib.error
     import urllib.request
 
-    body = json.dumps(message).encode()
     try:
         request = urllib.request.Request(  # noqa: S310 - only http and https come here
             address, data=body, headers={"Content-Type": "application/json", "User-Agent": "orch"}
@@ -171,25 +185,40 @@ def _posted(address: str, message: Mapping[str, Any]) -> tuple[str, bool]:
         return f"{type(error).__name__}", False  # not its words: they may hold the address
 
 
-def _run(listener: Notify, message: Mapping[str, Any]) -> None:
-    if not listener.command:
+def _mail(listener: Notify, message: Mapping[str, Any]) -> None:
+    if not listener.email:
         return
+    program = shutil.which("sendmail", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *SENDMAIL_PLACES]))
+    if program is None:
+        log.warning("no mail was sent: there is no sendmail in PATH, %s", ", ".join(SENDMAIL_PLACES))
+        return
+    # -t: the header says to whom; -i: a line with a dot alone is no end
+    _feed((program, "-t", "-i"), mail_of(message, listener.email))
+
+
+def _run(listener: Notify, message: Mapping[str, Any]) -> None:
+    if listener.command:
+        _feed(listener.command, json_body(message))
+
+
+def _feed(command: Sequence[str], words: bytes) -> None:
+    """Starts a program with words on its standard input; one that takes too long is killed."""
     try:
         process = subprocess.Popen(
-            listener.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     except (OSError, ValueError) as error:
-        log.warning("the command %s could not be started: %s", listener.command[0], error)
+        log.warning("the command %s could not be started: %s", command[0], error)
         return
     try:
-        process.communicate(json.dumps(message).encode(), timeout=TRY_S * TRIES)
+        process.communicate(words, timeout=TRY_S * TRIES)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode != 0:
-        log.warning("the command %s ended with exit code %s", listener.command[0], process.returncode)
+        log.warning("the command %s ended with exit code %s", command[0], process.returncode)
 
 
 def _user() -> str:

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from orchestrator.alerts import Alerts
 from orchestrator.errors import Fault, RecipeError
 from orchestrator.heartbeat import Limits
 from orchestrator.notify import Notify
@@ -57,6 +58,7 @@ class Recipe:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     watch: Limits = field(default_factory=Limits)
     notify: Notify = field(default_factory=Notify)
+    alerts: Alerts = field(default_factory=Alerts)
     vars: dict[str, Any] = field(default_factory=dict)  # for ${vars.x} only
 
     def __post_init__(self) -> None:
@@ -171,7 +173,7 @@ def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
 def _misplaced(written: DictConfig, parts: list[str]) -> str | None:
     """Says why an override names nothing that exists. Keys below config and inputs are checked with the stage."""
     levels: list[tuple[str, Sequence[str]]] = [("a recipe", allowed(Recipe))]
-    sections = {"tracking": Tracking, "retry": RetryPolicy, "watch": Limits, "notify": Notify}
+    sections = {"tracking": Tracking, "retry": RetryPolicy, "watch": Limits, "notify": Notify, "alerts": Alerts}
     if parts[0] in sections:
         levels.append((parts[0], allowed(sections[parts[0]])))
     if parts[0] == "vars":

@@ -111,8 +111,8 @@ class Run:
     def _document(self, stage: PlannedStage, recipe: Recipe) -> dict[str, Any]:
         """Returns what `stage.json` holds: the stage, and what whoever runs it has to know of this launch."""
         earlier = len(read_state(self.stage_directory(stage.name)).attempts)
-        rules = {"retry": plain(recipe.retry), "watch": plain(recipe.watch), "earlier_attempts": earlier}
-        return {**stage.document(), **rules}
+        rules = {"retry": plain(recipe.retry), "watch": plain(recipe.watch), "alerts": plain(recipe.alerts)}
+        return {**stage.document(), **rules, "earlier_attempts": earlier}
 
     def _settle(self, stage: PlannedStage) -> None:
         """Leaves in the stage's folder what the plan builds on, and nothing else; the rest goes to the archive."""

@@ -42,21 +42,21 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
             require_clean=manner.require_clean,
         )  # fmt: skip
     except KeyboardInterrupt:
-        return _interrupted(run, "interrupted; what was handed over goes on")
+        return interrupted(run, "interrupted; what was handed over goes on")
     observer = Observer(run, lambda _: launcher)
     if not manner.follow:
         told_now = [_launched(run, launcher, job), *_hints(run)]
         lines = [json.dumps(observer.look(), indent=1)] if manner.as_json else told_now
         console.out("\n".join(lines), highlight=False)
         return 0
-    _insist_on_interrupts()
+    insist_on_interrupts()
     try:
         shown = wait(observer) if manner.as_json else follow(observer, console)
         tells = shown["tracking_uri"] is not None and any(stage.action != "reuse" for stage in plan.stages)
         told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        return _interrupted(run, "the run goes on")
+        return interrupted(run, "the run goes on")
     lines = [json.dumps(shown, indent=1)] if manner.as_json else list(ending_lines(shown))
     if not told and not manner.as_json:
         lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
@@ -64,7 +64,8 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
     return 0 if shown["state"] == "done" else 1
 
 
-def _interrupted(run: Path, words: str) -> int:
+def interrupted(run: Path, words: str) -> int:
+    """Says to whoever pressed Ctrl-C what goes on and how to follow it; returns the exit code."""
     make_console(stderr=True).out(f"\n{words}\n" + "\n".join(_hints(run)), highlight=False)
     return INTERRUPTED_EXIT
 
@@ -74,7 +75,7 @@ def _launched(run: Path, launcher: Launcher, job: Job) -> str:
     return f"launched: {run}{where}"
 
 
-def _insist_on_interrupts() -> None:
+def insist_on_interrupts() -> None:
     """Makes Ctrl-C heard: an interrupt that comes while Python runs a destructor is forgotten, so it is repeated."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:

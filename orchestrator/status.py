@@ -64,7 +64,7 @@ class Observer:
 
     def _ask(self) -> None:
         if time.monotonic() >= self._ask_at:
-            self._answer = _asked(self.directory, self._place, self._answer)
+            self._answer = asked(self.directory, self._place, self._answer)
             self._ask_at = time.monotonic() + self._ask_every_s
 
 
@@ -94,17 +94,21 @@ def read_stage(directory: Path, name: str, answer: Answer | None = None) -> dict
     if launch is None or not entry:
         names = () if launch is None else tuple(str(entry["name"]) for entry in launch.stages)
         raise InputError(f"{directory} has no stage {name!r}; it has {', '.join(names) or 'none'}")
-    return _stage_status(directory, launch, entry, (answer or Answer()).waiting.get(name))
+    return stage_status(directory, launch, entry, (answer or Answer()).waiting.get(name))
 
 
 def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]:
     """Reads the status from the run folder, joined with what the launcher answered; changes and asks nothing."""
     answer = answer or Answer()
     launch = read_launch(directory)
-    entries = [] if launch is None else [dict(entry) for entry in launch.stages]
     stages = [] if launch is None else [
-        _stage_status(directory, launch, entry, answer.waiting.get(entry["name"])) for entry in entries
+        stage_status(directory, launch, entry, answer.waiting.get(entry["name"])) for entry in launch.stages
     ]  # fmt: skip
+    return run_status(directory, launch, stages, answer)
+
+
+def run_status(directory: Path, launch: Launch | None, stages: list[dict[str, Any]], answer: Answer) -> dict[str, Any]:
+    """Puts the status of a run together from that of its stages."""
     tracking = read_tracking(directory)
     over = launch is not None and launch.ended is not None
     return {
@@ -120,7 +124,7 @@ def read_status(directory: Path, answer: Answer | None = None) -> dict[str, Any]
         "mlflow_run_id": tracking.get("mlflow_run_id"),
         "report": str(directory / "report.html") if (directory / "report.html").is_file() else None,
         "notes": [*(() if launch is None else launch.notes), *_stage_notes(stages)],
-        "as_of": _last_written(directory, entries) if over or answer.time is None else answer.time,
+        "as_of": _last_written(directory, stages) if over or answer.time is None else answer.time,
         "silence": answer.silence,  # why the launcher does not answer; null = it does
         "goodput": _goodput(stages),
         "stages": stages,
@@ -158,7 +162,7 @@ def latest_run(runs: Path) -> Path:
     return known[0]
 
 
-def _asked(directory: Path, place: Place, before: Answer) -> Answer:
+def asked(directory: Path, place: Place, before: Answer) -> Answer:
     """Asks the launcher; where it does not answer, what it said before is still the best there is."""
     launch = read_launch(directory)
     if launch is None or launch.ended is not None:
@@ -169,10 +173,10 @@ def _asked(directory: Path, place: Place, before: Answer) -> Answer:
         return Answer(waiting=before.waiting, time=before.time, silence=str(error))
 
 
-def _last_written(directory: Path, entries: list[dict[str, Any]]) -> float | None:
+def _last_written(directory: Path, stages: list[dict[str, Any]]) -> float | None:
     """Returns when the run folder last learned something: what is shown without an answer is as old as that."""
     places = [directory / LAUNCH]
-    places += [directory / entry["name"] / name for entry in entries for name in (STATE, PROGRESS)]
+    places += [directory / stage["name"] / name for stage in stages for name in (STATE, PROGRESS)]
     return max(_times(places), default=None)
 
 
@@ -197,7 +201,8 @@ def _run_state(launch: Launch | None, states: list[str]) -> str:
     return "running" if launch.ended is None else "failed"
 
 
-def _stage_status(directory: Path, launch: Launch, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
+def stage_status(directory: Path, launch: Launch, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
+    """Reads one stage's part of the status; `entry` is what the launch set out to do with it."""
     folder = directory / entry["name"]
     plain, state = planned_stage(folder, launch.started), read_state(folder)
     ready = outputs_ready(plain)

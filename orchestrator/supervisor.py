@@ -14,7 +14,7 @@ from types import FrameType
 
 from orchestrator.ballast import Ballast
 from orchestrator.errors import SurroundingsError
-from orchestrator.notify import tell, tell_failure
+from orchestrator.notify import PATIENCE_S, tell, tell_failure
 from orchestrator.ranks import Patience, Ranks
 from orchestrator.retry import Decision, conclude, tell_verdict
 from orchestrator.run import Run, RunLock
@@ -30,6 +30,7 @@ from orchestrator.state import (
     write_launch,
     write_state,
 )
+from orchestrator.vigil import Vigil
 from orchestrator.wishes import wish_of
 
 TICK_S = 0.1
@@ -51,6 +52,7 @@ class Supervisor:
         self._patience = patience
         self._launch = replace(launch, pid=os.getpid(), host=socket.gethostname())
         self._told_to_cancel = False
+        self._vigils: list[Vigil] = []  # one a stage, as their turns come
         write_launch(directory, self._launch)
         self._ballast = Ballast(directory / "logs" / "ballast")
         signal.signal(signal.SIGTERM, self._receive)
@@ -74,11 +76,14 @@ class Supervisor:
         if works:
             told = tell_failure(self._directory, unfinished) if unfinished else tell(self._directory, "done")
             told.wait()
+            for vigil in self._vigils:
+                vigil.wait(PATIENCE_S)
         if forwarder is not None:
             forwarder.drain(self._patience.drain_s)
 
     def _finish(self, name: str) -> bool:
         """Runs a stage until it is done; tells whether the stages after it may go on."""
+        self._vigils.append(Vigil(self._directory, name))
         while True:
             folder = self._run.stage_directory(name)
             if outputs_ready(self._run.stage_document(name)):
@@ -108,6 +113,7 @@ class Supervisor:
         place, job_id = (socket.gethostname(),), str(os.getpid())
         attempt = self._ballast.insist(lambda: open_attempt(folder, launcher="local", job_id=job_id, nodes=place))
         log.info("%s: attempt %d", name, attempt.number)
+        self._vigils[-1].begin(attempt.number)
         try:
             ranks = Ranks.start(self._run, name, attempt.number, self._patience)
         except OSError as error:
@@ -118,9 +124,11 @@ class Supervisor:
             ending = self._wait(name, ranks)
         finally:
             ranks.kill()
-        return self._ballast.insist(
+        closed, decision = self._ballast.insist(
             lambda: conclude(folder, attempt.number, ending, document, again="waiting", elsewhere=False)
         )
+        self._vigils[-1].end(closed)
+        return closed, decision
 
     def _wait(self, name: str, ranks: Ranks) -> Ending:
         asked = False
@@ -129,6 +137,7 @@ class Supervisor:
                 log.info("%s: cancelled; it gets %.0f s to save and leave", name, self._patience.save_s)
                 ranks.ask(self._patience.save_s)
                 asked = True
+            self._vigils[-1].tick()
             time.sleep(TICK_S)
         ending = ranks.ending()
         if ending.state == "done" and not outputs_ready(self._run.stage_document(name)):

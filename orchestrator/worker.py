@@ -96,7 +96,9 @@ def run_stage(run_dir: Path, stage_name: str, beat: Beat) -> None:
     world.barrier()
     home = directory if world.is_main else None
     journal = Journal(home)
-    journal.append("attempt", number=place.attempt, ranks=world.size)
+    asked = document["resources"]
+    gpus = asked["nodes"] * asked["gpus_per_node"]  # of a later launch it may be others
+    journal.append("attempt", number=place.attempt, ranks=world.size, gpus=gpus)
     context = StageContext(
         directory=directory, name=stage_name, fingerprint=document["fingerprint"], seed=document["seed"], world=world,
         journal=journal, progress=Progress(home, beat=beat), stop=stop, time_left_s=stop.time_left_s,

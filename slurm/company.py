@@ -4,16 +4,21 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.notify import PATIENCE_S, Event, tell, tell_failure
-from orchestrator.state import read_launch, read_state
+from orchestrator.state import Attempt, read_launch, read_state
 from slurm import ear, submissions
 from slurm.cluster import Cluster
 
+if TYPE_CHECKING:
+    from orchestrator.vigil import Vigil
+
 FORWARDER_AFTER_S = 5.0  # the ranks start first: two imports at once would delay both
 DRAIN_S, LATE_DRAIN_S = 5.0, 30.0  # for telling MLflow the end of a run: by one that is at work, by one that starts
+ALERTS_S = 2.0  # for an alert of the last moment, while followers wait for this job to end
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +31,26 @@ class Company:
         self._run, self._stage, self._cluster = run, stage, cluster
         self._start_at = time.monotonic() + FORWARDER_AFTER_S
         self._forwarder: subprocess.Popen[bytes] | None = None
+        self._vigil: Vigil | None = None
+
+    def attempt_begins(self, number: int, document: Mapping[str, Any]) -> None:
+        """Begins to watch an attempt, if the stage has rules for that; without any, nothing is imported for it."""
+        if self._vigil is None and any(document.get("alerts", {}).values()):
+            from orchestrator.vigil import Vigil
+
+            self._vigil = Vigil(self._run, self._stage, (self._cluster.notify,))
+        if self._vigil is not None:
+            self._vigil.begin(number)
+
+    def attempt_ends(self, closed: Attempt) -> None:
+        """Judges an attempt that was closed."""
+        if self._vigil is not None:
+            self._vigil.end(closed)
 
     def tick(self) -> None:
-        """Starts the forwarder once the ranks have had their start."""
+        """Starts the forwarder once the ranks have had their start, and looks after alerts."""
+        if self._vigil is not None:
+            self._vigil.tick()
         if self._forwarder is None and time.monotonic() > self._start_at:
             self._start_at = float("inf")  # one that ended has nothing to tell, or cannot
             self._guarded("MLflow cannot be told", self._start_forwarder)
@@ -54,6 +76,8 @@ class Company:
 
     def end(self, *, done: bool) -> None:
         """Leaves: at once if followers wait for this job to end, else not before the run is put in order."""
+        if self._vigil is not None:
+            self._vigil.wait(ALERTS_S)
         if done and not self._is_last() and self._is_whole():
             self._stop_forwarder()
             return

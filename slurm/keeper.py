@@ -146,6 +146,7 @@ class Keeper:
                 lambda: open_attempt(self._stage, launcher=cluster.name, job_id=place.job_id, nodes=place.nodes)
             )
         self._opened = attempt.number
+        self._company.attempt_begins(attempt.number, self._document)
         folder = self._stage / "logs" / f"attempt_{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
         with logging_to(folder / KEEPER_LOG):
@@ -210,6 +211,7 @@ class Keeper:
                 )
             )
         tell_verdict(self._stage, closed, decision)
+        self._company.attempt_ends(closed)
         log.info("attempt %d: %s %s", closed.number, ending.cause or ending.state, ending.detail)
         if ending.state == "done":
             return None

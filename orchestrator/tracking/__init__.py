@@ -7,6 +7,7 @@ told yet, because the server was away or the forwarder was killed, is told by th
     story.py       what MLflow should say of a run, read from the run's folder
     journals.py    the part of a journal that was not delivered yet, in batches
     ledger.py      what MLflow has been told: tracking.json
+    spent.py       where the hours went, as metrics
     store.py       MLflow itself; the only module that imports it
     teller.py      compares story and ledger and tells what is missing
     forwarder.py   does so once, or for as long as the run lasts

@@ -23,6 +23,7 @@ class Ledger:
     offset: int = 0  # bytes of the journal that are delivered
     last_steps: dict[str, int] = field(default_factory=dict)  # metric -> last step delivered
     redone: int = 0  # points that a resumed attempt repeated; each was delivered once
+    spent_ms: int | None = None  # the end for which it was told where the hours went
     status: str | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)

@@ -54,6 +54,8 @@ class Story:
     stage: str
     files: tuple[str, ...]  # paths below the folder that belong to the run whenever they exist
     settled: bool  # the work of an earlier launch: what it was told of code and place stays
+    run: Path | None = None  # the run folder; None for what lies in its archive
+    attempts: int = 0  # of a stage
 
 
 def recipe_story(run: Path, launch: Launch) -> Story:
@@ -82,6 +84,7 @@ def recipe_story(run: Path, launch: Launch) -> Story:
         stage="",
         files=("recipe.yaml", "report.html"),
         settled=False,
+        run=run,
     )
 
 
@@ -122,6 +125,8 @@ def _stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) 
         stage=str(plain["stage"]),
         files=(),
         settled=archived or last.started < launch.started,
+        run=None if archived else run,
+        attempts=len(state.attempts),
     )
 
 

@@ -11,6 +11,7 @@ from orchestrator.artifacts import Artifact
 from orchestrator.errors import TrackingRefused
 from orchestrator.tracking.journals import read_batch
 from orchestrator.tracking.ledger import Ledger, told_model
+from orchestrator.tracking.spent import spending_points
 from orchestrator.tracking.story import Link, Story, params_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Teller:
         self._tell_params(ledger, run_id, story.params)
         self._tell_inputs(story, ledger, run_id)
         self._tell_journal(story, ledger, run_id)
+        self._tell_spending(story, ledger, run_id)
         self._tell_tags(story, ledger, run_id, parent)
         for path in story.files:
             self._tell_file(story.directory, path, ledger, run_id)
@@ -140,6 +142,16 @@ class Teller:
             ledger.redone += batch.redone
             ledger.save()
             self.points += len(batch.points)
+
+    def _tell_spending(self, story: Story, ledger: Ledger, run_id: str) -> None:
+        """Tells where the hours went, once something has ended; of a stage that goes on, again at its next end."""
+        if story.run is None or story.ended_ms is None or ledger.spent_ms == story.ended_ms:
+            return
+        points = spending_points(story.run, story)
+        self._store.points(run_id, points)
+        ledger.spent_ms = story.ended_ms
+        ledger.save()
+        self.points += len(points)
 
     def _tell_file(self, directory: Path, relative: str, ledger: Ledger, run_id: str) -> None:
         path = directory / relative

@@ -52,6 +52,7 @@ def fit(
     """
     start = checkpoints.resume(engine)
     damage = Damage(context, limit=train.max_bad_fraction, step=start)
+    context.journal.append("begun", step=start)
     window, stragglers = _Window(), Stragglers(context)
     stream = _read_once(stream, train, engine)
     batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
@@ -66,7 +67,7 @@ def fit(
             seen = _agree(losses, stream.take_losses(), step, checkpoints.saver, context)
             damage.take(step, seen.lost, drawn=stream.drawn_before(step))
             context.progress.enter("backward")
-            checkpoints.saver.before_update()
+            window.save_wait_s = checkpoints.saver.before_update()
             engine.step()
             guard.end()
             _refuse_not_finite(engine.scalars(), step)
@@ -106,6 +107,7 @@ def _saved(
     Collective: every rank must call.
     """
     context.progress.enter("saving")
+    began = time.perf_counter()
     checkpoints.saver.make_way(step)
     left_s = context.time_left_s()
     if not checkpoints.fits(left_s):
@@ -119,6 +121,7 @@ def _saved(
     checkpoints.save(engine, step, measured)
     if wait:
         checkpoints.saver.finish()
+    context.journal.append("stood_still", step=step, seconds=time.perf_counter() - began)
     context.progress.enter("data")
     return True
 
@@ -197,7 +200,9 @@ def _tell(
 ) -> None:  # fmt: skip
     """Tells journal and progress about a step. Collective: every rank must call."""
     # every step, in full precision: two curves can be compared bit for bit
-    context.journal.append("loss", step=step, value=seen.losses["loss"], data_wait_s=window.step_wait_s())
+    waits = {"data_wait_s": window.step_wait_s()}
+    waits |= {"save_wait_s": window.save_wait_s} if window.save_wait_s > 0 else {}
+    context.journal.append("loss", step=step, value=seen.losses["loss"], **waits)
     shown = {"samples_per_s": window.samples_per_s(), "data_wait_share": window.wait_share()}
     bad = {"bad_samples": scalars["bad_samples"]} if scalars["bad_samples"] else {}
     context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
@@ -219,6 +224,7 @@ class _Window:
     """Adds up what happened since the last log line."""
 
     def __init__(self) -> None:
+        self.save_wait_s = 0.0  # of the last step: until what it changes was copied
         self.restart()
 
     def restart(self) -> None:

@@ -119,12 +119,15 @@ class Saver:
         if room is None:
             one.stall_s += self.finish()
 
-    def before_update(self) -> None:
-        """Waits until all that training is about to change is copied."""
-        if self._under_way is not None:
-            began = time.perf_counter()
-            self._under_way.copied.wait()
-            self._under_way.stall_s += time.perf_counter() - began
+    def before_update(self) -> float:
+        """Waits until all that training is about to change is copied; returns for how long."""
+        if self._under_way is None:
+            return 0.0
+        began = time.perf_counter()
+        self._under_way.copied.wait()
+        waited_s = time.perf_counter() - began
+        self._under_way.stall_s += waited_s
+        return waited_s
 
     def signs(self) -> dict[str, float]:
         """Says how far this rank is; what all ranks together say goes to `follow`."""

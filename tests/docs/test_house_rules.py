@@ -24,6 +24,7 @@ PLANNING = (
     "orchestrator.cli", "orchestrator.recipe", "orchestrator.plan", "orchestrator.checks", "orchestrator.stage",
     "orchestrator.artifacts", "orchestrator.run", "orchestrator.launcher", "orchestrator.local",
     "orchestrator.training.config", "orchestrator.training.stage", "orchestrator.tracking.forwarder",
+    "orchestrator.goodput", "orchestrator.vigil", "orchestrator.watch",
 )  # fmt: skip
 
 

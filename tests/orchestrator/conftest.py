@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import notify
 from tests.command_line import Orch
+from tests.listener import Listener, listening
 
 
 @pytest.fixture
@@ -25,6 +27,16 @@ def orch(tmp_path: Path) -> Iterator[Orch]:
                 os.kill(launch["pid"], signal.SIGKILL)
             except ProcessLookupError:
                 return
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """Starts a webhook, whose address is in TOY_WEBHOOK; in this process nobody waits long for it."""
+    with listening() as server:
+        monkeypatch.setenv("TOY_WEBHOOK", server.address)
+        monkeypatch.setattr(notify, "TRY_S", 0.5)
+        monkeypatch.setattr(notify, "BETWEEN_TRIES_S", 0.05)
+        yield server
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Telling people of a run: what arrives, and that nothing that goes wrong there reaches the work."""
 
+import email
+import email.policy
 import json
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +14,7 @@ import pytest
 from orchestrator import notify
 from orchestrator.notify import Notify, tell
 from orchestrator.state import Launch, write_launch
-
-SECRET = "s3cr3t-path"  # noqa: S105 - what must appear in no log
-
-
-@dataclass
-class Listener:
-    """A real server, which answers as it is told to."""
-
-    answers: list[int | float] = field(default_factory=list)  # a status, or seconds to sleep first; then always 200
-    heard: list[dict[str, Any]] = field(default_factory=list)
-    server: ThreadingHTTPServer | None = None
-
-    @property
-    def address(self) -> str:
-        assert self.server is not None
-        return f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
-
-
-@pytest.fixture
-def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    """Starts the server; its address is in TOY_WEBHOOK."""
-    listening = Listener()
-
-    class Answering(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            listening.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = listening.answers.pop(0) if listening.answers else 200
-            if isinstance(answer, float):
-                time.sleep(answer)
-            self.send_response(200 if isinstance(answer, float) else answer)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening.server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    listening.server.daemon_threads = True
-    threading.Thread(target=listening.server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("TOY_WEBHOOK", listening.address)
-    monkeypatch.setattr(notify, "TRY_S", 0.5)
-    monkeypatch.setattr(notify, "BETWEEN_TRIES_S", 0.05)
-    yield listening
-    listening.server.shutdown()
-    listening.server.server_close()
+from tests.listener import SECRET, Listener
 
 
 @pytest.fixture
@@ -177,6 +133,89 @@ def test_a_run_folder_that_cannot_be_read_stops_nobody(tmp_path: Path, caplog: p
 def test_an_address_in_the_place_of_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="name of an environment variable"):
         Notify(webhook_env="https://hooks.example.org/T000/B000")
+
+
+def test_slack_gets_one_text_in_which_nothing_calls_people(run: Path, listener: Listener) -> None:
+    others = [Notify(webhook_env="TOY_WEBHOOK", webhook_format="slack", events=("alert",))]
+    write_launch(run, Launch(recipe="toy", launcher="local", host="here", user="me", started=1.0, stages=()))
+    facts = {"rule": "throughput_drop", "value": 0.25, "threshold": 0.2}
+    assert tell(run, "alert", stage="gcg", detail="<!channel> a & b", others=others, facts=facts).wait()
+
+    (body,) = listener.heard
+    assert set(body) == {"text"}
+    assert body["text"].splitlines()[0] == "toy/gcg raises an alert (&lt;!channel&gt; a &amp; b)"
+    assert {"rule: throughput_drop", "value: 0.25", "threshold: 0.2", f"run: {run}"} <= set(body["text"].splitlines())
+
+
+def test_an_alert_without_a_number_is_json_all_the_same(run: Path, listener: Listener) -> None:
+    others = [Notify(webhook_env="TOY_WEBHOOK", events=("alert",))]
+
+    assert tell(run, "alert", others=others, facts={"value": float("nan"), "threshold": float("inf")}).wait()
+    assert (listener.heard[0]["value"], listener.heard[0]["threshold"]) == (None, None)
+
+
+@pytest.fixture
+def post(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts a `sendmail` into PATH that keeps what it is given; returns the folder in which it does."""
+    folder = tmp_path / "post"
+    folder.mkdir()
+    program = folder / "sendmail"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/words\ncat > {folder}/mail\n', encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_a_mail_goes_through_the_sendmail_of_the_site(run: Path, post: Path) -> None:
+    others = [Notify(email=("ada@example.org", "root"), events=("done",))]
+    assert tell(run, "done", detail="schön", others=others).wait()
+
+    mail = email.message_from_bytes((post / "mail").read_bytes(), policy=email.policy.default)
+    assert (post / "words").read_text(encoding="ascii").split() == ["-t", "-i"]
+    assert (mail["To"], mail["Subject"]) == ("ada@example.org, root", "[orch] toy is done (schön)")
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert f"run: {run}" in mail.get_content().splitlines()
+
+
+@pytest.mark.parametrize(
+    "evil", ["a\r\nBcc: eve@example.org\r\n\r\nbody", "a\nBcc: eve@example.org", "a\x0bb\u2028c\x85d"]
+)
+def test_whatever_a_run_says_adds_no_header_to_a_mail(run: Path, post: Path, evil: str) -> None:
+    others = [Notify(email=("ada@example.org",), events=("failed",))]
+    assert tell(run, "failed", stage=evil, cause=evil, detail=evil, others=others).wait()
+
+    mail = email.message_from_bytes((post / "mail").read_bytes(), policy=email.policy.default)
+    assert sorted(mail.keys()) == [
+        "Auto-Submitted", "Content-Transfer-Encoding", "Content-Type", "MIME-Version", "Subject", "To",
+    ]  # fmt: skip
+    assert mail["To"] == "ada@example.org"
+
+
+def test_a_site_without_sendmail_is_a_line_in_the_log(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(notify, "SENDMAIL_PLACES", ())
+
+    assert tell(run, "done", others=[Notify(email=("ada@example.org",))]).wait()
+    assert "there is no sendmail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address", ["-oQ/tmp", "ada@example.org,eve@x.org", "a b@c", "ada@", "a\nBcc: e@x.org", "<a@b>", ""]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="email must be addresses"):
+        Notify(email=(address,))
+
+
+def test_secrets_of_addresses_are_not_passed_on(run: Path, listener: Listener) -> None:
+    detail = "GET https://ada:pw@host/x?X-Amz-Signature=abc&part=1&access_token=t0k was refused"
+    assert tell(run, "failed", detail=detail).wait()
+
+    assert listener.heard[0]["detail"] == (
+        "GET https://host/x?X-Amz-Signature=(hidden)&part=1&access_token=(hidden) was refused"
+    )
 
 
 def test_a_run_tells_of_its_beginning_and_end_and_its_folder_never_holds_the_address(

@@ -180,6 +180,33 @@ def test_a_killed_stage_is_killed_and_goes_back_to_running_with_one_gapless_curv
     assert "killed from outside" in after.data.tags["orch.attempt.1"]
 
 
+def test_where_the_hours_went_is_told_at_each_end_and_can_be_compared(uri: str, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", uri, ["align"])
+    run.begin("align")
+    run.steps("align", 1, 5)
+    running = told(uri, run.directory / "align") if forward(run.directory, follow=False).points else None
+    run.fail("align", "hang", "rank 1 hangs")
+    forward(run.directory, follow=False)
+    failed = told(uri, run.directory / "align")
+    run.begin("align")
+    run.steps("align", 1, 40)
+    run.finish("align")
+    run.end()
+    forward(run.directory, follow=False)
+    again = forward(run.directory, follow=False)
+    done, parent = told(uri, run.directory / "align"), told(uri, run.directory)
+
+    held = "goodput/held_process_hours"
+    assert running is not None
+    assert held not in running.data.metrics
+    assert (failed.data.metrics["goodput/useful"], failed.data.metrics[held] > 0) == (0.0, True)
+    assert 0 < done.data.metrics["goodput/useful"] < 1
+    assert parent.data.metrics[held] == pytest.approx(done.data.metrics[held])
+    assert [step for step, _ in curve(uri, run.directory / "align", held)] == [1, 2]
+    assert {step for step, _ in curve(uri, run.directory / "align", "goodput/attempt/held_process_hours")} == {1, 2}
+    assert again.points == 0
+
+
 @pytest.mark.parametrize(
     ("cause", "detail", "state", "status"),
     [

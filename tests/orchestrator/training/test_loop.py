@@ -76,6 +76,19 @@ def test_a_save_that_would_not_fit_the_time_left_is_not_begun_and_the_journal_sa
     assert measured_save_s(tmp_path) > 0
 
 
+def test_the_journal_says_where_a_training_begins_and_how_long_it_stood_still_for_saves(tmp_path: Path) -> None:
+    train = toy_train(6, save=SaveConfig(every_steps=2))
+    toy_fit(ALONE, tmp_path, train, stop_after=4)
+    toy_fit(ALONE, tmp_path, train)
+    lines = map(json.loads, (tmp_path / "journal.jsonl").read_text(encoding="utf-8").splitlines())
+    told = [(line["event"], line["step"]) for line in lines if line["event"] in {"begun", "stood_still"}]
+
+    assert told == [
+        ("begun", 0), ("stood_still", 2), ("stood_still", 4), ("begun", 4), ("stood_still", 6),
+    ]  # fmt: skip
+    assert all(event["seconds"] > 0 for event in events(tmp_path, "stood_still"))
+
+
 def test_a_run_killed_between_checkpoints_repeats_the_lost_steps_bit_for_bit(tmp_path: Path) -> None:
     train = toy_train(9)
     toy_fit(ALONE, tmp_path / "whole", train)
