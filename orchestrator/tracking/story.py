@@ -55,7 +55,7 @@ class Story:
     files: tuple[str, ...]  # paths below the folder that belong to the run whenever they exist
     settled: bool  # the work of an earlier launch: what it was told of code and place stays
     run: Path | None = None  # the run folder; None for what lies in its archive
-    attempts: int = 0  # of a stage
+    attempts: int = 0  # so far; of a recipe, those of all its stages once it has ended
 
 
 def recipe_story(run: Path, launch: Launch) -> Story:
@@ -69,6 +69,7 @@ def recipe_story(run: Path, launch: Launch) -> Story:
         "orch.notes": _cut(without_password("\n".join(launch.notes)), TAG_LENGTH),
     }
     status = _recipe_status(run, launch)
+    names = [str(entry["name"]) for entry in launch.stages] if launch.ended is not None else []
     return Story(
         directory=run,
         name=run.name,
@@ -85,6 +86,7 @@ def recipe_story(run: Path, launch: Launch) -> Story:
         files=("recipe.yaml", "report.html"),
         settled=False,
         run=run,
+        attempts=sum(len(read_state(run / name).attempts) for name in names),
     )
 
 

@@ -84,7 +84,7 @@ vars: {data: /data}
     assert "did you mean 'data'?" in faults["stages.a.config.root"]
     assert "ORCH_TEST_UNSET, which is not set" in faults["stages.a.config.s"]
     assert "did you mean 'gpus_per_node'?" in faults["stages.a.resources.gpu_per_node"]
-    assert "allowed: name, stages, runs, seed, tracking, retry, watch, notify, vars" in faults["colour"]
+    assert "allowed: name, stages, runs, seed, tracking, retry, watch, notify, alerts, vars" in faults["colour"]
     assert "'many' is not a whole number" in faults["stages.c.resources.nodes"]
 
 

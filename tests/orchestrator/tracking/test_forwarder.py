@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from orchestrator.errors import InputError, RunBusy, TrackingAway
+from orchestrator.run import Run
 from orchestrator.tracking.forwarder import LOCK, forward
 from orchestrator.tracking.ledger import TRACKING, read_ledger
 from tests.tracked_run import TrackedRun
@@ -184,7 +185,9 @@ def test_where_the_hours_went_is_told_at_each_end_and_can_be_compared(uri: str, 
     run = TrackedRun(tmp_path / "tracked", uri, ["align"])
     run.begin("align")
     run.steps("align", 1, 5)
-    running = told(uri, run.directory / "align") if forward(run.directory, follow=False).points else None
+    with Run(run.directory).lock("test"):  # somebody works on it
+        forward(run.directory, follow=False)
+    running = told(uri, run.directory / "align")
     run.fail("align", "hang", "rank 1 hangs")
     forward(run.directory, follow=False)
     failed = told(uri, run.directory / "align")
@@ -197,7 +200,6 @@ def test_where_the_hours_went_is_told_at_each_end_and_can_be_compared(uri: str, 
     done, parent = told(uri, run.directory / "align"), told(uri, run.directory)
 
     held = "goodput/held_process_hours"
-    assert running is not None
     assert held not in running.data.metrics
     assert (failed.data.metrics["goodput/useful"], failed.data.metrics[held] > 0) == (0.0, True)
     assert 0 < done.data.metrics["goodput/useful"] < 1
