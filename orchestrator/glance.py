@@ -23,7 +23,8 @@ BACKLOG_BYTES = 1 << 20  # of a journal that is read to begin with: thousands of
 MOST_POINTS = 512  # of a curve; a longer one is thinned out
 SPENT_EVERY_S = 60.0  # the curves of hours are flat
 MOST_WARNINGS = 50
-READ = tuple(f'{{"event": "{name}"'.encode() for name in ("metrics", "straggler", "damage", "unsaved", "verdict"))
+WORTH_SAYING = ("straggler", "damage", "unsaved", "slow_saves", "saves_in_foreground", "verdict")
+READ = tuple(f'{{"event": "{name}"'.encode() for name in ("metrics", *WORTH_SAYING))
 
 Place = tuple[int, int, int] | None  # inode, size and time of a file: while they stay, so does what it says
 
@@ -182,6 +183,10 @@ def _in_words(event: Mapping[str, Any]) -> Iterator[str]:
         yield f"step {event['step']}: {event['lost']} samples were lost, and have stand-ins"
     elif kind == "unsaved":
         yield f"step {event['step']} was not saved: there was no time for it"
+    elif kind == "slow_saves":
+        yield f"step {event['step']}: training waited {event['waited_s']:.1f} s for the save of step {event['before']}"
+    elif kind == "saves_in_foreground":
+        yield f"training stands still for each save: {event['reason']}"
     elif kind == "verdict" and event.get("state") != "done":
         yield f"attempt {event['attempt']} {event['state']} ({event['cause']}): {event['detail']}"
 

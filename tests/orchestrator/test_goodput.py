@@ -224,8 +224,8 @@ Story = list[tuple[str, float, int, float]]
 @given(
     story=st.lists(
         st.tuples(
-            st.sampled_from(["attempt", "begun", "loss", "metrics", "stood_still"]), st.floats(-5, 50), st.integers(0, 9),
-            st.floats(0, 60),
+            st.sampled_from(["attempt", "begun", "loss", "metrics", "stood_still"]),
+            st.floats(-5, 50), st.integers(0, 9), st.floats(0, 60),
         ),
         max_size=30,
     ),
