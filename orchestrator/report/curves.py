@@ -16,7 +16,7 @@ UNITS: Mapping[str, tuple[str, str]] = {
     "bad_fraction": ("Lost samples, of those drawn", "share, since the start"),
 }
 BUDGET = 250_000  # points in the page, all curves together: about 3 MB
-MANY = 12  # training stages, from which on charts are folded away
+MANY = 12  # training stages; the charts of more are folded away, and made by the script when one is opened
 FEWEST_TO_SMOOTH = 40
 LOSS, SCORE, UNTRAINED_SCORE = "loss", "eval", "eval_untrained"
 
@@ -116,7 +116,8 @@ def _listed(names: Mapping[str, Points]) -> str:
 
 
 def _folded(stage: StageView, drawn: str) -> str:
-    """Folds a stage away behind a line that says how its loss went."""
+    """Folds a stage away behind a line that says how its loss went: a page of five thousand charts opens slowly."""
     points = stage.curves.get(LOSS, ())
     went = f": loss {shown(points[0][1])} to {shown(points[-1][1])} in {len(points):,} steps" if points else ""
-    return f"<details><summary>{safe(stage.name)}{went}</summary>{drawn}</details>"
+    later = f'<script type="text/html">{drawn}</script>'  # all the same text, which costs a browser nothing yet
+    return f'<details class="later"><summary>{safe(stage.name)}{went}</summary>{later}</details>'

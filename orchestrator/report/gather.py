@@ -1,5 +1,6 @@
 """Reads everything the report shows from a run folder; what cannot be read is left out, never invented."""
 
+import bisect
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +103,10 @@ class _Reader:
             for name, document in self._documents.items()
             for output in document.get("outputs", {}).values()
         }
-        self._ends = {entry["name"]: [a["ended"] for a in entry["attempts"] if a["ended"]] for entry in shown["stages"]}
+        self._ends: dict[str, list[float]] = {
+            entry["name"]: [a["ended"] for a in entry["attempts"] if a["ended"]] for entry in shown["stages"]
+        }
+        self._every_end = sorted(end for ends in self._ends.values() for end in ends)
 
     def stage(self, entry: Mapping[str, Any]) -> StageView:
         document, attempts = self._documents[entry["name"]], entry["attempts"]
@@ -152,11 +156,12 @@ class _Reader:
         launched: float | None = self._shown["started"]
         if not attempts or launched is None or attempts[0]["started"] < launched:
             return None
-        others = list(self._ends) if self._shown["launcher"] == LOCAL else parents
-        ends: list[float] = [
-            end for name in others for end in self._ends.get(name, ()) if end <= attempts[0]["started"]
-        ]
-        return max([launched, *ends])
+        started: float = attempts[0]["started"]
+        if self._shown["launcher"] == LOCAL:
+            before = self._every_end[: bisect.bisect_right(self._every_end, started)][-1:]
+        else:
+            before = [end for name in parents for end in self._ends.get(name, ()) if end <= started]
+        return max([launched, *before])
 
 
 def inputs_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:

@@ -163,10 +163,13 @@ def _path(ring: Sequence[Corner]) -> str:
 def _inside(columns: Sequence[Column]) -> tuple[float, float]:
     """Returns the middle of a run around which much is set: up and down, and to both sides."""
     runs = [(x, top, bottom) for x, column in enumerate(columns) for top, bottom in column]
-    tried = runs[:: max(1, len(runs) // PLACES_TRIED)]
-    x, top, bottom = max(
-        tried, key=lambda run: min(run[2] - run[1], 2 * _beside(columns, run[0], (run[1] + run[2]) // 2))
-    )
+
+    def room(run: tuple[int, int, int]) -> tuple[int, int]:
+        x, top, bottom = run
+        beside = _beside(columns, x, (top + bottom) // 2)
+        return min(bottom - top, 2 * beside), beside
+
+    x, top, bottom = max(runs[:: max(1, len(runs) // PLACES_TRIED)], key=room)
     return x + 0.5, (top + bottom) / 2
 
 

@@ -166,6 +166,16 @@ const inView = new IntersectionObserver(entries => {
 }, {rootMargin: '600px'});
 for (const figure of document.querySelectorAll('figure.curves')) inView.observe(figure);
 
+// Of a run with many stages, charts are made when somebody opens a stage.
+document.addEventListener('toggle', event => {
+  const script = event.target.querySelector(':scope > script[type="text/html"]');
+  if (!script || !event.target.open) return;
+  const made = document.createElement('template');  // what it is given can run nothing
+  made.innerHTML = script.textContent;
+  for (const figure of made.content.querySelectorAll('figure.curves')) inView.observe(figure);
+  script.replaceWith(made.content);
+}, true);
+
 function zoom(figure, how) {
   const chart = chartOf(figure), {from, to} = chart, width = to - from;
   const ranges = {

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def write_run(
     )  # fmt: skip
     write_launch(run, launch)
     return run
+
+
+def copy_run(run: Path, place: Path) -> Path:
+    """Copies a run, its own paths included."""
+    shutil.copytree(run, place)
+    for document in place.glob("*/stage.json"):
+        document.write_text(document.read_text().replace(str(run), str(place)))
+    return place
 
 
 def write_stage(run: Path, name: str, state: str, samples: tuple[Sample, ...], attempts: tuple[Attempt, ...]) -> None:

@@ -2,19 +2,20 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.artifacts import Report, write_json
 from orchestrator.report import make_report
-from tests.orchestrator.report.runs import fingerprint_of, write_run
+from tests.orchestrator.report.runs import fingerprint_of
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def pair(copied: Callable[[str], Path]) -> tuple[Path, Path]:
     """Writes two runs that differ in a learning rate, a seed, the code, a score, and in how many stages they have."""
-    ours, theirs = (write_run(tmp_path / name, {}) for name in ("ours", "theirs"))
+    ours, theirs = copied("ours"), copied("theirs")
     recipe = "name: bars\nvars: {side: 64}\nstages:\n  gcg: {resources: {nodes: 2}}\n"
     (ours / "recipe.yaml").write_text(recipe)
     (theirs / "recipe.yaml").write_text(recipe.replace("nodes: 2", "nodes: 8"))

@@ -64,7 +64,7 @@ def test_an_outline_of_a_rectangle_has_four_corners() -> None:
 
     assert outline is not None
     assert len(re.findall(r"[hv]", outline.path)) <= 4
-    assert outline.inside_xy == (30.5, 20.0)
+    assert outline.inside_xy == (29.5, 20.0)
 
 
 @pytest.mark.parametrize(

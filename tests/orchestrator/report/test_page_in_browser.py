@@ -38,15 +38,8 @@ def attempt(number: int, state: str, **given: object) -> Attempt:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    attempts = {
-        "region": (
-            attempt(1, "failed", from_step=0, to_step=170, cause="node_failure", detail="rank 1 was killed"),
-            attempt(2, "done", from_step=150, to_step=300),
-        )
-    }
-    run = write_run(tmp_path_factory.mktemp("runs") / "bars", {}, attempts=attempts)
-    return make_report(run, run / "report.html")
+def report(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_report(evaluated_run, tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,14 +68,8 @@ def attempt(number: int, state: str, **given: object) -> Attempt:
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    attempts = {
-        "region": (
-            attempt(1, "failed", from_step=0, to_step=170, cause="node_failure", detail="rank 1 was killed"),
-            attempt(2, "done", from_step=150, to_step=300),
-        )
-    }
-    return write_run(tmp_path / "bars", {}, attempts=attempts)
+def finished(copied: Callable[[str], Path]) -> Path:
+    return copied("bars")
 
 
 def test_a_finished_run_is_told_from_result_to_commands(finished: Path) -> None:
@@ -267,3 +263,52 @@ def test_times_are_written_in_their_two_largest_units() -> None:
     assert [duration(seconds) for seconds in (0.34, 59.2, 83, 3660, 90000)] == [
         "0.3 s", "59 s", "1 min 23 s", "1 h 01 min", "25 h 00 min",
     ]  # fmt: skip
+
+
+def test_planted_secrets_never_appear(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = {
+        "WANDB_API_KEY": "wandb5ecret0123456789",
+        "MLFLOW_TRACKING_PASSWORD": 'quo"ted<5ecret>',
+        "X_TOKEN": "5ecret/slash",
+    }
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    words = " ".join(["https://ada:pass5ecret@host/x", "token hf_5ecret5ecret5ecret5", *planted.values()])
+    document = json.loads((finished / "align/stage.json").read_text())
+    write_json(finished / "align/stage.json", {**document, "stage": words})
+    state = json.loads((finished / "align/state.json").read_text())
+    state["attempts"][0] |= {
+        "detail": words,
+        "decision": words,
+        "evidence": [words],
+        "nodes": [words],
+        "cause": "unknown",
+    }
+    write_json(finished / "align/state.json", state)
+    (finished / "recipe.yaml").write_text(f"name: bars\nvars:\n  note: {words}\n  api_key: 5ecret-key\n")
+    (finished / "code/changes.diff").write_text(f"+ {words}\n")
+    other = finished.parent / "other"
+    shutil.copytree(finished, other)
+    (other / "recipe.yaml").write_text("name: bars\nvars:\n  api_key: 5ecret-other\n")
+
+    text = make_report(finished, finished / "report.html", against=other).read_text(encoding="utf-8")
+
+    assert "5ecret" not in text
+    assert "(hidden)" in text
+    assert "://host/x" in text  # without who may read it
+
+
+def test_lone_halves_of_characters_and_turned_words_do_no_harm(finished: Path) -> None:
+    (finished / "code/COMMIT").write_text('{"commit": "\\ud800 \\u0000 \\u202e turned", "dirty": false}')
+
+    text = make_report(finished, finished / "report.html").read_text(encoding="utf-8")
+
+    assert "\u202e" not in text
+    assert "\ufffd \ufffd \ufffd turned" in text
+
+
+def test_everything_that_comes_from_a_run_is_escaped_in_one_place() -> None:
+    folder = Path(make_report.__code__.co_filename).parent
+    modules = {path.name for path in folder.glob("*.py") if re.search(r"\bescape\b", path.read_text(encoding="utf-8"))}
+
+    assert modules == {"text.py"}

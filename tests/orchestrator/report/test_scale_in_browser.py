@@ -84,6 +84,12 @@ def test_a_thousand_stages_open_at_once(browser: Browser, tmp_path: Path) -> Non
 
     assert opened_s(browser, report) < OPENS_WITHIN_S
     assert report.stat().st_size < 20_000_000
+    page = browser.page()
+    page.open(report.as_uri())
+    page.click("details.later summary")
+    page.wait("document.querySelector('details.later figure.curves svg.chart polyline')")
+    assert page.evaluate("document.querySelectorAll('details.later > script').length") == STAGES - 1
+    page.close()
 
 
 def test_a_hundred_thousand_points_open_at_once_and_keep_their_peak(browser: Browser, tmp_path: Path) -> None:

@@ -302,3 +302,36 @@ def test_a_server_that_is_away_is_named_without_its_password(tmp_path: Path, mon
 
     assert "127.0.0.1" in str(caught.value)
     assert "sesame" not in str(caught.value) + (run.directory / TRACKING).read_text()
+
+
+def page_told(uri: str, directory: Path, place: Path) -> str:
+    client = MlflowClient(tracking_uri=uri)
+    return Path(client.download_artifacts(told(uri, directory).info.run_id, "report.html", str(place))).read_text()
+
+
+def test_the_report_reaches_mlflow_at_every_end_of_a_stage(uri: str, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "pages", uri)
+    pages = []
+    for name in ("grounded", "align"):
+        run.begin(name)
+        run.steps(name, 1, 3)
+        run.finish(name)
+        forward(run.directory, follow=False)
+        place = tmp_path / name
+        place.mkdir()
+        pages.append(page_told(uri, run.directory, place))
+
+    assert "1 of 4 stages are done" in pages[0]
+    assert "2 of 4 stages are done" in pages[1]
+
+
+def test_a_report_that_cannot_be_written_keeps_nothing_from_mlflow(uri: str, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "pages", uri)
+    (run.directory / "report.html").mkdir()
+    run.begin("grounded")
+    run.finish("grounded")
+
+    delivery = forward(run.directory, follow=False)
+
+    assert delivery.complete
+    assert told(uri, run.directory / "grounded").info.status == "FINISHED"
