@@ -57,22 +57,24 @@ def plan(
     """
     from orchestrator.display import make_console, plan_footer, plan_table
     from orchestrator.errors import RecipeError
-    from orchestrator.forecast import ask, plan_document, refusals
+    from orchestrator.outlook import look_ahead
+    from orchestrator.training.memory.telling import advice_lines
 
     made, place = session.make_plan(recipe, overrides or []), session.launcher(on, _cluster) if on else None
-    forecasts, note = ask(place, made)
-    faults = [*made.faults, *(place.check(made) if place else ()), *refusals(forecasts)]
-    if note:
+    outlook = look_ahead(made, place)
+    for note in outlook.notes:
         print(note, file=sys.stderr)
-    if as_json and not faults:
-        print(json.dumps(plan_document(made, forecasts), indent=1))
+    if as_json and not outlook.faults:
+        print(json.dumps(outlook.document(), indent=1))
         return
     if not as_json:
         console = make_console()
-        console.print(plan_table(made, forecasts))
+        console.print(plan_table(made, outlook.forecasts, outlook.estimates))
+        for line in advice_lines(outlook.estimates):
+            console.print(line, markup=False, soft_wrap=True)
         console.print(plan_footer(made), style="dim", markup=False)
-    if faults:
-        raise RecipeError(faults)
+    if outlook.faults:
+        raise RecipeError(outlook.faults)
 
 
 @app.command()

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,10 @@ from orchestrator.forecast import Forecast, start_in_words
 from orchestrator.logs import log_to_blame
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.state import read_plain_stage
+from orchestrator.training.memory.telling import COSTS, costs_in_words
+
+if TYPE_CHECKING:
+    from orchestrator.training.memory.estimate import Estimate
 
 PIPE_WIDTH = 160  # nobody wraps a pipe; a table must not be cut for a terminal that is not there
 COLORS = {
@@ -29,17 +33,26 @@ def make_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
-def plan_table(plan: Plan, forecasts: Mapping[str, Forecast] | None = None) -> Table:
-    """Shows per stage what will be done about it, and why; and when it would begin, where somebody was asked."""
+def plan_table(
+    plan: Plan, forecasts: Mapping[str, Forecast] | None = None, estimates: "Mapping[str, Estimate] | None" = None
+) -> Table:
+    """Shows per stage what will be done about it, and why; when it would begin, where somebody was asked.
+
+    And what it needs and costs, where at least one stage describes itself.
+    """
     table = Table("stage", "action", "why", "steps", "resources", box=None, pad_edge=False, header_style="bold")
+    if estimates:
+        for title in COSTS:
+            table.add_column(title, justify="right")
     if forecasts:
         table.add_column("starts")
     for stage in plan.stages:
         action = f"resume at step {stage.from_step}" if stage.action == "resume" else stage.action
         steps = "" if stage.steps is None else str(stage.steps)
+        costs = costs_in_words(estimates.get(stage.name)) if estimates else []
         starts = [start_in_words(forecasts.get(stage.name))] if forecasts else []
         resources = resources_in_words(stage)
-        table.add_row(stage.name, colored(action, stage.action), Text(why(stage)), steps, resources, *starts)
+        table.add_row(stage.name, colored(action, stage.action), Text(why(stage)), steps, resources, *costs, *starts)
     return table
 
 

@@ -29,7 +29,9 @@ NEUTRAL = frozenset({
     # they read what is asked for and decide when it runs; what they decide is in the identity itself
     "orchestrator.cli", "orchestrator.recipe", "orchestrator.typed", "orchestrator.checks", "orchestrator.wiring",
     "orchestrator.drafts", "orchestrator.plan", "orchestrator.history", "orchestrator.fingerprint",
-    "orchestrator.imports",
+    "orchestrator.imports", "orchestrator.foresight", "orchestrator.hardware", "orchestrator.interval",
+    "orchestrator.outlook",
+    "orchestrator.training.memory", "orchestrator.training.memory.*",
     # they place work: which process, which machine, which attempt
     "orchestrator.run", "orchestrator.lock", "orchestrator.snapshot", "orchestrator.launcher", "orchestrator.local",
     "orchestrator.supervisor", "orchestrator.worker", "orchestrator.ranks", "orchestrator.lifeline",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import Fault, SurroundingsError
 from orchestrator.plan import Plan
@@ -34,16 +34,6 @@ def refusals(forecasts: Mapping[str, Forecast]) -> Iterator[Fault]:
     for name, forecast in forecasts.items():
         if forecast.refusal is not None:
             yield Fault(key=f"stages.{name}.resources", message=forecast.refusal)
-
-
-def plan_document(plan: Plan, forecasts: Mapping[str, Forecast]) -> dict[str, Any]:
-    """Returns what `orch plan --json` prints; `queue` and `estimated_start` are null where nobody was asked."""
-    document = plan.document()
-    for stage in document["stages"]:
-        forecast = forecasts.get(stage["name"])
-        stage["queue"] = None if forecast is None else forecast.queue
-        stage["estimated_start"] = None if forecast is None else forecast.estimated_start
-    return document
 
 
 def start_in_words(forecast: Forecast | None) -> str:

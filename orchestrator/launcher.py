@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.errors import Fault, InputError, RecipeError, RunBusy
 from orchestrator.forecast import Forecast
+from orchestrator.hardware import Hardware
 from orchestrator.lock import user_name
 from orchestrator.plan import Plan
 from orchestrator.records import record
@@ -56,6 +57,9 @@ class Launcher(Protocol):
     @property
     def name(self) -> str:
         """Is what `--on` calls it."""
+
+    def hardware(self) -> Hardware:
+        """Says what its machines are like, as far as it knows."""
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists what stages ask for and this place cannot give. Nothing is started."""

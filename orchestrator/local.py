@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.errors import Fault, OrchError, SurroundingsError
 from orchestrator.forecast import Forecast
+from orchestrator.hardware import Hardware
 from orchestrator.launcher import CLUSTER, Waiting
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
@@ -35,6 +37,7 @@ from orchestrator.wishes import ask_to_cancel
 
 LOCK = "ORCH_LOCK"  # the inherited descriptor that holds the run
 NAME = "local"
+DRIVER_S = 5.0  # for an answer of the driver
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,10 @@ class LocalLauncher:
     """This machine."""
 
     name = NAME
+
+    def hardware(self) -> Hardware:
+        """Asks the driver how large the smallest GPU is, where there is one."""
+        return Hardware(memory_gb_per_gpu=gpu_memory_gb() if visible_gpus() else None)
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists the stages that ask for more nodes or GPUs than this machine has."""
@@ -129,6 +136,19 @@ def visible_gpus() -> int:
     if chosen is not None:
         return len([number for number in chosen.split(",") if number.strip() and not number.strip().startswith("-")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def gpu_memory_gb() -> float | None:
+    """Returns the memory of the smallest GPU in units of 10^9 bytes, as nvidia-smi says; None if it says nothing."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # in MiB
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DRIVER_S)
+        return min(float(line) for line in done.stdout.split()) * 2**20 / 1e9
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def _too_much(stage: PlannedStage, gpus: int) -> Iterator[Fault]:

@@ -9,6 +9,7 @@ from orchestrator.artifacts import Artifact
 from orchestrator.drafts import Catalog, Draft, content_of, draft_stages
 from orchestrator.errors import DamagedArtifact, Fault, OrchError, RecipeError
 from orchestrator.fingerprint import fingerprint, identity, roots, sources_of
+from orchestrator.foresight import Foresight, foresee
 from orchestrator.history import Change, Parents, Verdict, judge
 from orchestrator.imports import Sources
 from orchestrator.recipe import Reading, Recipe, StageSpec, read_recipe
@@ -44,6 +45,7 @@ class PlannedStage:
     found: Path | None  # the folder whose work is reused or resumed: the stage's own, or one in the archive
     resources: Resources
     faults: tuple[Fault, ...]  # what keeps it from starting (missing paths, damaged inputs)
+    foresight: Foresight  # what its outputs and its model will be like
 
     def document(self) -> dict[str, Any]:
         """Returns what `stage.json` holds: all that a worker needs to build the stage."""
@@ -173,7 +175,7 @@ def _plan_stage(
         outputs=draft.outputs, after=draft.after, seed=seed, fingerprint=digest, identity=known,
         action=verdict.action, reason=verdict.reason, changes=verdict.changes, from_step=verdict.from_step,
         steps=None if faults else draft.stage.steps(), found=verdict.found, resources=draft.spec.resources,
-        faults=faults,
+        faults=faults, foresight=foresee(draft, lambda name: planned[name].foresight),
     )  # fmt: skip
 
 

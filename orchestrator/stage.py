@@ -14,6 +14,7 @@ from orchestrator.records import record
 if TYPE_CHECKING:
     from orchestrator.journal import Journal
     from orchestrator.progress import Progress
+    from orchestrator.training.memory.sketch import Sketch
     from orchestrator.world import World
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,19 @@ class Stage(ABC):
 
     def steps(self) -> int | None:
         """Returns how many steps `run` takes, where that is known beforehand."""
+        return None
+
+    def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """Says what the manifests of its outputs will say: output name -> facts, as far as anybody knows. No torch.
+
+        `inputs` holds the facts of its inputs by wired name ("model", "shards.grounded"), of those known.
+        """
+        del inputs
+        return {}
+
+    def sketch(self, inputs: Mapping[str, Mapping[str, Any]]) -> "Sketch | None":
+        """Describes model and micro-batch to the planner of memory and cost; None = `orch plan` shows `-`. No torch."""
+        del inputs
         return None
 
     @abstractmethod

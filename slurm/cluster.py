@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from orchestrator.errors import Fault, InputError, RecipeError
+from orchestrator.hardware import Hardware
 from orchestrator.notify import Notify
 from orchestrator.records import record
 
@@ -72,6 +73,7 @@ class Cluster:
     memory_gb_per_node: float | None = None
     max_hours: float | None = None  # of a job
     max_nodes: int | None = None
+    hardware: Hardware = field(default_factory=Hardware)  # what a plan's memory and cost are reckoned with
     gpu_flag: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     gpu_type: str | None = None  # "a100" asks for gpu:a100
     container: Container = field(default_factory=Container)
@@ -142,7 +144,7 @@ def reopen_cluster(path: Path) -> Cluster:
     """Reads a file that `write_cluster` has written, in a tenth of the time: between two stages that counts."""
     try:
         written = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - both are safe ones
-        parts = {"container": Container, "checks": Checks, "notify": Notify}
+        parts = {"container": Container, "checks": Checks, "notify": Notify, "hardware": Hardware}
         made = {name: kind(**_tuples(written[name])) for name, kind in parts.items()}
         ledger = None if written["ledger"] is None else Path(written["ledger"])
         return Cluster(**{**_tuples(written), **made, "ledger": ledger})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.errors import Fault, InputError, RunBusy, SurroundingsError
 from orchestrator.forecast import Forecast
+from orchestrator.hardware import Hardware
 from orchestrator.launcher import CLUSTER, MOMENT_S, Waiting, take
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
@@ -66,6 +67,10 @@ class SlurmLauncher:
     def name(self) -> str:
         """Is what the cluster calls itself."""
         return self.cluster.name
+
+    def hardware(self) -> Hardware:
+        """Says what the cluster file says about its nodes."""
+        return self.cluster.hardware
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists what stages ask for and the cluster cannot give. Slurm is not asked."""

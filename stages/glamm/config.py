@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.errors import InputError
 from orchestrator.records import record
 
+FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 LANGUAGE_MODEL = "LlamaForCausalLM"  # the class of transformers
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
@@ -135,6 +136,10 @@ class GlammConfig:
         below = [file for path in found for form in ("*", "*/*") for file in sorted(path.glob(form)) if file.is_file()]
         return [*(path for path in found if path.is_file()), *below]
 
+    def stamps(self) -> dict[str, str]:
+        """Tells size and time of change of these files. Their content would take minutes to read."""
+        return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in self.files()}
+
 
 @record
 class Blueprint:
@@ -195,7 +200,7 @@ def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
 def language_settings(config: LanguageConfig) -> dict[str, Any]:
     """Returns what transformers' LlamaConfig needs, less the vocabulary."""
     if config.path is not None:
-        return _read_settings(config.path)
+        return read_settings(config.path)
     return {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.layers,
@@ -209,7 +214,7 @@ def language_settings(config: LanguageConfig) -> dict[str, Any]:
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
     if config.path is not None:
-        settings = _read_settings(config.path)
+        settings = read_settings(config.path)
         inner: dict[str, Any] = settings.get("vision_config", settings)  # a folder may hold both halves of CLIP
         return inner
     return {
@@ -228,7 +233,7 @@ def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
 
         return read_sam_settings(config.path)
     if config.path is not None:
-        return _read_settings(config.path)
+        return read_settings(config.path)
     return {
         "vision_config": {
             "image_size": config.image_size,
@@ -257,7 +262,8 @@ def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
     }
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Reads the config.json of a model folder; InputError if there is none that can be read."""
     try:
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The stages of GLaMM: tokenizer, words, alignment, regions, grounded captions, Pix2Cap. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,8 +8,8 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.stage import TrainingStage
-from stages.glamm.config import LANGUAGE_MODEL, GlammConfig, LoraConfig, language_settings
+from stages.glamm.config import GlammConfig, LoraConfig
+from stages.glamm.foresight import WORDS, Facts, ForeseenStage
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
@@ -53,6 +53,11 @@ class GlammTokenizer(Stage):
         """Misses something to learn from."""
         return {} if self.inputs.shards else {"inputs.shards": "needs at least one entry"}
 
+    def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        """Says how many tokens there will be, at most."""
+        del inputs
+        return {"tokenizer": {"tokens": self.config.vocabulary_size}}
+
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Learns on the first rank; the others have nothing to do. Collective: every rank must call."""
         if not context.world.is_main:
@@ -64,10 +69,9 @@ class GlammTokenizer(Stage):
         return {"tokenizer": facts}
 
 
-class GlammStage(TrainingStage):
+class GlammStage(ForeseenStage):
     """What the four training stages share: sources of a kind, a checkpoint to begin with, losses."""
 
-    family = "glamm"
     measures = True
     kind: ClassVar[str]  # what a source is unless config.tasks says otherwise
 
@@ -116,18 +120,22 @@ class GlammStage(TrainingStage):
 
     def learning(self) -> tuple[str, ...]:
         """Leaves out patterns of adapters where the model has none."""
-        if self.train.trainable is not None or self.has_adapters():
-            return super().learning()
-        return tuple(pattern for pattern in self.trainable if "lora_" not in pattern)
+        return self.train.trainable or self.usual(adapters=self.has_adapters())
 
-    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
-        """Reads the language model's settings off the checkpoint, where it is there."""
-        settled = self.inputs.model is not None and self.settled(self.inputs.model)
-        return (LANGUAGE_MODEL, self.inputs.model.facts()["model"]["language"]) if settled else None
+    def parts(self) -> GlammConfig | None:
+        """Says that it goes on from a checkpoint."""
+        return None
 
     def has_adapters(self) -> bool:
         """Tells whether the model has low-rank adapters. Asked when running: the checkpoint must be there."""
+        parts = self.parts()
+        if parts is not None:
+            return parts.lora is not None
         return self.config.lora is not None or self.inputs.model.facts()["model"]["lora"] is not None
+
+    def asked(self) -> tuple[Collection[str], int]:
+        """Returns the kinds of its sources, and how many regions are asked about at most."""
+        return self.kinds.values(), self.config.max_regions
 
     def build_task(self) -> "GlammTask":
         """Goes on from the checkpoint."""
@@ -136,20 +144,13 @@ class GlammStage(TrainingStage):
         return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
 
 
-class WordPretraining(TrainingStage):
+class WordPretraining(ForeseenStage):
     """Teaches a fresh image encoder which words belong to what it sees, off its patches, before any sentence.
 
     A full-size run needs none of it: its CLIP comes trained. See `words.py`.
     """
 
-    family = "glamm"
-    trainable = (
-        "vision_tower",
-        "projector",
-        "region_encoder",
-        "language_model.lm_head",
-        "language_model.model.norm",
-    )
+    trainable = ("vision_tower", "projector", "region_encoder", "language_model.lm_head", "language_model.model.norm")
 
     @record
     class Config:
@@ -177,13 +178,14 @@ class WordPretraining(TrainingStage):
         """Finds model folders that are not there, and a missing tokenizer."""
         return {**super().faults(), **_model_faults(self.config.model, self.inputs.tokenizer)}
 
-    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
-        """Reads the language model's settings off the config, or off the folder that it names."""
-        return _language_model(self.config.model)
+    def parts(self) -> GlammConfig:
+        """Returns those of the config."""
+        parts: GlammConfig = self.config.model
+        return parts
 
-    def outside(self) -> Mapping[str, str]:
-        """Watches the files of the model folders."""
-        return _files_of(self.config.model)
+    def asked(self) -> tuple[Collection[str], int]:
+        """Returns that words are asked for, of so many regions at most."""
+        return (WORDS,), self.config.max_regions
 
     def build_task(self) -> "WordsTask":
         """Begins with fresh or pretrained parts."""
@@ -236,17 +238,10 @@ class FeatureAlignment(GlammStage):
             found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
 
-    def outside(self) -> Mapping[str, str]:
-        """Watches the files of the model folders."""
-        return {} if self.config.model is None else _files_of(self.config.model)
-
-    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
-        """Reads the language model's settings off the config, a folder that it names, or the checkpoint."""
-        return super().language_model() if self.config.model is None else _language_model(self.config.model)
-
-    def has_adapters(self) -> bool:
-        """Tells whether the model begins with low-rank adapters."""
-        return super().has_adapters() if self.config.model is None else self.config.model.lora is not None
+    def parts(self) -> GlammConfig | None:
+        """Returns those of the config, if it has any."""
+        parts: GlammConfig | None = self.config.model
+        return parts
 
     def build_task(self) -> "GlammTask":
         """Begins with fresh or pretrained parts, or goes on from a checkpoint."""
@@ -262,15 +257,6 @@ def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, 
     if tokenizer is None and model.language.path is None:
         found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
     return found
-
-
-def _language_model(model: GlammConfig) -> tuple[str, Mapping[str, Any]] | None:
-    return None if "language.path" in model.faults() else (LANGUAGE_MODEL, language_settings(model.language))
-
-
-def _files_of(model: GlammConfig) -> dict[str, str]:
-    """Tells size and time of change of the files that hold weights. Their content would take minutes to read."""
-    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in model.files()}
 
 
 class RegionPretraining(GlammStage):

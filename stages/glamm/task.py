@@ -17,7 +17,7 @@ from orchestrator.training.task import Losses, TrainTask
 from orchestrator.training.weights import load_into
 from stages.glamm.batches import GlammBatch
 from stages.glamm.collate import Collator, Example
-from stages.glamm.config import Blueprint, GlammConfig
+from stages.glamm.config import FAMILY, Blueprint, GlammConfig
 from stages.glamm.decoder import summed_mask_losses
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
@@ -39,8 +39,6 @@ from stages.glamm.prompts import (
 from stages.glamm.tokenizer import Vocabulary
 from stages.samples import Region, Sample, Turn
 from stages.vision import decode_image, mask_from_rle
-
-FAMILY = "glamm"
 
 
 @record
@@ -124,20 +122,8 @@ class GlammTask(TrainTask[GlammBatch]):
 
     def loss(self, model: nn.Module, batch: GlammBatch) -> Losses:
         """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""
-        batch = batch.to(next(model.parameters()).device)
-        out: dict[str, Tensor] = model(batch)
-        text = text_loss(out["text_logits_TV"], out["targets_T"], vocabulary=self._blueprint.vocabulary_size)
-        bce, dice, count = summed_mask_losses(
-            out["mask_logits_BMHW"],
-            batch.has_mask_BM,
-            batch.masks,
-            batch.sam_sizes_B2,
-            canvas=self._blueprint.canvas_px,
-        )
-        bce, dice = bce / (count + 1e-8), dice / (count + 1e-8)
-        weights = self._weights
-        total = weights.text * text + weights.bce * bce + weights.dice * dice
-        return Losses(total=total, terms={"text": text.detach(), "bce": bce.detach(), "dice": dice.detach()})
+        canvas, vocabulary = self._blueprint.canvas_px, self._blueprint.vocabulary_size
+        return glamm_loss(model, batch, self._weights, canvas=canvas, vocabulary=vocabulary)
 
     def describe(self) -> Mapping[str, Any]:
         """Returns the family and everything needed to rebuild the model."""
@@ -146,6 +132,19 @@ class GlammTask(TrainTask[GlammBatch]):
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""
         return {f"tokenizer/{name}": content for name, content in self.vocabulary.files().items()}
+
+
+def glamm_loss(model: nn.Module, batch: GlammBatch, weights: Weights, *, canvas: int, vocabulary: int) -> Losses:
+    """Adds up text, mask cross-entropy and Dice of a batch, moved to where the model is."""
+    batch = batch.to(next(model.parameters()).device)
+    out: dict[str, Tensor] = model(batch)
+    text = text_loss(out["text_logits_TV"], out["targets_T"], vocabulary=vocabulary)
+    bce, dice, count = summed_mask_losses(
+        out["mask_logits_BMHW"], batch.has_mask_BM, batch.masks, batch.sam_sizes_B2, canvas=canvas
+    )
+    bce, dice = bce / (count + 1e-8), dice / (count + 1e-8)
+    total = weights.text * text + weights.bce * bce + weights.dice * dice
+    return Losses(total=total, terms={"text": text.detach(), "bce": bce.detach(), "dice": dice.detach()})
 
 
 def text_loss(logits_TV: Tensor, targets_T: Tensor, *, vocabulary: int) -> Tensor:

@@ -75,12 +75,7 @@ class WordsTask(TrainTask[WordsBatch]):
 
     def loss(self, model: nn.Module, batch: WordsBatch) -> Losses:
         """Means the cross-entropy of each bag, over its points' patches and over its region token."""
-        batch = batch.to(next(model.parameters()).device)
-        out: dict[str, Tensor] = model(batch)
-        patches = _cross_entropy(out["patch_logits_RKV"], batch.words_RV[:, None])
-        regions = _cross_entropy(out["region_logits_RV"], batch.words_RV)
-        terms = {"patch_words": patches.detach(), "region_words": regions.detach()}
-        return Losses(total=patches + regions, terms=terms)
+        return words_loss(model, batch)
 
     def describe(self) -> Mapping[str, Any]:
         """Returns the family and everything needed to rebuild the model."""
@@ -89,6 +84,16 @@ class WordsTask(TrainTask[WordsBatch]):
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files."""
         return self._glamm.extras()
+
+
+def words_loss(model: nn.Module, batch: WordsBatch) -> Losses:
+    """Means the cross-entropy of each bag, over its points' patches and over its region token."""
+    batch = batch.to(next(model.parameters()).device)
+    out: dict[str, Tensor] = model(batch)
+    patches = _cross_entropy(out["patch_logits_RKV"], batch.words_RV[:, None])
+    regions = _cross_entropy(out["region_logits_RV"], batch.words_RV)
+    terms = {"patch_words": patches.detach(), "region_words": regions.detach()}
+    return Losses(total=patches + regions, terms=terms)
 
 
 def rarities(vocabulary: Vocabulary, shards: Sequence[Path], *, samples: int = 2000) -> Tensor:

@@ -15,6 +15,7 @@ from orchestrator.training.holdings import saved_buffers
 from orchestrator.world import World
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import (
+    FAMILY,
     Blueprint,
     GlammConfig,
     GroundingConfig,
@@ -27,7 +28,7 @@ from stages.glamm.config import (
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.prompts import GCG_QUESTIONS, REGION_QUESTIONS, make_prompt
-from stages.glamm.task import FAMILY, GlammTask, Start, Weights
+from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary, train_vocabulary
 
 WORDS = ("A red bar stands left of a blue bar.", "The green disc is above a grey bar, near the é.")

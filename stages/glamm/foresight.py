@@ -1,0 +1,123 @@
+"""What a training stage of GLaMM begins with, and what it will be like before anything of it exists. No torch."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from orchestrator.records import record
+from orchestrator.training.memory.sketch import Sketch
+from orchestrator.training.stage import TrainingStage
+from stages.glamm.config import (
+    FAMILY,
+    LANGUAGE_MODEL,
+    SPECIAL_TOKENS,
+    Blueprint,
+    GlammConfig,
+    draw_blueprint,
+    language_settings,
+    read_settings,
+)
+
+OPENER = "stages.glamm.sitting:open_sitting"
+WORDS = "words"  # the kind of a source of which only words are read
+IMAGE_PX = (640, 480)  # width and height of a photograph of COCO; masks are compared at this size
+Facts = Mapping[str, Any]  # of a manifest
+
+
+@record
+class BatchShape:
+    """The most that each sample of a micro-batch brings."""
+
+    tokens: int  # of the sequence, image tokens included
+    predicted: int  # of these, what the assistant says
+    boxes: int
+    masks: int
+    image_px: tuple[int, int] = IMAGE_PX  # width, height
+
+
+class ForeseenStage(TrainingStage):
+    """A training stage of GLaMM that knows what it will be like, once its model is known."""
+
+    family = FAMILY
+
+    @abstractmethod
+    def parts(self) -> GlammConfig | None:
+        """Returns what its model is begun with; None where it goes on from the checkpoint `inputs.model`."""
+
+    @abstractmethod
+    def asked(self) -> tuple[Collection[str], int]:
+        """Returns the kinds of its sources, and how many regions of an image are asked about at most."""
+
+    def model(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
+        """Draws the model from the facts of its inputs; None while nobody knows them."""
+        parts = self.parts()
+        if parts is not None:
+            return fresh_blueprint(parts, inputs.get("tokenizer"))
+        found = blueprint_in(inputs.get("model"))
+        return found if found is None or self.config.lora is None else replace(found, lora=self.config.lora)
+
+    def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Reads the language model's settings off the config, a folder that it names, or the checkpoint if it is there."""
+        parts = self.parts()
+        if parts is not None:
+            return None if "language.path" in parts.faults() else (LANGUAGE_MODEL, language_settings(parts.language))
+        settled = self.inputs.model is not None and self.settled(self.inputs.model)
+        return (LANGUAGE_MODEL, self.inputs.model.facts()["model"]["language"]) if settled else None
+
+    def outside(self) -> Mapping[str, str]:
+        """Watches the files of the model folders."""
+        parts = self.parts()
+        return {} if parts is None else parts.stamps()
+
+    def usual(self, *, adapters: bool) -> tuple[str, ...]:
+        """Returns the patterns of what learns where the recipe does not say; of adapters only where there are some."""
+        return tuple(pattern for pattern in self.trainable if adapters or "lora_" not in pattern)
+
+    def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        """Says what model there will be."""
+        model = self.model(inputs)
+        return {} if model is None else {"model": {"family": FAMILY, "model": model.to_plain()}}
+
+    def sketch(self, inputs: Mapping[str, Facts]) -> Sketch | None:
+        """Describes the model, and the longest micro-batch that its sources may bring."""
+        model = self.model(inputs)
+        if model is None:
+            return None
+        kinds, max_regions = self.asked()
+        shape = longest(model, kinds, max_regions)
+        return Sketch(
+            opener=OPENER,
+            plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in kinds},
+            learning=self.train.trainable or self.usual(adapters=model.lora is not None),
+            train=self.train,
+        )
+
+
+def longest(blueprint: Blueprint, kinds: Collection[str], max_regions: int) -> BatchShape:
+    """Takes the most of all kinds of sources: every sequence as long as it may be, and all of its text predicted."""
+    boxes, masks = not {"region", "region_mask", WORDS}.isdisjoint(kinds), not {"gcg", "region_mask"}.isdisjoint(kinds)
+    return BatchShape(
+        tokens=blueprint.max_tokens,
+        predicted=max(1, blueprint.max_tokens - blueprint.num_image_tokens - 1),
+        boxes=max_regions if boxes else 0,
+        masks=max_regions if masks else 0,
+    )
+
+
+def fresh_blueprint(model: GlammConfig, tokenizer: Facts | None) -> Blueprint | None:
+    """Draws the model of a config; None while nobody knows how many tokens it will have."""
+    if tokenizer is not None:
+        size = tokenizer.get("tokens")
+    elif model.language.path is not None:
+        size = read_settings(model.language.path)["vocab_size"] + len(SPECIAL_TOKENS)
+    else:
+        size = None
+    return draw_blueprint(model, size) if isinstance(size, int) else None
+
+
+def blueprint_in(facts: Facts | None) -> Blueprint | None:
+    """Reads the model out of a checkpoint's facts, of today or foreseen."""
+    if facts is None or facts.get("family") != FAMILY:
+        return None
+    return Blueprint.from_plain(facts["model"])
