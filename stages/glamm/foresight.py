@@ -58,7 +58,7 @@ class ForeseenStage(TrainingStage):
         return found if found is None or self.config.lora is None else replace(found, lora=self.config.lora)
 
     def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
-        """Reads the language model's settings off the config, a folder that it names, or the checkpoint if it is there."""
+        """Reads the language model's settings off the config, a folder that it names, or a checkpoint that is there."""
         parts = self.parts()
         if parts is not None:
             return None if "language.path" in parts.faults() else (LANGUAGE_MODEL, language_settings(parts.language))

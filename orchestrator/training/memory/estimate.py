@@ -130,7 +130,8 @@ class _Reckoner:
         save_s = measured_save_s(self._plan.directory / stage.name) or self._save_s(
             anatomy, bf16=train.engine.precision == "bf16"
         )
-        interval_s = train.save.every_steps * step_s
+        every = train.save.every_steps
+        interval_s = None if every == "auto" else every * step_s
         goodput = expected_goodput(save_s, mtbf_s, self._hardware.restart_s, interval_s)
         return goodput, max(1, round(best_interval_s(save_s, mtbf_s) / step_s))
 

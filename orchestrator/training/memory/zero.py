@@ -7,6 +7,7 @@ Rajbhandari et al. 2020, arXiv:1910.02054.
 from collections.abc import Iterator
 from typing import Literal
 
+from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.memory.anatomy import Anatomy
@@ -55,8 +56,13 @@ class Footprint:
 
 
 def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
-    """Reads a setting off a recipe's `train`; InputError where its batch does not divide over the ranks."""
+    """Reads a setting off a recipe's `train`; InputError where its batch does not divide over the ranks.
+
+    And under tensor parallelism, of which nothing here knows how it cuts a model.
+    """
     engine = train.engine
+    if engine.tensor_parallel > 1:
+        raise InputError("train.engine.tensor_parallel: what it saves is not reckoned yet; allowed here: 1")
     usual = GPU_PERSISTENCE if on_gpu else 0
     return Setting(
         zero_stage=0 if engine.name == "torch" else engine.zero_stage,
