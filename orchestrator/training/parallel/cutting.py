@@ -13,8 +13,9 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.elastic import Piece
 from orchestrator.training.optim import whole_shape
+from orchestrator.training.parallel.dropout import ShareDropout
 from orchestrator.training.parallel.grid import Grid
-from orchestrator.training.parallel.layers import Columns, Logits, Rows, ShareDropout, Words
+from orchestrator.training.parallel.layers import Columns, Logits, Rows, Words
 from orchestrator.training.parallel.plans import KEY, PLANS, Part, why_not
 from orchestrator.training.weights import fill
 
