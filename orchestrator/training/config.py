@@ -54,6 +54,7 @@ class EngineConfig:
     overlap_communication: bool | None = incidental(default=None)  # null = on a GPU only
     # So many ranks in a row share the language model's matrices, and draw the same samples; see parallel/README.md.
     tensor_parallel: int = incidental(default=1)
+    sequence_parallel: bool = incidental(default=False)  # and between its matrices each has a share of the tokens
 
     def __post_init__(self) -> None:
         """Refuses combinations that no engine offers."""
@@ -61,6 +62,10 @@ class EngineConfig:
         _require((self.persistence_threshold or 0) >= 0, "persistence_threshold must be 0 or more, or null")
         _require(self.bucket_elements > 0, "bucket_elements must be above 0")
         _require(self.tensor_parallel > 0, "tensor_parallel must be above 0; 1 = every rank computes the whole model")
+        _require(
+            not self.sequence_parallel or self.tensor_parallel > 1,
+            "sequence_parallel shares tokens in a tensor-parallel group; allowed with tensor_parallel 1: false",
+        )
         _require(self.name != "torch" or self.precision == "fp32", "precision must be fp32 with the torch engine")
 
 

@@ -138,7 +138,7 @@ def tensor_parallel(train: TrainConfig, world: World) -> "TensorParallel | None"
     train.readers_on(world.size)  # says what is wrong, where ranks do not divide into groups
     from orchestrator.training.parallel.tensor import TensorParallel  # megatron-core takes seconds to import
 
-    return TensorParallel(degree, world)
+    return TensorParallel(train.engine, world)
 
 
 @runtime_checkable

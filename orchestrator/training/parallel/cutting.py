@@ -1,6 +1,6 @@
 """Cuts the language models inside a finished model: layers that a plan names give way to this rank's share of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import prod
@@ -17,9 +17,24 @@ from orchestrator.training.parallel.dropout import ShareDropout
 from orchestrator.training.parallel.grid import Grid
 from orchestrator.training.parallel.layers import Columns, Logits, Rows, Words
 from orchestrator.training.parallel.plans import KEY, PLANS, Part, why_not
+from orchestrator.training.parallel.sequence import Tokens
 from orchestrator.training.weights import fill
 
 Gathered = Callable[[Sequence[Tensor]], AbstractContextManager[object]]
+
+
+def as_it_is(_: Sequence[Tensor]) -> AbstractContextManager[object]:
+    """Gathers nothing: parameters are whole."""
+    return nullcontext()
+
+
+@record
+class How:
+    """What an engine wants of a cut."""
+
+    gather_logits: bool  # else the head gives each rank its share of the words
+    cut_tokens: bool  # sequence parallelism
+    gathered: Gathered  # makes parameters whole for a while, where ZeRO-3 keeps them in pieces
 
 
 @record
@@ -48,11 +63,10 @@ class Cut:
         return replace(placed, copy=grid.reader, copies=grid.readers) if piece.replicated else placed
 
 
-def cut_model(model: nn.Module, grid: Grid, *, gather_logits: bool, gathered: Gathered | None = None) -> dict[str, Cut]:
+def cut_model(model: nn.Module, grid: Grid, how: How) -> dict[str, Cut]:
     """Cuts every language model that has a plan; returns how, by the names of the parameters.
 
-    `gathered` makes parameters whole for a while where ZeRO-3 keeps them in pieces. The weights that the model has are
-    carried over. Raises InputError where there is nothing to cut, or it cannot be cut.
+    The weights that the model has are carried over. Raises InputError where there is nothing to cut, or it cannot be.
 
     Collective: every rank must call.
     """
@@ -67,40 +81,36 @@ def cut_model(model: nn.Module, grid: Grid, *, gather_logits: bool, gathered: Ga
     return {
         f"{name}.{parameter}" if name else parameter: cut
         for name, language_model in found.items()
-        for parameter, cut in _cut_language_model(
-            language_model, grid, gathered or (lambda _: nullcontext()), gather_logits=gather_logits
-        )
+        for parameter, cut in _cut_language_model(language_model, grid, how).items()
     }
 
 
-def _cut_language_model(
-    model: nn.Module, grid: Grid, gathered: Gathered, *, gather_logits: bool
-) -> Iterator[tuple[str, Cut]]:
+def _cut_language_model(model: nn.Module, grid: Grid, how: How) -> dict[str, Cut]:
     architecture, settings = type(model).__name__, _settings(model)
     if problem := why_not(architecture, settings, grid.degree):
         raise InputError(f"{KEY}: {problem}")
-    plan = PLANS[architecture]
+    plan, cuts = PLANS[architecture], dict[str, Cut]()
+    tokens = Tokens(grid) if how.cut_tokens else None
     for name, old in list(model.named_modules()):
         layer, role = _role(name)
         part = plan.part(layer)
-        if part is None or role == "around":
-            continue
-        new = _successor(old, part, role, grid)
+        new = None if part is None or role == "around" else _successor(old, part, role, grid, tokens)
         if new is None:
             continue
         for leaf, parameter in list(old.named_parameters(recurse=False)):
-            goal = new.get_parameter(leaf)
             cut = Cut(shape=tuple(whole_shape(parameter)), by_columns=isinstance(new, Rows))
             shared = not (leaf == "bias" and isinstance(new, Rows))  # added once, after the sum
-            with gathered([parameter]):
+            with how.gathered([parameter]):
                 whole = parameter.detach()
-                mine = cut.share(whole, grid) if shared else whole
-                fill(goal, mine)
+                fill(new.get_parameter(leaf), cut.share(whole, grid) if shared else whole)
             if shared:
-                yield f"{name}.{leaf}", cut
+                cuts[f"{name}.{leaf}"] = cut
         model.set_submodule(name, new.train(old.training))
-    vocabulary: int = settings["vocab_size"]
-    model.get_submodule(plan.head).register_forward_hook(Logits(vocabulary, grid, gather=gather_logits))
+    words = Logits(settings["vocab_size"], grid, gather=how.gather_logits)
+    model.get_submodule(plan.head).register_forward_hook(words)
+    if tokens is not None:
+        tokens.hook(model, plan, cuts)
+    return cuts
 
 
 def _role(name: str) -> tuple[str, str]:
@@ -112,7 +122,7 @@ def _role(name: str) -> tuple[str, str]:
     return name, "itself"
 
 
-def _successor(old: nn.Module, part: Part, role: str, grid: Grid) -> nn.Module | None:
+def _successor(old: nn.Module, part: Part, role: str, grid: Grid, tokens: Tokens | None) -> nn.Module | None:
     """Makes this rank's share of a layer or of an adapter's part; None where that stays whole."""
     if _stays_whole(old, part, role):
         return None
@@ -121,9 +131,10 @@ def _successor(old: nn.Module, part: Part, role: str, grid: Grid) -> nn.Module |
     if isinstance(old, nn.Embedding) and part == "embedding" and role == "itself":
         return Words(old, grid, padded=_padded(old.num_embeddings, grid))
     if isinstance(old, nn.Linear) and part in {"columns", "head"}:
-        return Columns(old, grid, padded=_padded(old.out_features, grid))
+        sums_gradient = part == "head" or tokens is None  # else it is added up where the tokens were gathered
+        return Columns(old, grid, padded=_padded(old.out_features, grid), sums_gradient=sums_gradient)
     if isinstance(old, nn.Linear) and part == "rows":
-        return Rows(old, grid)
+        return Rows(old, grid, tokens)
     raise InputError(
         f"{KEY}: a {type(old).__name__} stands in the {part} of the language model; known are torch's Linear and "
         "Embedding, and LoRA of PEFT on a Linear"

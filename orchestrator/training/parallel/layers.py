@@ -21,6 +21,7 @@ from megatron.core.tensor_parallel.layers import (
 from torch import Tensor, nn
 
 from orchestrator.training.parallel.grid import Grid
+from orchestrator.training.parallel.sequence import Tokens
 
 # the logit of a word that is only padding: no softmax sees it, and bf16, fp16 and sums can hold it
 NO_WORD = -30_000.0
@@ -33,8 +34,11 @@ warnings.filterwarnings(  # advice for GPUs, given once a process; parallel/READ
 class Columns(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core ships no types
     """A linear layer that computes this rank's share of the outputs; the last share may be padded."""
 
-    def __init__(self, like: nn.Linear, grid: Grid, *, padded: int) -> None:
-        """Makes the share of a layer, of whose outputs there are `padded` with padding."""
+    def __init__(self, like: nn.Linear, grid: Grid, *, padded: int, sums_gradient: bool = True) -> None:
+        """Makes the share of a layer, of whose outputs there are `padded` with padding.
+
+        `sums_gradient`: that of the features is added up over the group, here and now.
+        """
         super().__init__(
             like.in_features,
             padded,
@@ -42,6 +46,7 @@ class Columns(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core ship
             init_method=_nothing,
             bias=like.bias is not None,
             skip_bias_add=True,  # megatron forgets the gradient of a bias whose weight is frozen
+            disable_grad_reduce=not sums_gradient,
             tp_group=grid.tensor_group,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
@@ -56,8 +61,8 @@ class Columns(ColumnParallelLinear):  # type: ignore[misc]  # megatron-core ship
 class Rows(RowParallelLinear):  # type: ignore[misc]  # megatron-core ships no types
     """A linear layer whose inputs arrive as shares, and whose outputs are added up over the ranks."""
 
-    def __init__(self, like: nn.Linear, grid: Grid) -> None:
-        """Makes the share of a layer."""
+    def __init__(self, like: nn.Linear, grid: Grid, tokens: Tokens | None = None) -> None:
+        """Makes the share of a layer, whose sums are handed out by tokens if there are `tokens`."""
         super().__init__(
             like.in_features,
             like.out_features,
@@ -69,11 +74,25 @@ class Rows(RowParallelLinear):  # type: ignore[misc]  # megatron-core ships no t
             tp_group=grid.tensor_group,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
+        self._tokens = tokens
 
     def forward(self, features: Tensor) -> Tensor:
         """Takes a share of the features, gives whole outputs. Collective within the tensor-parallel group."""
-        out: Tensor = super().forward(features)[0]
-        return out
+        if self._tokens is None:
+            out: Tensor = super().forward(features)[0]
+            return out
+        partial: Tensor = self._forward_impl(
+            input=features,
+            weight=self.weight,
+            bias=None,
+            gradient_accumulation_fusion=False,
+            allreduce_dgrad=False,
+            sequence_parallel=False,
+            tp_group=self.tp_group,
+            grad_output_buffer=None,
+        )
+        out = self._tokens.sum_shares(partial)
+        return out if self.bias is None else out + self.bias
 
 
 class Words(VocabParallelEmbedding):  # type: ignore[misc]  # megatron-core ships no types

@@ -24,15 +24,31 @@ class Plan:
     embedding: str
     head: str
     divided: tuple[str, ...]  # numbers of its configuration that must be multiples of the degree
+    # with sequence parallelism ranks have shares of the tokens from the first layer to the last norm, less the halves
+    first: str
+    last: str
+    halves: tuple[str, ...]
 
     def part(self, name: str) -> Part | None:
         """Says how the module of this name is cut; None = every rank has all of it."""
-        shape = ".".join("*" if word.isdecimal() else word for word in name.split("."))
+        shape = _numberless(name)
         if shape in self.columns:
             return "columns"
         if shape in self.rows:
             return "rows"
         return "embedding" if shape == self.embedding else "head" if shape == self.head else None
+
+    def is_half(self, name: str) -> bool:
+        """Tells whether the module of this name is half a layer, which needs all tokens."""
+        return _numberless(name) in self.halves
+
+    def sees_shares(self, name: str) -> bool:
+        """Tells whether the parameter of this name sees shares of the tokens, or stands before shares of features."""
+        return name.startswith((self.first.rpartition(".")[0] + ".", self.last + "."))
+
+
+def _numberless(name: str) -> str:
+    return ".".join("*" if word.isdecimal() else word for word in name.split("."))
 
 
 _LLAMA = Plan(
@@ -44,6 +60,9 @@ _LLAMA = Plan(
     embedding="model.embed_tokens",
     head="lm_head",
     divided=("num_attention_heads", "num_key_value_heads", "intermediate_size"),
+    first="model.layers.0",
+    last="model.norm",
+    halves=("model.layers.*.self_attn", "model.layers.*.mlp"),
 )
 
 # class of transformers -> its plan

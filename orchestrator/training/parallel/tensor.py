@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from orchestrator.training.config import EngineConfig
 from orchestrator.training.holdings import Holdings
 from orchestrator.training.parallel.cut_holdings import CutHoldings
-from orchestrator.training.parallel.cutting import Cut, Gathered, cut_model
+from orchestrator.training.parallel.cutting import Cut, Gathered, How, as_it_is, cut_model
 from orchestrator.training.parallel.grid import Grid, Mpu
 from orchestrator.world import World
 
@@ -14,15 +15,20 @@ from orchestrator.world import World
 class TensorParallel:
     """Cuts a model, and knows afterwards which of its parameters are shares."""
 
-    def __init__(self, degree: int, world: World) -> None:
-        """Forms groups of `degree` ranks. Collective: every rank must call."""
-        self.grid = Grid(degree, world)
+    def __init__(self, engine: EngineConfig, world: World) -> None:
+        """Forms the groups that an engine's config asks for. Collective: every rank must call."""
+        self.grid = Grid(engine.tensor_parallel, world)
+        self._cut_tokens = engine.sequence_parallel
         self.mpu = Mpu(self.grid)
         self._cuts: dict[str, Cut] = {}
 
-    def cut(self, model: nn.Module, *, gather_logits: bool, gathered: Gathered | None = None) -> None:
-        """Cuts the language models of a model that has its weights. Collective: every rank must call."""
-        self._cuts = cut_model(model, self.grid, gather_logits=gather_logits, gathered=gathered)
+    def cut(self, model: nn.Module, *, gather_logits: bool, gathered: Gathered = as_it_is) -> None:
+        """Cuts the language models of a model that has its weights, before anything is frozen.
+
+        Collective: every rank must call.
+        """
+        how = How(gather_logits=gather_logits, cut_tokens=self._cut_tokens, gathered=gathered)
+        self._cuts = cut_model(model, self.grid, how)
 
     def holdings(self, of_share: Holdings) -> Holdings:
         """Places what an engine holds of this rank's share in the whole."""

@@ -25,7 +25,11 @@ from tests.toys import toy_engine, toy_train
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
 
 STEPS = 3
-ENGINES: dict[str, dict[str, Any]] = {"torch": {}, "zero3": {"name": "deepspeed", "zero_stage": 3}}
+ENGINES: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "by_tokens": {"sequence_parallel": True},
+    "zero3": {"name": "deepspeed", "zero_stage": 3},
+}
 
 
 def _train(engine: str, degree: int) -> TrainConfig:

@@ -69,3 +69,8 @@ def test_a_batch_that_does_not_divide_over_groups_is_refused() -> None:
 def test_a_degree_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="tensor_parallel must be above 0"):
         EngineConfig(tensor_parallel=0)
+
+
+def test_tokens_are_shared_only_where_matrices_are() -> None:
+    with pytest.raises(ValueError, match="allowed with tensor_parallel 1: false"):
+        EngineConfig(sequence_parallel=True)
