@@ -37,7 +37,8 @@ class Tokens:
                 module.register_forward_pre_hook(self._gather_for, with_kwargs=True)
         for name, parameter in model.named_parameters():
             if plan.sees_shares(name) and name not in cut:
-                parameter.requires_grad_(True).register_hook(self._add_up)  # what shall not learn is frozen later
+                parameter.requires_grad_(True)  # what shall not learn is frozen later
+                parameter.register_hook(self._add_up)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def sum_shares(self, partial_BLD: Tensor) -> Tensor:
         """Adds up what the ranks have of all tokens, and keeps this rank's share of them: B x S x D."""
