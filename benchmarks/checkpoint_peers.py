@@ -15,8 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from benchmarks.checkpoint_ranks import LEARNS, Contender, Peak, Shape, train_config
-from orchestrator.training.deepspeed import DeepSpeedEngine, _quiet, deepspeed_json
-from orchestrator.training.optim import freeze, make_adamw, parameter_groups
+from orchestrator.training.deepspeed import DeepSpeedEngine, _quiet
+from orchestrator.training.optim import freeze, make_optimizer, parameter_groups
+from orchestrator.training.zero import deepspeed_json
 from orchestrator.world import World
 
 
@@ -175,8 +176,9 @@ def bare_engine(task: Any, world: World, seed: int, more: dict[str, Any]) -> _Ba
     train = train_config()
     model = task.build_model()
     freeze(model, LEARNS)
-    optimizer = make_adamw(parameter_groups(model, train.optim), train.optim)
-    stock, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_json(train, world) | more)
+    optimizer = make_optimizer(parameter_groups(model, train.optim), train.optim)
+    json = deepspeed_json(train, world_size=world.size, on_gpus=world.device != "cpu")
+    stock, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=json | more)
     return _Bare(stock, model)
 
 

@@ -71,6 +71,10 @@ class Stream:
         """Counts what was drawn."""
         return step * self._global_batch
 
+    def names_of(self, step: int) -> Sequence[str]:
+        """Names the batch: its samples have no names."""
+        return [f"batch {step}"]
+
 
 def batches(steps: int) -> "Iterator[Tensor]":
     """Yields the batches that both sides train on."""

@@ -11,6 +11,7 @@ from orchestrator.checks import check_cycles, check_external, check_name, check_
 from orchestrator.errors import Fault, InputError, OrchError, RecipeError
 from orchestrator.recipe import Recipe, StageSpec
 from orchestrator.records import record
+from orchestrator.resources import Resources
 from orchestrator.stage import Stage
 from orchestrator.typed import dotted, suggestion, typed
 from orchestrator.wiring import Wire, bind_inputs, bind_outputs, check_wire, load_target, wires_of
@@ -75,7 +76,10 @@ def draft_stages(
     families = {
         name: _families(entry, entries, catalog, [*starts[name], *faults], faults) for name, entry in sound.items()
     }
-    stages = {name: _build(entry, run_dir, faults, starts[name]) for name, entry in sound.items()}
+    stages = {
+        name: _build(entry, recipe.stages[name].resources, run_dir, faults, starts[name])
+        for name, entry in sound.items()
+    }
     if faults:
         raise RecipeError([*faults, *(fault for found in starts.values() for fault in found)])
     return [
@@ -145,15 +149,15 @@ def _is_sound(entry: Typed, faults: Sequence[Fault]) -> bool:
     return entry.cls is not None and not any(f"{fault.key}.".startswith(f"{entry.key}.") for fault in faults)
 
 
-def _build(entry: Typed, run_dir: Path, faults: list[Fault], starts: list[Fault]) -> Any:
-    """Builds the stage and asks it what keeps it from starting: config and inputs that do not fit, files not there."""
+def _build(entry: Typed, resources: Resources, run_dir: Path, faults: list[Fault], starts: list[Fault]) -> Any:
+    """Builds the stage and asks it what keeps it from starting: config, inputs, resources that do not fit."""
     assert entry.cls is not None  # noqa: S101 - only sound entries come here
     artifacts = {name: wire.artifact(run_dir) for name, wire in entry.wires.items()}
     inputs = bind_inputs(entry.cls, lambda name, _kind: artifacts[name], list(artifacts))
     outputs = entry.cls.Outputs(**bind_outputs(entry.cls, run_dir / entry.key.partition(".")[2]))
     try:
         stage = entry.cls(entry.config, inputs, outputs)
-        found = stage.faults()
+        found = {**stage.faults_on(resources), **stage.faults()}
     except (OrchError, ValueError) as error:
         faults.append(Fault(key=entry.key, message=str(error)))
         return None

@@ -14,7 +14,7 @@ OrchError                    1  anything orch can explain; the message is for th
 |-- WorkersLost              1  a micro-batch kills every data worker that computes it
 |-- AsymmetricRanks          1  ranks run different modules, so that they would wait for each other for ever
 |-- Preempted                -  asked to stop; everything was saved, the job wants to be queued again
-`-- Diverged                 1  the loss or the gradients are not finite
+`-- Diverged                 1  the loss or the gradients left all bounds, and the recipe's policy is to stop
 """
 
 from collections.abc import Sequence
@@ -115,4 +115,4 @@ class Preempted(OrchError):
 
 
 class Diverged(OrchError):
-    """The loss or the gradients are no longer finite numbers."""
+    """The loss or the gradients are not finite, or far above what was before, and training may not go on."""

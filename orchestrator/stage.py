@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from orchestrator.errors import OrchError
 from orchestrator.records import record
+from orchestrator.resources import Resources
 
 if TYPE_CHECKING:
     from orchestrator.journal import Journal
@@ -73,6 +74,11 @@ class Stage(ABC):
 
     def faults(self) -> Mapping[str, str]:
         """Lists what is wrong with config and inputs together: dotted key below the stage -> message. No torch."""
+        return {}
+
+    def faults_on(self, resources: Resources) -> Mapping[str, str]:
+        """Lists what cannot be done with these resources: dotted key below the stage -> message. No torch."""
+        del resources
         return {}
 
     def code_roots(self) -> tuple[str, ...]:

@@ -122,3 +122,11 @@ class World:
             import torch.distributed as dist
 
             dist.destroy_process_group()
+
+
+def allow_compiler() -> None:
+    """Lets torch.compile work in this process also where joining has kept it off, which is on CPUs."""
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    from torch._dynamo import config
+
+    config.disable = False

@@ -109,11 +109,17 @@ class ToyStream:
     def drawn_before(self, step: int) -> int:
         return step * self.global_batch
 
+    def names_of(self, step: int) -> list[str]:
+        return [toy_sample(step - 1, place).key for micro in range(self.accumulation) for place in self._places(micro)]
+
+    def _places(self, micro: int) -> range:
+        first = (micro * self.readers + self.reader) * self.micro_batch
+        return range(first, first + self.micro_batch)
+
     def batches(self, collate: Callable[[Sequence[Drawn]], Any], *, start_step: int, steps: int) -> Iterator[Any]:
         for step in range(start_step, start_step + steps):
             for micro in range(self.accumulation):
-                first = (micro * self.readers + self.reader) * self.micro_batch
-                yield collate([toy_sample(step, place) for place in range(first, first + self.micro_batch)])
+                yield collate([toy_sample(step, place) for place in self._places(micro)])
 
 
 def toy_sample(step: int, place: int) -> Drawn:
@@ -182,13 +188,14 @@ def toy_fit(
     stop_after: int | None = None,
     first_weights: int = 5,
     left_s: float = math.inf,
+    make: Callable[..., Engine] = make_engine,
 ) -> Fitted:
     """Trains the toy as a stage would; `first_weights` is the seed of the weights before any is loaded."""
     torch.set_num_threads(1)  # the toy is too small to share out, and tests run beside each other
     context = toy_context(directory, world, stop_after=stop_after, left_s=left_s)
     chosen = task or ToyTask()
     checkpoints = toy_checkpoints(world, directory, train, context.journal)
-    engine = make_engine(chosen, train, trainable=trainable, world=world, seed=first_weights)
+    engine = make(chosen, train, trainable=trainable, world=world, seed=first_weights)
     outcome = "done"
     try:
         fit(chosen, engine, ToyStream(train, world), train=train, checkpoints=checkpoints, context=context)

@@ -119,6 +119,18 @@ class SampleStream:
         taken, self._losses = self._losses, []
         return taken
 
+    def names_of(self, step: int) -> list[str]:
+        """Names the samples this rank drew for a step, counted from 1, by reading them again."""
+        return [self._name(draw) for part in self._parts for draw in self.order.samples_of(step - 1, part)]
+
+    def _name(self, draw: Draw) -> str:
+        shards = self._sets[draw.source]
+        try:
+            key, _ = shards.read(draw.number)
+        except DamagedSample as error:  # another one stood in for it
+            key = f"{error.key or draw.number} (damaged)"
+        return f"{draw.source}: {shards.tar(draw.number)}: {key}"
+
     def drawn_before(self, step: int) -> int:
         """Counts the samples that all ranks together draw before a step; with packing, as many as a mean pack has."""
         return sum(self.order.drawn_before(step).values())

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,16 +105,22 @@ class Checkpoints:
         return checkpoint_path(self.directory, step)
 
     def promote(
-        self, output: Checkpoint, step: int, description: Mapping[str, Any], extras: Mapping[str, bytes] | None = None
-    ) -> dict[str, Any]:
+        self, output: Checkpoint, step: int, description: Mapping[str, Any], extras: Mapping[str, bytes] | None = None,
+        *, write: Callable[[Path], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Makes the weights of a checkpoint an artifact, with extra files beside them; returns its facts.
 
-        Collective: every rank must call.
+        `write` writes other weights than the checkpoint's into a folder, every rank its part. Collective: every rank
+        must call.
         """
         source, target = self.path(step) / WEIGHTS, output.path
-        together(self._world, target, lambda: _link_tree(source, target / WEIGHTS), on_main=True)
+        if write is None:
+            together(self._world, target, lambda: _link_tree(source, target / WEIGHTS), on_main=True)
+        else:
+            together(self._world, target, lambda: shutil.rmtree(target / WEIGHTS, ignore_errors=True), on_main=True)
+            write(target / WEIGHTS)
         together(self._world, target, lambda: _write_files(target, extras or {}), on_main=True)
-        return {**description, "tensors": tensors(source), "step": step}
+        return {**description, "tensors": tensors(target / WEIGHTS), "step": step}
 
     def _newest_intact(self) -> int:
         """Returns the step of the newest checkpoint whose files hold what was written; puts others out of the way.

@@ -1,30 +1,37 @@
 """The engine of DeepSpeed: ZeRO partitions of weights, gradients and optimizer over the ranks."""
 
 import logging
-import sys
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 import deepspeed
-from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
+import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.training import elastic, holdings
-from orchestrator.training.config import TrainConfig
-from orchestrator.training.engine import checkpoint_activations, tensor_parallel
-from orchestrator.training.holdings import Held, Holdings, Stage3, Stage12
-from orchestrator.training.optim import freeze, is_partitioned, learning_rate, make_adamw, parameter_groups, whole_shape
+from orchestrator.training.beside import Averaged, Scaling, averaging, itself
+from orchestrator.training.building import gathered, partitioned_building
+from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
+from orchestrator.training.engine import finite, prepare, tensor_parallel
+from orchestrator.training.holdings import Held, Holdings, Replicated, Stage3, Stage12
+from orchestrator.training.optim import (
+    clip,
+    freeze,
+    is_partitioned,
+    learning_rate,
+    make_optimizer,
+    parameter_groups,
+    whole_norm,
+    whole_shape,
+)
 from orchestrator.training.task import TrainTask
-from orchestrator.world import World
-
-if TYPE_CHECKING:
-    from orchestrator.training.parallel.grid import Mpu
+from orchestrator.training.zero import deepspeed_json
+from orchestrator.world import World, allow_compiler
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +42,33 @@ class DeepSpeedEngine:
     def __init__(self, task: TrainTask[Any], train: TrainConfig, *, trainable: Sequence[str], world: World) -> None:
         """Builds the model, partitioned from its first moment under ZeRO-3. Collective: every rank must call."""
         _quiet(world)
-        json, parallel = deepspeed_json(train, world), tensor_parallel(train, world)
+        json = deepspeed_json(train, world_size=world.size, on_gpus=world.device != "cpu")
+        parallel = tensor_parallel(train, world)
         mpu = None if parallel is None else parallel.mpu
-        with _partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
+        with partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
             module = task.build_model()
         task.load_weights(module)
         if parallel is not None:
-            with _partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
-                parallel.cut(module, gather_logits=not task.cut_logits, gathered=_gathered)
+            with partitioned_building(json, mpu, enabled=train.engine.zero_stage == 3):
+                parallel.cut(module, gather_logits=not task.cut_logits, gathered=gathered)
         freeze(module, trainable)
-        if train.engine.activation_checkpointing:
-            checkpoint_activations(module)
-        optimizer = make_adamw(parameter_groups(module, train.optim), train.optim)
+        prepare(module, train.engine)
+        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
+        optimizer = _make_optimizer(parameter_groups(module, train.optim), train)
         deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
+        if train.engine.compile is not None:
+            allow_compiler()
+            self._engine.compile(backend=train.engine.compile)
         self.module: nn.Module = self._engine
         self.model = module
         self.accumulation = train.accumulation_on(world.size)
         self._train, self._world, self._updates = train, world, 0
-        held = _holdings_of(module, self._engine.optimizer, train.engine.zero_stage)
-        self._holdings = held if parallel is None else parallel.holdings(held)
+        self._gate = _Gate(optimizer, self._norm)
+        of_share = _holdings_of(module, self._engine.optimizer, train.engine)
+        held, self._average = averaging(of_share, module, train.average)
+        self._place: Callable[[Holdings], Holdings] = itself if parallel is None else parallel.holdings
+        self._holdings = self._place(held)
         _say_what_is_where(module, train, world)
         self._scalars: dict[str, float] = {}
 
@@ -64,14 +78,34 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # counts the micro-batch, changes nothing
 
-    def step(self) -> None:
-        """Updates the weights after `accumulation` micro-batches. Collective: every rank must call."""
+    def step(self, accepts: Callable[[float], bool] = finite) -> float:
+        """Updates the weights after `accumulation` micro-batches, if their gradients are accepted.
+
+        Returns the norm of all gradients before clipping. Collective: every rank must call.
+        """
         rate = learning_rate(self._train.optim, self._updates, self._train.steps)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
+        self._gate.expect(accepts)
+        at_its_least = self._loss_scale() <= self._train.engine.loss_scale.least
         self._engine.step()
+        if not self._gate.asked and at_its_least:  # DeepSpeed has withheld the update, and not to find a loss scale
+            accepts(math.inf)
+        if self._gate.open:
+            self._updates += 1
+            if self._average is not None:
+                self._average.update()
+        else:
+            self.pass_over()
+        self._scalars = {"lr": rate, "grad_norm": self._gate.norm}
+        if self._train.engine.precision == "fp16":
+            self._scalars["loss_scale"] = self._loss_scale()
+        return self._gate.norm
+
+    def pass_over(self) -> None:
+        """Counts a step without batches, and without an update."""
         self._updates += 1
-        self._scalars = {"lr": rate, "grad_norm": float(self._engine.get_global_grad_norm())}
+        self._holdings.begin(self._updates)  # moments are as old as the step's number, as after a load
 
     def scalars(self) -> dict[str, float]:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
@@ -86,144 +120,90 @@ class DeepSpeedEngine:
         holdings.load(directory, self._engine.module, self._holdings, step=step)
         self._updates = step
 
+    def save_average(self, directory: Path) -> None:
+        """Writes the weights with the moving average in the place of what learns. Collective: every rank must call."""
+        assert self._average is not None  # noqa: S101 - asked only where train.average is set
+        holdings.save_weights(
+            directory, self._engine.module, self._place(Averaged(self._average)).weights(), self._world
+        )
 
-def deepspeed_json(train: TrainConfig, world: World) -> dict[str, Any]:
-    """Translates our config into DeepSpeed's."""
-    engine, on_gpu = train.engine, world.device != "cpu"
-    overlap = on_gpu if engine.overlap_communication is None else engine.overlap_communication
-    zero: dict[str, Any] = {
-        "stage": engine.zero_stage,
-        "overlap_comm": overlap,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": engine.bucket_elements,
-        "allgather_bucket_size": engine.bucket_elements,
-    }
-    if engine.zero_stage == 3:
-        usual, wanted = 100_000 if on_gpu else 0, engine.persistence_threshold
-        zero |= {
-            "stage3_prefetch_bucket_size": engine.bucket_elements,
-            "stage3_param_persistence_threshold": usual if wanted is None else wanted,
-        }
-    return {
-        "train_batch_size": train.global_batch,
-        "train_micro_batch_size_per_gpu": train.micro_batch_on(world.size),
-        "gradient_accumulation_steps": train.accumulation_on(world.size),
-        "gradient_clipping": train.optim.clip_norm or 0.0,
-        "bf16": {"enabled": engine.precision == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,  # we log ourselves
-    }
+    def _loss_scale(self) -> float:
+        return float(self._engine.optimizer.loss_scale) if self._train.engine.precision == "fp16" else 0.0
+
+    def _norm(self) -> float:
+        """Returns the norm of all gradients before clipping; called when DeepSpeed is about to update."""
+        if self._train.engine.zero_stage:
+            norm = float(self._engine.optimizer._global_grad_norm)  # noqa: SLF001 - the engine's own is set too late
+            return norm if norm >= 0 else math.inf  # DeepSpeed's way of saying that it is none
+        gradients = [p.grad for p in self.model.parameters() if p.requires_grad and p.grad is not None]
+        return clip(gradients, whole_norm(gradients), self._train.optim.clip_norm)
 
 
-class _PartitionAsBuilt(deepspeed.zero.Init):  # type: ignore[misc]  # DeepSpeed ships no types
-    """zero.Init that leaves the number type of what a model computes alone, and casts parameters only, as it cuts them.
+class _Gate:
+    """Stands before the optimizer's step, where the norm of the gradients is known and no weight has moved yet."""
 
-    The original makes every tensor bf16 at birth, also tables of positions that are meant to be exact.
-    """
+    def __init__(self, optimizer: torch.optim.Optimizer, norm: Callable[[], float]) -> None:
+        """Stands before the step of what DeepSpeed was given; `norm` is how the norm of a step is found."""
+        self._optimizer, self._through, self._norm = optimizer, optimizer.step, norm
+        optimizer.step = self._step  # type: ignore[assignment, method-assign]  # of this one alone
+        self.expect(finite)
 
-    def _zero_init_param(self, param: nn.Parameter) -> None:
-        if param.is_floating_point():
-            param.data = param.data.to(self.dtype)
-        super()._zero_init_param(param)
+    def expect(self, accepts: Callable[[float], bool]) -> None:
+        """Waits for the next step."""
+        self._accepts, self.norm, self.asked, self.open = accepts, math.inf, False, False
+
+    def _step(self, *_: Any, **__: Any) -> None:
+        if not self.asked:  # DeepSpeed steps once for each part of what it holds
+            self.norm, self.asked = self._norm(), True
+            self.open = self._accepts(self.norm)
+        if self.open:
+            self._through()
 
 
-@contextmanager
-def _partitioned_building(json: dict[str, Any], mpu: "Mpu | None", *, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    group = None if mpu is None else mpu.get_data_parallel_group()
-    overrides = {DeepSpeedTensorOverride.device}
-    cutting = _PartitionAsBuilt(
-        config_dict_or_path=json, tensor_overrides=overrides, data_parallel_group=group, mpu=mpu
+def _make_optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
+    optim = train.optim
+    if optim.name != "muon" or train.engine.zero_stage == 0:
+        return make_optimizer(groups, optim)
+    # DeepSpeed gathers the pieces of a matrix for its own Muon alone; "standard" turns them as torch's does
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    for group in groups:
+        turned = {"momentum": optim.momentum, "ns_method": "standard"}
+        group.update(turned if group["muon"] else _adam(optim), use_muon=group["muon"])
+        for parameter in group["params"]:
+            parameter.use_muon = group["muon"]
+    made: torch.optim.Optimizer = MuonWithAuxAdam(
+        groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={**_adam(optim), "fused": True}
     )
-    with cutting, _late_walks(), _late_fillers():
-        yield
+    return made
 
 
-def _gathered(parameters: Sequence[Tensor]) -> AbstractContextManager[object]:
-    cut = [parameter for parameter in parameters if is_partitioned(parameter)]
-    gathered: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(cut, enabled=bool(cut))
-    return gathered
+def _adam(optim: OptimConfig) -> dict[str, Any]:
+    return {"betas": optim.betas, "eps": optim.eps}
 
 
-@runtime_checkable
-class _InitialisesItself(Protocol):
-    """A Hugging Face model, seen from what it calls to initialise one of its parts."""
-
-    def _initialize_weights(self, module: nn.Module, is_custom_code: bool) -> None: ...  # noqa: FBT001 - its signature
-
-
-@contextmanager
-def _late_walks() -> Iterator[None]:
-    """Gathers parts for Hugging Face's walk over a finished model: cut as they are, it would fill empty tensors."""
-    before = nn.Module.__dict__.get("smart_apply")
-    type.__setattr__(nn.Module, "smart_apply", _apply_gathered)
-    try:
-        yield
-    finally:
-        type.__setattr__(nn.Module, "smart_apply", before) if before else type.__delattr__(nn.Module, "smart_apply")
+def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes."""
+    for pattern in patterns:
+        meant = [
+            part
+            for name, part in module.named_modules()
+            if name and (fnmatchcase(name, pattern) or type(part).__name__ == pattern)
+        ]
+        if not meant:
+            raise InputError(f"train.engine.leaf_modules: {pattern!r} names no module of the model, nor a class of one")
+        for part in meant:
+            deepspeed.utils.set_z3_leaf_module(part, True)
 
 
-def _apply_gathered(module: nn.Module, initialise: Callable[..., None], is_custom_code: bool) -> nn.Module:  # noqa: FBT001 - its signature
-    near = [module]
-    for child in module.children():
-        if isinstance(child, _InitialisesItself):
-            _apply_gathered(child, child._initialize_weights, is_custom_code)  # noqa: SLF001 - its only name
-        else:
-            _apply_gathered(child, initialise, is_custom_code)
-            near.append(child)  # a part may also initialise what lies right below it
-    cut = [p for part in near for p in part.parameters(recurse=False) if is_partitioned(p)]
-    with deepspeed.zero.GatheredParameters(list(dict.fromkeys(cut)), modifier_rank=0, enabled=bool(cut)):
-        initialise(module, is_custom_code)
-    return module
-
-
-@contextmanager
-def _late_fillers() -> Iterator[None]:
-    """Gathers what `torch.nn.init` is asked to fill: a part's maker (peft above all) does so when it is cut already.
-
-    Also where a module has imported a filler by name, as torch's own attention has.
-    """
-    originals: dict[str, Callable[..., Tensor]] = {name: getattr(nn.init, name) for name in _FILLERS}
-    gathering = {name: _gathering(fill) for name, fill in originals.items()}
-    loaded: list[object] = list(sys.modules.values())  # not only modules: some packages put other things there
-    holders = [
-        (vars(module), name)
-        for module in loaded
-        if isinstance(module, ModuleType)
-        for name, fill in originals.items()
-        if vars(module).get(name) is fill
-    ]
-    for names, name in holders:
-        names[name] = gathering[name]
-    try:
-        yield
-    finally:
-        for names, name in holders:
-            names[name] = originals[name]
-
-
-_FILLERS = (
-    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_", "orthogonal_"),
-    *("sparse_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"),
-)
-
-
-def _gathering(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @wraps(fill)
-    def fill_gathered(tensor: Tensor, *how: Any, **named: Any) -> Tensor:
-        away = is_partitioned(tensor) and tensor.shape != whole_shape(tensor)
-        with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=away):
-            return fill(tensor, *how, **named)
-
-    return fill_gathered
-
-
-def _holdings_of(module: nn.Module, optimizer: Any, zero_stage: int) -> Holdings:
-    return Stage3(module, optimizer) if zero_stage == 3 else Stage12(module, optimizer)
+def _holdings_of(module: nn.Module, optimizer: Any, engine: EngineConfig) -> Holdings:
+    if engine.zero_stage == 0:
+        return Replicated(module, optimizer)
+    held: Holdings = Stage3(module, optimizer) if engine.zero_stage == 3 else Stage12(module, optimizer)
+    if engine.precision != "fp16":
+        return held
+    optimizer.loss_scaler.raise_error_at_min_scale = False  # train.divergence says what becomes of it
+    return Scaling(held, optimizer.loss_scaler)
 
 
 def _say_what_is_where(module: nn.Module, train: TrainConfig, world: World) -> None:

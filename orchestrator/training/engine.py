@@ -1,6 +1,7 @@
 """What the training loop asks of an engine, and the engine of plain PyTorch."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -8,15 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
-from orchestrator.training import holdings
-from orchestrator.training.config import TrainConfig
-from orchestrator.training.holdings import Held, Replicated
-from orchestrator.training.optim import freeze, learning_rate, make_adamw, parameter_groups
+from orchestrator.training import holdings, options
+from orchestrator.training.beside import Averaged, averaging, itself
+from orchestrator.training.config import EngineConfig, TrainConfig
+from orchestrator.training.holdings import Held, Holdings, Replicated
+from orchestrator.training.optim import clip, freeze, learning_rate, make_optimizer, parameter_groups, whole_norm
 from orchestrator.training.task import TrainTask
-from orchestrator.world import World
+from orchestrator.world import World, allow_compiler
 
 if TYPE_CHECKING:
     from orchestrator.training.parallel.tensor import TensorParallel
+
+
+def finite(norm: float) -> bool:
+    """Accepts every update by gradients that are finite."""
+    return math.isfinite(norm)
 
 
 class Engine(Protocol):
@@ -29,8 +36,15 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of one micro-batch. Collective: every rank must call."""
 
-    def step(self) -> None:
-        """Updates the weights after `accumulation` micro-batches. Collective: every rank must call."""
+    def step(self, accepts: Callable[[float], bool] = finite) -> float:
+        """Updates the weights after `accumulation` micro-batches, if `accepts` says so; counts the step either way.
+
+        It is asked with the norm of all gradients before clipping, the same on all ranks, which is also returned:
+        infinite where they are not finite. Collective: every rank must call.
+        """
+
+    def pass_over(self) -> None:
+        """Counts a step without batches, and without an update."""
 
     def scalars(self) -> dict[str, float]:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
@@ -41,11 +55,15 @@ class Engine(Protocol):
     def load(self, directory: Path, *, step: int) -> None:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
 
+    def save_average(self, directory: Path) -> None:
+        """Writes the weights with the moving average in the place of what learns. Collective: every rank must call."""
+
 
 def make_engine(
     task: TrainTask[object], train: TrainConfig, *, trainable: Sequence[str], world: World, seed: int
 ) -> Engine:
     """Builds the task's model inside the engine that the config asks for. Collective: every rank must call."""
+    options.require(train, on_gpus=world.device != "cpu")
     torch.manual_seed(seed)  # the same first weights on every rank and in every engine
     if train.engine.name == "torch":
         return TorchEngine(task, train, trainable=trainable, world=world)
@@ -66,34 +84,49 @@ class TorchEngine:
             self._parallel.cut(self.module, gather_logits=not task.cut_logits)
             self.module.to(world.device)
         freeze(self.module, trainable)
-        if train.engine.activation_checkpointing:
-            checkpoint_activations(self.module)
+        prepare(self.module, train.engine)
+        if train.engine.compile is not None:
+            allow_compiler()
+            self.module.compile(backend=train.engine.compile)
         self.accumulation = train.accumulation_on(world.size)
         self._train, self._world, self._updates = train, world, 0
-        self._optimizer = make_adamw(parameter_groups(self.module, train.optim), train.optim)
+        self._optimizer = make_optimizer(parameter_groups(self.module, train.optim), train.optim)
         self._learning = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        held = Replicated(self.module, self._optimizer)
-        self._holdings = held if self._parallel is None else self._parallel.holdings(held)
+        held, self._average = averaging(Replicated(self.module, self._optimizer), self.module, train.average)
+        self._place: Callable[[Holdings], Holdings] = itself if self._parallel is None else self._parallel.holdings
+        self._holdings = self._place(held)
         self._scalars: dict[str, float] = {}
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of one micro-batch. Collective: every rank must call."""
         (loss / self.accumulation).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def step(self) -> None:
-        """Averages and clips the gradients, then updates. Collective: every rank must call."""
+    def step(self, accepts: Callable[[float], bool] = finite) -> float:
+        """Averages and clips the gradients, then updates if they are accepted; returns their norm before clipping.
+
+        Collective: every rank must call.
+        """
         gradients = self._averaged_gradients()
-        norm = self._norm(gradients)
-        clip_norm = self._train.optim.clip_norm
-        if clip_norm is not None:
-            torch._foreach_mul_(gradients, torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
+        norm = clip(gradients, self._norm(gradients), self._train.optim.clip_norm)
         rate = learning_rate(self._train.optim, self._updates, self._train.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        self._optimizer.step()
+        accepted = accepts(norm)
+        if accepted:
+            self._optimizer.step()
+            self._updates += 1
+            if self._average is not None:
+                self._average.update()
+        else:
+            self.pass_over()
         self._optimizer.zero_grad()
+        self._scalars = {"lr": rate, "grad_norm": norm}
+        return norm
+
+    def pass_over(self) -> None:
+        """Counts a step without batches, and without an update."""
         self._updates += 1
-        self._scalars = {"lr": rate, "grad_norm": float(norm)}
+        self._holdings.begin(self._updates)  # moments are as old as the step's number, as after a load
 
     def scalars(self) -> dict[str, float]:
         """Returns `lr` and `grad_norm` (before clipping) of the last step, equal on all ranks."""
@@ -107,6 +140,11 @@ class TorchEngine:
         """Reads what any engine saved after `step` steps on any number of ranks. Collective: every rank must call."""
         holdings.load(directory, self.module, self._holdings, step=step)
         self._updates = step
+
+    def save_average(self, directory: Path) -> None:
+        """Writes the weights with the moving average in the place of what learns. Collective: every rank must call."""
+        assert self._average is not None  # noqa: S101 - asked only where train.average is set
+        holdings.save_weights(directory, self.module, self._place(Averaged(self._average)).weights(), self._world)
 
     def _averaged_gradients(self) -> list[Tensor]:
         for parameter in self._learning.values():
@@ -126,8 +164,7 @@ class TorchEngine:
     def _norm(self, gradients: Sequence[Tensor]) -> Tensor:
         if self._parallel is not None:
             return self._parallel.norm(dict(zip(self._learning, gradients, strict=True)))
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-        return norm
+        return whole_norm(gradients)
 
 
 def tensor_parallel(train: TrainConfig, world: World) -> "TensorParallel | None":
@@ -149,6 +186,22 @@ class RecomputesActivations(Protocol):
         """Switches it on for this part and all below it."""
 
 
+@runtime_checkable
+class ChoosesAttention(Protocol):
+    """A model part that computes attention in one of several ways (Hugging Face's way of saying so)."""
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Chooses for this part and all below it."""
+
+
+def prepare(module: nn.Module, engine: EngineConfig) -> None:
+    """Does what an engine's options ask of the model itself."""
+    if engine.activation_checkpointing:
+        checkpoint_activations(module)
+    if engine.attention is not None:
+        choose_attention(module, engine.attention)
+
+
 def checkpoint_activations(module: nn.Module) -> None:
     """Switches activation checkpointing on in every part of the model that knows how."""
     able = [part for part in module.modules() if isinstance(part, RecomputesActivations)]
@@ -156,3 +209,16 @@ def checkpoint_activations(module: nn.Module) -> None:
         raise InputError("train.engine.activation_checkpointing: no part of this model supports it; allowed: false")
     for part in able:
         part.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def choose_attention(module: nn.Module, implementation: str) -> None:
+    """Lets every part of the model that can choose compute attention so; refuses what one of them does not offer."""
+    able = {name: part for name, part in module.named_modules() if isinstance(part, ChoosesAttention)}
+    key = "train.engine.attention"
+    if not able:
+        raise InputError(f"{key}: no part of this model can choose how it computes attention; allowed: null")
+    for name, part in able.items():
+        try:
+            part.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"{key}: {name or 'the model'} has no {implementation}: {error}; allowed: null") from error

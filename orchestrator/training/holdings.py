@@ -4,7 +4,7 @@ A plain replica holds everything; ZeRO-1 and ZeRO-2 cut the optimizer's flat buf
 parameter or none; ZeRO-3 cuts every parameter into equal runs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training import elastic
+from orchestrator.training import elastic, writing
 from orchestrator.training.elastic import WEIGHTS, Piece
 from orchestrator.world import World
 
@@ -20,6 +20,7 @@ Held = dict[str, list[Piece]]  # folder of a checkpoint -> what this rank writes
 
 OPTIMIZER = "optimizer"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_MUON_MOMENTS = ("momentum_buffer",)
 
 
 class Holdings(Protocol):
@@ -32,7 +33,7 @@ class Holdings(Protocol):
         """Yields every parameter: in fp32 where it learns, as it is where it is frozen."""
 
     def moments(self) -> Iterator[Piece]:
-        """Yields both moments of every learning parameter."""
+        """Yields the moments of every learning parameter, and what else an optimizer must know to go on."""
 
     def working(self) -> Iterator[Piece]:
         """Yields the parameters the model computes with, where `weights` are others and `refresh` cannot reach them."""
@@ -52,6 +53,12 @@ def held(module: nn.Module, holdings: Holdings, world: World, *, step: int) -> H
     weights = [replace(piece, frozen=piece.name in frozen) for piece in holdings.weights()]
     buffers = [elastic.whole(name, buffer.clone()) for name, buffer in saved_buffers(module)]
     return {WEIGHTS: _shared([*weights, *buffers], world), OPTIMIZER: _shared(holdings.moments(), world)}
+
+
+def save_weights(directory: Path, module: nn.Module, weights: Iterable[Piece], world: World) -> None:
+    """Writes weights and the model's buffers, each element once over all ranks. Collective: every rank must call."""
+    buffers = (elastic.whole(name, buffer) for name, buffer in saved_buffers(module))
+    writing.write(directory, _shared([*weights, *buffers], world), world)
 
 
 def load(directory: Path, module: nn.Module, holdings: Holdings, *, step: int) -> None:
@@ -83,10 +90,16 @@ class Replicated:
         """Looks at a model and the optimizer of its learning parameters."""
         self._named = dict(module.named_parameters())
         self._optimizer = optimizer
+        self._keys = {
+            parameter: _MUON_MOMENTS if group["muon"] else _MOMENTS
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
 
     def begin(self, step: int) -> None:
         """Creates the optimizer state where there was no step yet, and sets its step."""
-        _begin(self._optimizer, (p for p in self._named.values() if p.requires_grad), step)
+        for parameter, keys in self._keys.items():
+            _begin(self._optimizer, [parameter], step, keys)
 
     def weights(self) -> Iterator[Piece]:
         """Yields every parameter."""
@@ -94,11 +107,11 @@ class Replicated:
             yield elastic.whole(name, parameter)
 
     def moments(self) -> Iterator[Piece]:
-        """Yields both moments of every learning parameter."""
+        """Yields the moments of every learning parameter: both of AdamW's, or Muon's one."""
         for name, parameter in self._named.items():
             if parameter.requires_grad:
                 state = self._optimizer.state[parameter]
-                yield from (elastic.whole(f"{name}.{key}", state[key]) for key in _MOMENTS)
+                yield from (elastic.whole(f"{name}.{key}", state[key]) for key in self._keys[parameter])
 
     def working(self) -> Iterator[Piece]:
         """Yields nothing: the weights are the ones the model computes with."""
@@ -160,10 +173,14 @@ class Stage3:
         """Looks at a model and what DeepSpeed wrapped around its optimizer."""
         self._named = dict(module.named_parameters())
         self._optimizer = optimizer
+        groups: Sequence[Tensor] = optimizer.fp32_partitioned_groups_flat
+        muon: Sequence[bool] = optimizer.sub_groups_using_muon if optimizer.use_muon else [False] * len(groups)
+        self._keys = [_MUON_MOMENTS if turned else _MOMENTS for turned in muon]
 
     def begin(self, step: int) -> None:
         """Creates the optimizer state where there was no step yet, and sets its step."""
-        _begin(self._optimizer.optimizer, self._optimizer.fp32_partitioned_groups_flat, step)
+        for flat, keys in zip(self._optimizer.fp32_partitioned_groups_flat, self._keys, strict=True):
+            _begin(self._optimizer.optimizer, [flat], step, keys)
 
     def weights(self) -> Iterator[Piece]:
         """Yields every parameter: in fp32 where it learns, as it is where it is frozen."""
@@ -171,10 +188,11 @@ class Stage3:
             yield self._piece(name, name, None) if parameter.requires_grad else elastic.held(name, parameter)
 
     def moments(self) -> Iterator[Piece]:
-        """Yields both moments of every learning parameter."""
+        """Yields the moments of every learning parameter: both of AdamW's, or Muon's one."""
         for name, parameter in self._named.items():
             if parameter.requires_grad:
-                yield from (self._piece(name, f"{name}.{key}", key) for key in _MOMENTS)
+                group, *_ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+                yield from (self._piece(name, f"{name}.{key}", key) for key in self._keys[group])
 
     def working(self) -> Iterator[Piece]:
         """Yields nothing: `refresh` reaches the parameters the model computes with."""
@@ -189,18 +207,26 @@ class Stage3:
         if persistent := self._optimizer.persistent_parameters:  # the gathered ones still show the old values
             persistent[0].partition(persistent)
             persistent[0].all_gather(persistent)
+        self._optimizer.invalidate_secondary_tensor()  # what ZeRO++ keeps within a node is old as well
 
     def _piece(self, name: str, label: str, key: str | None) -> Piece:
         parameter = self._named[name]
         place = elastic.held(label, parameter)
-        local: Tensor = self._optimizer.get_local_fp32_param(parameter, key)
-        return Piece(label, place.shape, place.start, local.detach()[: place.local.numel()])
+        # not DeepSpeed's own get_local_fp32_param: it copies to the GPU what is off-loaded, and we need what lives
+        group, start, numel = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+        flat: Tensor = self._optimizer.fp32_partitioned_groups_flat[group]
+        held: Tensor = flat if key is None else self._optimizer.optimizer.state[flat][key]
+        return Piece(label, place.shape, place.start, held.detach().narrow(0, start, numel)[: place.local.numel()])
 
 
-def _begin(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], step: int) -> None:
+def _begin(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], step: int, keys: Sequence[str] = _MOMENTS
+) -> None:
     for parameter in parameters:
         state = optimizer.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state.update({key: torch.zeros_like(parameter) for key in _MOMENTS})
-        state["step"].fill_(step)
+            state.update({key: torch.zeros_like(parameter) for key in keys})
+            if keys == _MOMENTS:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        if "step" in state:
+            state["step"].fill_(step)

@@ -6,23 +6,26 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from orchestrator.data.stream import Drawn, Loss
-from orchestrator.errors import Diverged, Preempted
+from orchestrator.errors import Preempted
 from orchestrator.records import record
 from orchestrator.stage import StageContext
 from orchestrator.training.checkpoints import Checkpoints
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
+from orchestrator.training.divergence import Divergence
 from orchestrator.training.engine import Engine
 from orchestrator.training.saving import Saver
 from orchestrator.training.stragglers import Stragglers
 from orchestrator.training.symmetry import Guard
 from orchestrator.training.task import TrainTask
+from orchestrator.training.window import Means, Window
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class Batches(Protocol):
     def drawn_before(self, step: int) -> int:
         """Counts the samples that all ranks together draw before a step."""
 
+    def names_of(self, step: int) -> Sequence[str]:
+        """Names this rank's samples of a step, counted from 1."""
+
 
 def fit(
     task: TrainTask[Batch], engine: Engine, stream: Batches, *, train: TrainConfig, checkpoints: Checkpoints,
@@ -48,43 +54,15 @@ def fit(
 ) -> int:  # fmt: skip
     """Trains until all steps are done and returns their number; when asked to stop, saves and raises Preempted.
 
+    A step whose loss or gradients leave all bounds is dealt with as `train.divergence` says; raises Diverged.
     Collective: every rank must call, with the same arguments, and leaves at the same step.
     """
-    start = checkpoints.resume(engine)
-    damage = Damage(context, limit=train.max_bad_fraction, step=start)
-    context.journal.append("begun", step=start)
-    window, stragglers = _Window(), Stragglers(context)
     stream = _read_once(stream, train, engine)
-    batches = stream.batches(task.collate, start_step=start, steps=train.steps - start)
-    since_save = _Means()
-    context.progress.enter("data")
+    divergence = Divergence(train.divergence, engine.model, context)
     with Guard(engine.model, task.uneven, context.world, context.fail) as guard, checkpoints.saver:
-        for step in range(start + 1, train.steps + 1):
-            seed_step(context.seed, step, train.reader(context.world.rank))
-            guard.begin(step)
-            losses = _learn(task, engine, batches, window, guard, context)
-            context.progress.enter("agreeing")
-            seen = _agree(losses, stream.take_losses(), step, checkpoints.saver, context)
-            damage.take(step, seen.lost, drawn=stream.drawn_before(step))
-            context.progress.enter("backward")
-            window.save_wait_s = checkpoints.saver.before_update()
-            engine.step()
-            guard.end()
-            _refuse_not_finite(engine.scalars(), step)
-            window.add(seen.losses, train.global_batch)
-            since_save.add(seen.losses)
-            bad = {"bad_samples": damage.lost, "bad_fraction": damage.lost / stream.drawn_before(step)}
-            _tell(step, seen, window, {**engine.scalars(), **bad}, train, context, stragglers)
-            if step == start + 1:
-                checkpoints.refuse_unknown_metric({**seen.losses, **engine.scalars()})
-            stopping = seen.stop and step < train.steps
-            if stopping or checkpoints.saves_at(step):
-                measured = {**since_save.take(), **engine.scalars()}
-                saved = _saved(engine, step, checkpoints, context, measured, wait=stopping or step == train.steps)
-                window.restart()
-                if stopping or (step == train.steps and not saved):
-                    kept = "everything is saved" if saved else "there was no time to save it"
-                    raise Preempted(f"stopped after step {step} of {train.steps}; {kept}")
+        training = _Training(task, engine, stream, train, checkpoints, context, guard, divergence)
+        while not training.run_from(checkpoints.resume(engine)):
+            pass  # it goes back to the last checkpoint
     context.progress.enter("ending")
     return train.steps
 
@@ -96,6 +74,120 @@ def _read_once(stream: Batches, train: TrainConfig, engine: Engine) -> Batches:
     from orchestrator.training.parallel.reading import OneReader
 
     return OneReader(stream, accumulation=engine.accumulation)
+
+
+class _Training(Generic[Batch]):
+    """The steps of one attempt."""
+
+    def __init__(
+        self, task: TrainTask[Batch], engine: Engine, stream: Batches, train: TrainConfig, checkpoints: Checkpoints,
+        context: StageContext, guard: Guard, divergence: Divergence,
+    ) -> None:  # fmt: skip
+        self._task, self._engine, self._stream, self._train = task, engine, stream, train
+        self._checkpoints, self._context, self._guard, self._divergence = checkpoints, context, guard, divergence
+        self._window, self._since_save, self._stragglers = Window(), Means(), Stragglers(context)
+
+    def run_from(self, start: int) -> bool:
+        """Trains on from a step; returns False where it is to go back. Collective: every rank must call."""
+        context, train = self._context, self._train
+        if start == 0 and self._divergence.left_out:
+            self._divergence.refuse_the_beginning()
+        self._divergence.resume(start)
+        self._damage = Damage(context, limit=train.max_bad_fraction, step=start)
+        context.journal.append("begun", step=start)
+        self._window.restart()
+        self._since_save.take()
+        batches = self._stream.batches(self._task.collate, start_step=start, steps=train.steps - start)
+        context.progress.enter("data")
+        for step in range(start + 1, train.steps + 1):
+            seen = self._leave_out(step, batches) if step in self._divergence.left_out else self._step(step, batches)
+            if seen is None:
+                return False
+            if step == start + 1 and seen.losses:
+                self._checkpoints.refuse_unknown_metric({**seen.losses, **self._engine.scalars()})
+            self._save(step, stopping=seen.stop and step < train.steps)
+        return True
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> "_Seen | None":
+        """Learns from the batches of a step; returns None where it is to go back. Collective: every rank must call."""
+        context, engine, divergence = self._context, self._engine, self._divergence
+        seed_step(context.seed, step, self._train.reader(context.world.rank))
+        divergence.begin()
+        self._guard.begin(step)
+        losses = _learn(self._task, engine, batches, self._window, self._guard, context)
+        context.progress.enter("agreeing")
+        seen = _agree(losses, self._stream.take_losses(), self._checkpoints.saver, context)
+        self._damage.take(step, seen.lost, drawn=self._stream.drawn_before(step))
+        loss = seen.losses["loss"]
+        divergence.look(step, loss, seen.broken)
+        context.progress.enter("backward")
+        self._window.save_wait_s = self._checkpoints.saver.before_update()
+        norm = engine.step(partial(divergence.accepts, step))
+        self._guard.end()
+        verdict = divergence.settle(step, loss, norm, partial(self._names, step, seen.broken))
+        if verdict == "fine":
+            self._window.add(seen.losses, self._train.global_batch)
+            self._since_save.add(seen.losses)
+            self._tell(step, seen, norm)
+        return None if verdict == "go back" else seen
+
+    def _leave_out(self, step: int, batches: Iterator[Batch]) -> "_Seen":
+        """Passes over the batches of a step that is known to do harm. Collective: every rank must call."""
+        self._context.progress.enter("data")
+        for _ in range(self._engine.accumulation):
+            next(batches)
+        self._engine.pass_over()
+        seen = _agree({}, self._stream.take_losses(), self._checkpoints.saver, self._context)
+        self._damage.take(step, seen.lost, drawn=self._stream.drawn_before(step))
+        return seen
+
+    def _names(self, step: int, broken: Sequence[int]) -> Sequence[str]:
+        """Names this rank's samples of a step; none where only others have losses that are not finite."""
+        return [] if broken and self._context.world.rank not in broken else self._stream.names_of(step)
+
+    def _save(self, step: int, *, stopping: bool) -> None:
+        """Saves if it is time to; raises Preempted if it is time to go. Collective: every rank must call."""
+        due = self._checkpoints.saves_at(step)
+        if not stopping and not due:
+            return
+        measured = {**self._since_save.take(), **self._scalars()}
+        wait = stopping or step == self._train.steps
+        saved = _saved(self._engine, step, self._checkpoints, self._context, measured, wait=wait)
+        self._window.restart()
+        if stopping or (step == self._train.steps and not saved):
+            kept = "everything is saved" if saved else "there was no time to save it"
+            raise Preempted(f"stopped after step {step} of {self._train.steps}; {kept}")
+
+    def _scalars(self) -> dict[str, float]:
+        """Returns what the engine measured; a norm that overflowed in fp16 is no measure."""
+        return {name: value for name, value in self._engine.scalars().items() if math.isfinite(value)}
+
+    def _tell(self, step: int, seen: "_Seen", norm: float) -> None:
+        """Tells journal and progress about a step. Collective: every rank must call."""
+        context, train, window, lost = self._context, self._train, self._window, self._damage.lost
+        # every step, in full precision: two curves can be compared bit for bit
+        waits = {"data_wait_s": window.step_wait_s()}
+        waits |= {"save_wait_s": window.save_wait_s} if window.save_wait_s > 0 else {}
+        finite = norm if math.isfinite(norm) else None
+        context.journal.append("loss", step=step, value=seen.losses["loss"], norm=finite, **waits)
+        shown = {"samples_per_s": window.samples_per_s(), "data_wait_share": window.wait_share()}
+        bad = {"bad_samples": float(lost)} if lost else {}
+        context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
+        if step % train.log_every and step != train.steps:
+            return
+        step_s = window.step_s()
+        # of all ranks the longest: the others wait
+        wait_s = self._stragglers.look(step, wait_s=window.wait_s(), step_s=step_s)
+        shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / step_s}
+        counted = {"bad_samples": float(lost), "bad_fraction": lost / self._stream.drawn_before(step)}
+        if self._divergence.left_out:
+            counted["left_out_steps"] = float(len(self._divergence.left_out))
+        values = {**window.means(), **self._scalars(), **counted, **shown}
+        context.journal.metrics(step, values)
+        if context.world.is_main:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            log.info("step %d of %d: %s", step, train.steps, told)
+        window.restart()
 
 
 def _saved(
@@ -141,10 +233,11 @@ class _Seen:
     losses: Mapping[str, float]  # means over ranks and micro-batches; "loss" is what was minimised
     lost: Sequence[Loss]
     stop: bool
+    broken: Sequence[int]  # ranks whose loss is not finite
 
 
 def _learn(
-    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: "_Window", guard: Guard,
+    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: Window, guard: Guard,
     context: StageContext,
 ) -> dict[str, float]:  # fmt: skip
     """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
@@ -165,138 +258,22 @@ def _learn(
     return {name: value.item() / engine.accumulation for name, value in sums.items()}
 
 
-def _agree(losses: Mapping[str, float], lost: Sequence[Loss], step: int, saver: Saver, context: StageContext) -> _Seen:
+def _agree(losses: Mapping[str, float], lost: Sequence[Loss], saver: Saver, context: StageContext) -> _Seen:
     """Averages the losses, agrees whether to stop, tells what was lost and lets a save under way go on.
 
-    One collective, a second one for a step that lost samples, one more where a save ends. Collective: every rank must
-    call.
+    One collective, one more for a step that lost samples or whose loss is not finite, and one where a save ends.
+    Collective: every rank must call.
     """
-    flags = {"?finite": float(not math.isfinite(losses["loss"])), "?stop": float(context.stop()), "?lost": len(lost)}
+    finite = math.isfinite(losses.get("loss", 0.0))
+    flags = {"?broken": float(not finite), "?stop": float(context.stop()), "?lost": len(lost)}
     signs = saver.signs()
     means = context.world.mean({**losses, **flags, **signs})
-    broken, stop, anything = means.pop("?finite"), means.pop("?stop"), means.pop("?lost")
+    anyone_broken, stop, anything = means.pop("?broken"), means.pop("?stop"), means.pop("?lost")
     saver.follow({name: means.pop(name) for name in signs})
     if anything > 0:
         lost = [loss for of_rank in context.world.gather(list(lost)) for loss in of_rank]
-    if broken > 0:
-        ranks = [rank for rank, value in enumerate(context.world.gather(losses["loss"])) if not math.isfinite(value)]
-        raise Diverged(
-            f"the loss of step {step} is not finite on rank {', '.join(map(str, ranks))}; no weight was updated. "
-            "A lower train.optim.lr, a longer warmup_steps or a lower clip_norm usually helps"
-        )
-    return _Seen(losses=means, lost=lost, stop=stop > 0)
-
-
-def _refuse_not_finite(scalars: Mapping[str, float], step: int) -> None:
-    if not math.isfinite(scalars["grad_norm"]):
-        raise Diverged(
-            f"the gradients of step {step} are not finite; the checkpoints before it are not touched by this"
-        )
-
-
-def _tell(
-    step: int, seen: _Seen, window: "_Window", scalars: Mapping[str, float], train: TrainConfig, context: StageContext,
-    stragglers: Stragglers,
-) -> None:  # fmt: skip
-    """Tells journal and progress about a step. Collective: every rank must call."""
-    # every step, in full precision: two curves can be compared bit for bit
-    waits = {"data_wait_s": window.step_wait_s()}
-    waits |= {"save_wait_s": window.save_wait_s} if window.save_wait_s > 0 else {}
-    context.journal.append("loss", step=step, value=seen.losses["loss"], **waits)
-    shown = {"samples_per_s": window.samples_per_s(), "data_wait_share": window.wait_share()}
-    bad = {"bad_samples": scalars["bad_samples"]} if scalars["bad_samples"] else {}
-    context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
-    if step % train.log_every and step != train.steps:
-        return
-    step_s = window.step_s()
-    wait_s = stragglers.look(step, wait_s=window.wait_s(), step_s=step_s)  # of all ranks the longest: the others wait
-    shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / step_s}
-    values = {**window.means(), **scalars, **shown}
-    context.journal.metrics(step, values)
-    if context.world.is_main:
-        log.info(
-            "step %d of %d: %s", step, train.steps, ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        )
-    window.restart()
-
-
-class _Window:
-    """Adds up what happened since the last log line."""
-
-    def __init__(self) -> None:
-        self.save_wait_s = 0.0  # of the last step: until what it changes was copied
-        self.restart()
-
-    def restart(self) -> None:
-        self._since, self._wait_s, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
-        self._losses = _Means()
-
-    def begin_step(self) -> None:
-        self._waited_before_s = self._wait_s
-
-    def add(self, losses: Mapping[str, float], samples: int) -> None:
-        self._samples, self._steps = self._samples + samples, self._steps + 1
-        self._losses.add(losses)
-
-    def waiting(self) -> "_Waiting":
-        return _Waiting(self)
-
-    def waited(self, seconds: float) -> None:
-        self._wait_s += seconds
-
-    def means(self) -> dict[str, float]:
-        return self._losses.means()
-
-    def samples_per_s(self) -> float:
-        return self._samples / max(time.perf_counter() - self._since, 1e-9)
-
-    def step_wait_s(self) -> float:
-        """Returns how long the last step waited for its data."""
-        return self._wait_s - self._waited_before_s
-
-    def wait_s(self) -> float:
-        """Returns how long a step waited for its data."""
-        return self._wait_s / self._steps
-
-    def step_s(self) -> float:
-        """Returns how long a step took."""
-        return max(time.perf_counter() - self._since, 1e-9) / self._steps
-
-    def wait_share(self) -> float:
-        return self.wait_s() / self.step_s()
-
-
-class _Means:
-    """The means of the losses over the steps since they were last taken."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-
-    def add(self, losses: Mapping[str, float]) -> None:
-        self._steps += 1
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self._steps for name, value in self._sums.items()}
-
-    def take(self) -> dict[str, float]:
-        means, self._sums, self._steps = self.means(), {}, 0
-        return means
-
-
-class _Waiting:
-    """Measures the time inside a `with` block."""
-
-    def __init__(self, window: _Window) -> None:
-        self._window = window
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._window.waited(time.perf_counter() - self._started)
+    broken = [rank for rank, bad in enumerate(context.world.gather(not finite)) if bad] if anyone_broken > 0 else []
+    return _Seen(losses=means, lost=lost, stop=stop > 0, broken=broken)
 
 
 def _prefixed(terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

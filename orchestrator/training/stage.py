@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from orchestrator.artifacts import Artifact, Checkpoint, Shards
 from orchestrator.data.mixture import mixture_faults
 from orchestrator.errors import InputError
+from orchestrator.resources import Resources
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.options import option_faults
 from orchestrator.training.parallel.plans import why_not
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ class TrainingStage(Stage):
         if not found and train.order.max_epochs and known == sizes and not train.order.units:
             found |= _end_of_data(known, mixture, train)
         return found
+
+    def faults_on(self, resources: Resources) -> Mapping[str, str]:
+        """Finds options of the engine, the optimizer and the policies that cannot be had, or not on such nodes."""
+        found = option_faults(self.train, on_gpus=resources.gpus_per_node > 0)
+        return {f"config.train.{key}": message for key, message in found.items()}
 
     def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
         """Returns class and settings of the language model that `tensor_parallel` cuts; None where nobody knows yet."""
@@ -126,7 +133,8 @@ class TrainingStage(Stage):
         engine = make_engine(task, train, trainable=self.learning(), world=world, seed=context.seed)
         step = fit(task, engine, stream, train=train, checkpoints=checkpoints, context=context)
         assert isinstance(output, Checkpoint)  # noqa: S101 - planning has checked the kinds
-        return {"model": checkpoints.promote(output, step, task.describe(), task.extras())}
+        write = engine.save_average if train.average is not None and train.average.export else None
+        return {"model": checkpoints.promote(output, step, task.describe(), task.extras(), write=write)}
 
 
 def _end_of_data(sizes: Mapping[str, int], mixture: Mapping[str, float], train: TrainConfig) -> dict[str, str]:

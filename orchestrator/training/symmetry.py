@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from orchestrator.errors import AsymmetricRanks
 from orchestrator.records import record
 from orchestrator.training.balance import Balance
-from orchestrator.training.optim import is_partitioned
+from orchestrator.training.optim import is_leaf, is_partitioned
 from orchestrator.training.task import Uneven
 from orchestrator.world import World
 
@@ -65,11 +65,7 @@ class Guard:
         where it waits.
         """
         self._balance = Balance(model, parts, world)
-        gathered = {
-            name: module
-            for name, module in model.named_modules()
-            if any(is_partitioned(p) and not p.ds_persist for p in module.parameters(recurse=False))
-        }
+        gathered = gathered_modules(model)
         self.active = world.size > 1 and bool(gathered)
         self._world, self._fail = world, fail
         self._step, self._begun = 0, list[str]()
@@ -134,6 +130,21 @@ class Guard:
             if (found := notes.compare(shown)) is not None:
                 self._over.set()
                 self._fail(AsymmetricRanks(found))
+
+
+def gathered_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Finds the modules for whose weights ranks wait: those with weights in pieces, and leaves with any within."""
+    found: dict[str, nn.Module] = {}
+    leaves: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name.startswith(leaves):  # a leaf is gathered as one: which of its parts a rank runs is its own affair
+            continue
+        leaf = is_leaf(module)
+        if leaf:
+            leaves += (f"{name}.",)
+        if any(is_partitioned(p) and not p.ds_persist for p in module.parameters(recurse=leaf)):
+            found[name] = module
+    return found
 
 
 class Notes:

@@ -16,16 +16,16 @@ import json, sys
 from pathlib import Path
 from orchestrator.plan import Catalog, plan_recipe
 from stages import FAMILIES, STAGES
-plan = plan_recipe(Path(sys.argv[1]), [], Catalog(stages=STAGES, families=FAMILIES))
+plan = plan_recipe(Path(sys.argv[1]), sys.argv[2:], Catalog(stages=STAGES, families=FAMILIES))
 heavy = sorted({"torch", "deepspeed", "mlflow", "transformers", "webdataset", "numpy"} & set(sys.modules))
 print(json.dumps({"stages": [stage.name for stage in plan.stages],
                   "faults": [[fault.key, fault.message] for fault in plan.faults], "heavy": heavy}))
 """
 
 
-def planned(recipe: Path) -> dict[str, list[str]]:
+def planned(recipe: Path, *overrides: str) -> dict[str, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", PLAN, str(recipe)],
+        [sys.executable, "-c", PLAN, str(recipe), *overrides],
         cwd=REPOSITORY,
         text=True,
         capture_output=True,
@@ -55,3 +55,12 @@ def test_the_full_size_recipe_names_every_missing_path_and_nothing_else() -> Non
         f"stages.align.config.model.{part}.path" for part in ("language", "vision", "grounding")
     }
     assert all("does not exist" in fault[1] for fault in plan["faults"])
+
+
+def test_what_the_nodes_of_a_stage_cannot_do_is_a_fault_of_the_plan() -> None:
+    recipe = REPOSITORY / "recipes" / "tiny" / "glamm.yaml"
+
+    (fault,) = planned(recipe, "stages.gcg.config.train.engine.precision=fp16")["faults"]
+
+    assert fault[0] == "stages.gcg.config.train.engine.precision"
+    assert "resources.gpus_per_node: 0" in fault[1]

@@ -52,3 +52,7 @@ class OneReader:
     def drawn_before(self, step: int) -> int:
         """Counts the samples that all ranks together draw before a step."""
         return self._stream.drawn_before(step)
+
+    def names_of(self, step: int) -> Sequence[str]:
+        """Names this rank's samples of a step, counted from 1, once for the group."""
+        return self._stream.names_of(step) if self._reads else ()

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from orchestrator.errors import InputError
 from orchestrator.stopping import measured_save_s
 from orchestrator.training.config import OptimConfig, SaveConfig
+from orchestrator.training.engine import make_engine
 from orchestrator.training.loop import seed_step
 from orchestrator.training.task import Losses
 from orchestrator.world import World
-from tests.toys import ToyTask, curve, toy_fit, toy_train
+from tests.toys import LETTERS, ToyTask, curve, toy_engine, toy_fit, toy_train
 
 ALONE = World.alone()
 
@@ -138,7 +140,7 @@ def test_progress_says_how_far_training_is(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_training_before_it_reaches_the_weights(tmp_path: Path) -> None:
     fitted = toy_fit(ALONE, tmp_path, toy_train(9), task=BreaksAtTask(4))
 
-    assert fitted.outcome.startswith("Diverged: the loss of step 4 is not finite on rank 0; no weight was updated.")
+    assert fitted.outcome.startswith("Diverged: the loss of step 4 is not finite on rank 0; no weight was updated")
     assert all(bool(torch.isfinite(p).all()) for p in fitted.engine.module.parameters())
     assert list(curve(tmp_path)) == [1, 2, 3]
 
@@ -197,3 +199,47 @@ def test_the_randomness_of_a_step_depends_on_seed_step_and_rank_alone() -> None:
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4)}) == 4
+
+
+class TinyLanguageTask(ToyTask):
+    """Teaches a tiny LLaMA of transformers."""
+
+    def build_model(self) -> nn.Module:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=LETTERS, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+                pad_token_id=0,
+            )
+        )  # fmt: skip
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Losses:
+        return super().loss(lambda letters_BL: model(input_ids=letters_BL).logits, batch)  # type: ignore[arg-type]  # it is called like one
+
+
+def test_attention_is_computed_as_asked_and_gives_the_same(tmp_path: Path) -> None:
+    chosen = {}
+    for way in ("eager", "sdpa"):
+        fitted = toy_fit(ALONE, tmp_path / way, toy_train(3, engine=toy_engine(attention=way)), task=TinyLanguageTask())
+        chosen[way] = fitted.engine.model.config._attn_implementation  # type: ignore[union-attr]
+
+    assert chosen == {"eager": "eager", "sdpa": "sdpa"}
+    assert curve(tmp_path / "eager") == pytest.approx(curve(tmp_path / "sdpa"), abs=1e-5)
+
+
+def test_a_model_that_cannot_choose_its_attention_is_told() -> None:
+    with pytest.raises(InputError, match=r"train\.engine\.attention: no part of this model can choose"):
+        make_engine(ToyTask(), toy_train(1, engine=toy_engine(attention="sdpa")), trainable=("*",), world=ALONE, seed=1)
+
+
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    import torch._dynamo.utils as dynamo
+
+    compiled = toy_train(3, engine=toy_engine(compile="aot_eager"))
+    toy_fit(ALONE, tmp_path / "plain", toy_train(3), task=ToyTask(dropout=0.0))
+    before = dynamo.counters["frames"]["ok"]
+    toy_fit(ALONE, tmp_path / "compiled", compiled, task=ToyTask(dropout=0.0))
+
+    assert dynamo.counters["frames"]["ok"] > before
+    assert curve(tmp_path / "compiled") == pytest.approx(curve(tmp_path / "plain"), abs=1e-5)

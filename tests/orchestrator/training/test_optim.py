@@ -1,13 +1,14 @@
 """Which parameters learn, how fast, and how the rate moves."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
 
 from orchestrator.errors import InputError
-from orchestrator.training.config import OptimConfig
-from orchestrator.training.optim import freeze, learning_rate, matches, parameter_groups
+from orchestrator.training.config import LayerDecay, OptimConfig
+from orchestrator.training.optim import clip, freeze, layer_scales, learning_rate, matches, parameter_groups
 
 
 def model() -> nn.ModuleDict:
@@ -104,3 +105,43 @@ def test_frozen_parameters_are_in_no_group() -> None:
     groups = parameter_groups(net, OptimConfig(lr=1.0))
 
     assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_the_rate_falls_from_layer_to_layer_and_once_more_below_them() -> None:
+    names = ["embed.weight", "layers.0.weight", "layers.1.weight", "layers.2.bias", "head.weight"]
+
+    scales = layer_scales(names, LayerDecay(factor=0.5, stack="layers", below=("embed",)))
+
+    assert scales == dict(zip(names, [0.125, 0.25, 0.5, 1.0, 1.0], strict=True))
+
+
+def test_a_stack_that_is_none_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"train\.optim\.layer_decay\.stack: no parameter of the model is called towers\.0"
+    ):
+        parameter_groups(model(), OptimConfig(lr=1.0, layer_decay=LayerDecay(factor=0.5, stack="towers")))
+
+
+def test_layer_decay_and_named_scales_multiply() -> None:
+    optim = OptimConfig(lr=2.0, lr_scales={"tower.0": 0.1}, layer_decay=LayerDecay(factor=0.5, stack="tower", below=()))
+
+    groups = parameter_groups(model(), optim)
+
+    assert [(group["lr_scale"], len(group["params"])) for group in groups] == [(0.05, 2), (1.0, 4)]
+
+
+def test_muon_takes_the_matrices_of_hidden_layers_alone() -> None:
+    net = model()
+
+    groups = parameter_groups(net, OptimConfig(lr=1.0, name="muon"))
+
+    assert [p is net.tower[0].weight for group in groups if group["muon"] for p in group["params"]] == [True]  # type: ignore[index, union-attr]  # torch types modules loosely
+    assert sum(len(group["params"]) for group in groups) == 6
+
+
+def test_gradients_are_scaled_down_to_a_norm_but_never_up() -> None:
+    gradients = [torch.full((2,), 3.0), torch.full((1, 2), 4.0)]
+
+    norms = [clip(gradients, 1.0), clip(gradients, 5.0)]
+
+    assert norms == pytest.approx([50**0.5, 1.0], rel=1e-5)

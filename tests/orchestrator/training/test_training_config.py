@@ -53,7 +53,6 @@ def test_omegaconf_refuses_words_that_are_not_allowed(given: dict[str, Any]) -> 
         (EngineConfig, {"zero_stage": 4}, "zero_stage"),
         (EngineConfig, {"persistence_threshold": -1}, "persistence_threshold"),
         (EngineConfig, {"bucket_elements": 0}, "bucket_elements"),
-        (EngineConfig, {"name": "torch", "precision": "bf16"}, "precision"),
         (SaveConfig, {"every_steps": 0}, "every_steps"),
         (SaveConfig, {"keep_last": 0}, "keep_last"),
         (SaveConfig, {"keep_every": 0}, "keep_every"),

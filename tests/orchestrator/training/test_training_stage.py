@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.data.rules import BucketRule, OrderRules, PackRule
@@ -15,9 +16,11 @@ from orchestrator.data.stream import Drawn
 from orchestrator.data.writer import ShardWriter
 from orchestrator.errors import InputError
 from orchestrator.records import record
+from orchestrator.resources import Resources
 from orchestrator.stage import StageContext
-from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.training.config import AverageConfig, DivergenceConfig, OptimConfig, TrainConfig
 from orchestrator.training.stage import TrainingStage
+from orchestrator.training.task import Losses
 from orchestrator.training.weights import load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
@@ -89,6 +92,25 @@ class MeasuringToyTraining(ToyTraining):
 
     def build_task(self) -> "TrainTask[Any]":
         return MeasuringToyTask()
+
+
+class HarmedTask(ToyTask):
+    """Finds no loss for batches with a certain sample."""
+
+    def collate(self, drawn: Sequence[Drawn]) -> Any:
+        return super().collate(drawn), any(sample.key == "7-0" for sample in drawn)
+
+    def loss(self, model: nn.Module, batch: Any) -> Losses:
+        letters_BL, harmed = batch
+        losses = super().loss(model, letters_BL)
+        return Losses(total=losses.total * float("nan") if harmed else losses.total, terms=losses.terms)
+
+
+class HarmedToyTraining(ToyTraining):
+    """Teaches the toy from real shards, one sample of which does harm."""
+
+    def build_task(self) -> "TrainTask[Any]":
+        return HarmedTask()
 
 
 def write_shards(directory: Path) -> None:
@@ -255,3 +277,37 @@ def test_data_that_ends_before_training_is_refused_before_the_model_is_built(
     with pytest.raises(InputError, match="max_epochs ends the data after 7 steps of 12 samples, but 8 steps"):
         stage(tmp_path, train).run(alone)
     assert not (tmp_path / "toy" / "order.json").exists()
+
+
+def test_the_average_becomes_the_output_where_a_recipe_wants_it(tmp_path: Path, alone: StageContext) -> None:
+    write_shards(tmp_path / "plain")
+    train = toy_train(4, average=AverageConfig(decay=0.5, export=True))
+
+    stage(tmp_path, train).run(alone)
+
+    output = load_weights(tmp_path / "run" / "toy" / "model")
+    last = load_weights(tmp_path / "toy" / "checkpoints" / "step_00000004")
+    moved = {name for name in last if not torch.equal(output[name], last[name])}
+    assert {"head.weight", "blocks.0.query.weight"} <= moved
+    assert {"embedding.weight", "norm.bias", "seen"}.isdisjoint(moved)
+
+
+def test_a_step_that_does_harm_names_its_samples_in_their_tars(tmp_path: Path, alone: StageContext) -> None:
+    write_shards(tmp_path / "plain")
+    train = toy_train(4, divergence=DivergenceConfig(on_nonfinite="skip"))
+
+    stage(tmp_path, train, cls=HarmedToyTraining).run(alone)
+
+    journal = (tmp_path / "toy" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    told = next(event for event in map(json.loads, journal) if event["event"] == "left_out")
+    assert len(told["samples"]) == train.global_batch
+    assert any(sample.startswith("plain: ") and sample.endswith(": 7-0") for sample in told["samples"])
+
+
+def test_what_nodes_without_gpus_cannot_do_is_a_fault_of_the_plan(tmp_path: Path) -> None:
+    train = toy_train(4, engine=toy_engine("deepspeed", precision="fp16"))
+
+    planned = stage(tmp_path, train)
+
+    assert list(planned.faults_on(Resources())) == ["config.train.engine.precision"]
+    assert planned.faults_on(Resources(gpus_per_node=8)) == {}
