@@ -12,12 +12,11 @@ from tests.poison import NAN, PoisonedTask, SteepTask, by_hand
 from tests.ranks import run_ranks
 from tests.toys import curve, toy_engine, toy_fit, toy_train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STEPS, BAD = 7, 5
 ENGINES = {
     "torch": toy_engine(),
-    "zero0": toy_engine("deepspeed", zero_stage=0),
     "zero1_bf16": toy_engine("deepspeed", zero_stage=1, precision="bf16"),
     "zero2_bf16": toy_engine("deepspeed", zero_stage=2, precision="bf16"),
     "zero3": toy_engine("deepspeed"),
@@ -61,7 +60,7 @@ Found = tuple[Path, list[dict[str, Any]]]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What two ranks did, under every engine and policy."""
     directory = tmp_path_factory.mktemp("divergence")
-    return directory, run_ranks(2, _scenes, directory, directory=directory)
+    return directory, run_ranks(2, _scenes, directory, directory=directory, timeout_s=300)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
