@@ -5,6 +5,7 @@ Its report, light and dark, wide and on a phone, and MLflow's page of the same r
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from orchestrator.report import make_report
 from orchestrator.state import read_launch, read_tracking
 from tests.browser import Browser, Page
@@ -23,6 +26,7 @@ from tests.browser import Browser, Page
 WIDTH_PX, HEIGHT_PX = 1240, 860
 PHONE_PX = (390, 844)
 SERVER_PATIENCE_S = 120.0
+LOADING_S = 3.0  # of pages that go on loading after they have loaded
 SECTIONS = ("lineage", "samples", "curves", "where-the-time-went")
 
 
@@ -37,11 +41,11 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, Browser(Path(scratch)) as browser:
         report = make_report(given.run, Path(scratch) / "report.html", against=given.against)
-        for path in take_report(browser, report, given.output):
-            print(path)
-        if not given.without_mlflow:
-            for path in take_mlflow(browser, given.run, given.output):
-                print(path)
+        taken = [*take_report(browser, report, given.output)]
+        taken += [] if given.without_mlflow else take_mlflow(browser, given.run, given.output)
+    for path in taken:
+        _shrink(path)
+        print(path)
 
 
 def take_report(browser: Browser, report: Path, output: Path) -> Iterator[Path]:
@@ -62,18 +66,21 @@ def take_report(browser: Browser, report: Path, output: Path) -> Iterator[Path]:
 
 
 def take_mlflow(browser: Browser, run: Path, output: Path) -> Iterator[Path]:
-    """Yields pictures of MLflow's pages: the runs of the experiment, and the run of the recipe."""
+    """Yields a picture of MLflow's page of the experiment, with the stages below the recipe's run."""
     launch, told = read_launch(run), read_tracking(run)
     if launch is None or not told.get("mlflow_run_id"):
         print(f"MLflow knows nothing of {run}", file=sys.stderr)
         return
     with _server(str(launch.tracking["uri"])) as address:
+        experiment = f"{address}/#/experiments/{told['experiment_id']}/runs"
         page = browser.page(width_px=1440, height_px=900)
-        experiment = f"{address}/#/experiments/{told['experiment_id']}"
-        for name, place in (("runs", experiment + "/runs"), ("run", f"{experiment}/runs/{told['mlflow_run_id']}")):
-            page.open(place)
-            time.sleep(6.0)  # a page that goes on loading after it has loaded
-            yield page.screenshot(output / f"mlflow_{name}.png")
+        page.open(experiment)
+        page.wait(f"document.body.textContent.includes({json.dumps(run.resolve().name)})", SERVER_PATIENCE_S)
+        for wanted in ("runnamecellrenderer", "chat_panel.close"):  # its stages; a panel that is in the way
+            time.sleep(LOADING_S)
+            page.evaluate(f"document.querySelector('[data-component-id*=\"{wanted}\"]')?.click()")
+        time.sleep(LOADING_S)
+        yield page.screenshot(output / "mlflow.png")
         page.close()
 
 
@@ -102,6 +109,11 @@ def _server(uri: str) -> Iterator[str]:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def _shrink(path: Path) -> None:
+    """Makes a picture small enough for a repository; a page has few colours."""
+    Image.open(path).convert("RGB").quantize(200).save(path, optimize=True)
 
 
 def _bring(page: Page, section: str) -> None:
