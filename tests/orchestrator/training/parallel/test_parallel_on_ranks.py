@@ -36,6 +36,9 @@ ENGINES: dict[str, dict[str, Any]] = {
         "activation_checkpointing": True,
     },
 }
+HALVES: dict[str, dict[str, Any]] = {
+    f"zero{n}_bf16": {"name": "deepspeed", "zero_stage": n, "precision": "bf16"} for n in (1, 3)
+}
 # where training pauses -> where it goes on: engine and degree
 MOVES = {
     "zero3_2_to_zero3_1": (("zero3", 2), ("zero3", 1)),
@@ -50,7 +53,7 @@ CLOSE = 2e-5  # rounding of fp32 over so many steps
 
 def _train(engine: str, degree: int, **changes: Any) -> TrainConfig:
     optim = OptimConfig(lr=5e-3, clip_norm=0.5, weight_decay=0.1, lr_scales={"*lora_B*": 2.0})
-    settings = toy_engine(**ENGINES[engine], tensor_parallel=degree)
+    settings = toy_engine(**(ENGINES | HALVES)[engine], tensor_parallel=degree)
     return toy_train(STEPS, **{"engine": settings, "optim": optim, "micro_batch": 3, **changes})
 
 
@@ -65,6 +68,8 @@ def _four_ranks(world: World, directory: Path) -> dict[str, dict[str, float]]:
     for name in ENGINES:
         task = CutLogitsTask() if name in {"torch", "zero1"} else LanguageTask()
         found[name] = _fit(world, directory / name, _train(name, 2), task=task)
+    for name in HALVES:
+        found[name] = _fit(world, directory / name, _train(name, 2))
     for name, (before, _) in MOVES.items():
         _fit(world, directory / name, _train(*before), stop_after=PAUSE)
     dropping = LanguageTask(adapted=("q_proj", "v_proj"), lora_dropout=0.5)
@@ -139,6 +144,14 @@ def test_two_shares_for_two_readers_learn_what_four_readers_learn(runs: Runs, en
     assert ours == pytest.approx(theirs, abs=CLOSE)
     assert all(rank[engine] == pytest.approx(rank["whole"], rel=1e-4) for rank in found)
     assert found[0]["whole"]["grad_norm"] > 0.5  # or nothing was clipped
+
+
+@pytest.mark.parametrize("engine", HALVES)
+def test_shares_in_bf16_learn_the_same_to_its_rounding(runs: Runs, engine: str) -> None:
+    directory, found, _ = runs
+
+    assert curve(directory / engine) == pytest.approx(curve(directory / "whole"), abs=2e-3)
+    assert found[0][engine]["grad_norm"] == pytest.approx(found[0]["whole"]["grad_norm"], rel=0.01)
 
 
 def _weights(directory: Path) -> dict[str, Tensor]:
