@@ -14,7 +14,7 @@ from orchestrator.report.gather import Points, RunView, StageView
 from orchestrator.report.text import brief, duration, percent, safe, shown
 from orchestrator.report.useful import goodput
 
-MOST_DIFFERENCES = 500
+MOST_DIFFERENCES, OPEN = 2000, 40  # keys; those that are not folded away
 LONGEST_VALUE = 200
 BUDGET = 100_000  # points, all charts together
 SAME = 5e-4  # scores that differ by less look the same in three decimals
@@ -90,14 +90,15 @@ def _settings(run: RunView, other: RunView, ours: str, theirs: str) -> str:
     found += list(_work(run, other))
     if not found:
         return '<p class="soft">Recipe, code and inputs are the same.</p>'
+    head = f"<tr><th>key</th><th>{ours}</th><th>{theirs}</th></tr>"
     rows = [
         f"<tr><td><code>{safe(key)}</code></td><td>{_value(key, is_)}</td><td>{_value(key, was)}</td></tr>"
         for key, is_, was in found[:MOST_DIFFERENCES]
     ]
     more = len(found) - MOST_DIFFERENCES
     told = f'<p class="soft">{more} more keys differ.</p>' if more > 0 else ""
-    table = _table(f"<tr><th>key</th><th>{ours}</th><th>{theirs}</th></tr>", rows)
-    return f'<div class="settings">{table}</div>{told}'
+    rest = f"<details><summary>{len(rows) - OPEN} more</summary>{_table(head, rows[OPEN:])}{told}</details>"
+    return f'<div class="settings">{_table(head, rows[:OPEN])}{rest if len(rows) > OPEN else ""}</div>'
 
 
 def _recipe(run: RunView) -> Any:

@@ -113,7 +113,8 @@ def _outside(run: RunView) -> Iterator[Node]:
 def _stage_row(stage: StageView) -> str:
     status = stage.status
     attempts: list[Mapping[str, Any]] = status["attempts"]
-    steps = "" if status["steps"] is None else f"{status['step'] or 0} / {status['steps']}"
+    reached = status["step"] if status["step"] is not None else _last_attempt(stage).get("to_step")
+    steps = "" if status["steps"] is None else f"{reached or 0} / {status['steps']}"
     spent = duration(sum(attempt_s(attempt) for attempt in attempts)) if attempts else ""
     return (
         f'<tr id="stage-{safe(stage.name)}"><td><b>{safe(stage.name)}</b><br>'

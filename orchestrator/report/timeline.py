@@ -16,6 +16,7 @@ MOST_BREAKS = 8
 FEWEST_PX = 2.0  # of a bar that would be too short to be seen
 LONGEST_NAME, LETTER_PX = 20, 6.4
 TICKS = 6
+LABEL_PX = 80  # of a tick; closer ones would cover each other
 
 # round lengths of time between two ticks, in seconds
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800)
@@ -101,11 +102,11 @@ def _ticks(clock: _Clock, height_px: int) -> Iterator[str]:
         while begin + number * step_s <= span.end:
             x = clock.x_px(begin + number * step_s)
             number += 1
-            if x - last_px < 40:  # two labels would cover each other
+            if x - last_px < LABEL_PX:
                 continue
             last_px = x
             yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP_PX - 6}" y2="{height_px}"/>'
-            yield f'<text class="tick" x="{x + 3:.1f}" y="12">{_since((number - 1) * step_s)}</text>'
+            yield f'<text class="tick" x="{x + 3:.1f}" y="12">{_since((number - 1) * step_s, step_s)}</text>'
 
 
 def _breaks(clock: _Clock, height_px: int) -> Iterator[str]:
@@ -149,14 +150,10 @@ def _bar(attempt: Mapping[str, Any], top_px: int, clock: _Clock, now: float, *, 
     )
 
 
-def _since(seconds: float) -> str:
-    """Writes a time since the beginning as briefly as it can be."""
+def _since(seconds: float, step_s: float) -> str:
+    """Writes a time since the beginning, as finely as ticks stand."""
     whole = round(seconds)
-    days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
-    if days:
-        return f"{days} d {hours} h" if hours else f"{days} d"
-    if hours:
-        return f"{hours} h {minutes:02d}" if minutes else f"{hours} h"
-    return (
-        f"{minutes} min" if minutes and not whole % 60 else f"{minutes}:{whole % 60:02d}" if minutes else f"{whole} s"
-    )
+    parts = [(whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
+    finest = next(index for index, size_s in enumerate((86400, 3600, 60, 1)) if step_s % size_s == 0)
+    shown = [f"{amount} {unit}" for amount, unit in parts[: finest + 1] if amount]
+    return " ".join(shown) or "0"

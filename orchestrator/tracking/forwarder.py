@@ -29,6 +29,7 @@ LOCK = "tracking.lock"
 LOOK_EVERY_S = 1.0
 SETTLE_EVERY_S = 5.0
 LONGEST_PAUSE_S = 30.0
+REPORT_REST = 20.0  # times as long as writing the page took, before it is written again: of a thousand stages, many end
 PATIENCE_S = 20.0  # how long a forwarder keeps trying after its run has ended
 # a request that is not answered soon is worth repeating later; whoever sets these himself is obeyed
 SETTINGS = {
@@ -85,6 +86,7 @@ class _Forwarder:
         self._last_complaint = ""
         self._settle_at = time.monotonic() + SETTLE_EVERY_S
         self._reported = 0.0  # the latest end of an attempt that the page tells of
+        self._report_at = 0.0  # not before, on our own clock
 
     def once(self) -> Delivery:
         """Tells what is there now."""
@@ -135,7 +137,9 @@ class _Forwarder:
 
     def _write_report(self, launch: Launch) -> None:
         """Writes the page again when an attempt has ended since it was written; it belongs to the run's files."""
-        page = self._run_dir / "report.html"
+        if launch.ended is None and time.monotonic() < self._report_at:
+            return
+        page, begun = self._run_dir / "report.html", time.monotonic()
         states = [read_state(self._run_dir / str(entry["name"])) for entry in launch.stages]
         latest = max((attempt.ended or 0.0 for state in states for attempt in state.attempts), default=0.0)
         if latest <= max(self._reported, page.stat().st_mtime if page.is_file() else 0.0):
@@ -147,6 +151,7 @@ class _Forwarder:
             make_report(self._run_dir, page)
         except Exception:  # the report is a view: whatever is wrong with it, MLflow hears of the run
             log.exception("the report could not be written")
+        self._report_at = time.monotonic() + REPORT_REST * (time.monotonic() - begun)
 
     def _tell_stages(self, launch: Launch, parent: str) -> None:
         refusals = []
