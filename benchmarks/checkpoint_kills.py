@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +39,12 @@ def killed(folder: Path, kills: int) -> tuple[int, int]:
 def _saves_for_ever(folder: Path, after_s: float) -> None:
     _train, checkpoints, engine = _made(folder)
     step = checkpoints.resume(engine)
-    threading.Thread(target=_die, args=(folder, after_s), daemon=True).start()
+    threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
     while True:
         step += 1
         checkpoints.saver.make_way(step)
         checkpoints.save(engine, step)
         checkpoints.saver.before_update()
-
-
-def _die(folder: Path, after_s: float) -> None:
-    while not any(folder.glob("checkpoints/.step_*.draft")):
-        time.sleep(0.001)
-    time.sleep(after_s)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _made(folder: Path) -> tuple[TrainConfig, Any, Any]:
