@@ -32,6 +32,7 @@ ASYNC = {
     "decoupled": "DeepSpeed decoupled, python",
     "decoupled_fast": "DeepSpeed decoupled, fast",
 }
+PEERS = {"stock": STOCK, **ASYNC}
 UNIVERSAL = "ds_to_universal + load"
 
 
@@ -120,6 +121,7 @@ def _saves(folder: Path, size: _Size) -> list[Claim]:
                 visits[name] = []
             except RuntimeError as error:
                 cannot[name] = str(error).splitlines()[-1]
+                _say(f"{name} cannot run here: {cannot[name]}")
                 there.pop(name).__exit__()
         for turn in range(size.rounds):
             names = list(there) if turn % 2 else list(reversed(there))
@@ -141,7 +143,8 @@ def _slowest(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _save_claims(visits: Mapping[str, Sequence[Mapping[str, float]]], cannot: Mapping[str, str]) -> list[Claim]:
     stalls = {name: [visit["stall_s"] for visit in found] for name, found in visits.items()}
     added = {name: [visit["added_s"] for visit in found] for name, found in visits.items()}
-    best = min((name for name in stalls if name in ASYNC), key=lambda name: statistics.median(stalls[name]))
+    others = [name for name in ASYNC if name in stalls]
+    best = min(others, key=lambda name: statistics.median(stalls[name]), default="stock")
     what = f"{visits['ours'][0]['bytes'] / 1e6:.0f} MB a checkpoint after the first; slower of two ranks"
     found = [
         claims.claim(
@@ -149,7 +152,7 @@ def _save_claims(visits: Mapping[str, Sequence[Mapping[str, float]]], cannot: Ma
             direction="at most", note=what,
         ),
         claims.claim(
-            "training stands still for a save", stalls["ours"], stalls[best], "s", peer_name=ASYNC[best], bar=BEST_BAR,
+            "training stands still for a save", stalls["ours"], stalls[best], "s", peer_name=PEERS[best], bar=BEST_BAR,
             direction="at most", note="the best of those that run here",
         ),
     ]  # fmt: skip
@@ -159,7 +162,7 @@ def _save_claims(visits: Mapping[str, Sequence[Mapping[str, float]]], cannot: Ma
         elif name != best:
             found.append(claims.claim("the same", stalls["ours"], stalls[name], "s", peer_name=peer, bar=None))
     note = "wall time of the steps until it is on the disk, less that of as many steps without; ours syncs to disk"
-    peers = {"stock": STOCK, best: ASYNC[best]}
+    peers = {"stock": STOCK, best: PEERS[best]}
     return found + [
         claims.claim(
             "a save costs training in all", added["ours"], added[name], "s", peer_name=peer, bar=None, note=note

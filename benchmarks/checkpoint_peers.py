@@ -1,5 +1,6 @@
 """How others save and load in benchmarks.checkpoint: DeepSpeed, as it is and decoupled, and torch's DCP on its own."""
 
+import os
 import shutil
 from argparse import Namespace
 from concurrent.futures import Future
@@ -8,11 +9,8 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from benchmarks.checkpoint_ranks import LEARNS, Contender, Peak, Shape, train_config
 from orchestrator.training.deepspeed import DeepSpeedEngine, _quiet
@@ -46,7 +44,6 @@ class Dcp(Contender):
         """Has a process group of its own, as its collectives run in a thread."""
         super().__init__(world, folder, shape, seed=seed)
         self._group = torch.distributed.new_group(backend="gloo")
-        self._mesh = DeviceMesh("cpu", list(range(world.size)))
         self._future: Future[Any] | None = None
 
     def save(self) -> None:
@@ -54,20 +51,13 @@ class Dcp(Contender):
         if self.world.is_main:
             for old in self.folder.glob("at_*"):
                 shutil.rmtree(old)
-        state = {
-            f"{folder}.{piece.name}": DTensor.from_local(
-                piece.local,
-                self._mesh,
-                [Shard(0)],
-                run_check=False,
-                shape=torch.Size([_numel(piece.shape)]),
-                stride=(1,),
-            )
+        state = {  # a name of its own for each rank's piece: of equal names DCP writes one
+            f"{self.world.rank}.{folder}.{piece.name}": piece.local
             for folder, pieces in self.engine.held().items()
             for piece in pieces
         }
-        writer = FileSystemWriter(self.folder / f"at_{self.at}")
-        found = async_save(state, storage_writer=writer, process_group=self._group, async_stager=self.stager)
+        place = self.folder / f"at_{self.at}"
+        found = async_save(state, checkpoint_id=place, process_group=self._group, async_stager=self.stager)
         self._future = found if isinstance(found, Future) else found.upload_completion
 
     def signs(self) -> dict[str, float]:
@@ -99,6 +89,7 @@ class Decoupled(Stock):
 
     def build(self, seed: int) -> Any:
         """Makes an engine that writes so. Collective: every rank must call."""
+        os.environ.update(CROSS_SIZE="1", CROSS_RANK="0", LOCAL_SIZE=str(self.world.size))  # which it asks for
         made = bare_engine(
             self.task, self.world, seed, {"checkpoint": {"writer": {"type": self.kind, "decoupled": True}}}
         )
@@ -110,6 +101,10 @@ class Decoupled(Stock):
 
         made.stock._commit_decoupled_checkpoint = waiting  # noqa: SLF001 - the same
         return made
+
+    def close(self) -> None:
+        """Ends its writer, which would outlive this process."""
+        self.engine.stock.checkpoint_engine.ckpt_process.kill()
 
 
 class DecoupledFast(Decoupled):
@@ -138,6 +133,9 @@ class Convert:
     def __init__(self, folder: Path) -> None:
         """Finds what was saved."""
         self._folder = folder
+
+    def close(self) -> None:
+        """Has started nothing."""
 
     def convert(self) -> dict[str, float]:
         """Converts in this one process, which is the way that takes the least memory."""
@@ -185,10 +183,6 @@ def bare_engine(task: Any, world: World, seed: int, more: dict[str, Any]) -> _Ba
 def stock_engine(engine: Any) -> Any:
     """Returns DeepSpeed's own engine inside ours or inside a bare one."""
     return engine._engine if isinstance(engine, DeepSpeedEngine) else engine.stock  # noqa: SLF001 - stock saves it
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 PEERS = {

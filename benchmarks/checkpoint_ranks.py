@@ -147,6 +147,9 @@ class Contender:
     def finish(self) -> None:
         """Waits for a save that was begun. Collective: every rank must call."""
 
+    def close(self) -> None:
+        """Ends what it has started."""
+
     def restored(self) -> dict[str, float]:
         """Returns the shares of frozen and of learning tensors that are as they were when they were saved."""
         saved = torch.load(self.folder / EXPECTED, weights_only=True)
@@ -285,6 +288,8 @@ def rank_main(pipe: Connection, name: str, folder: Path, shape: Shape, rank: int
         try:
             verb, *arguments = pipe.recv()
         except EOFError:
+            if contender is not None:
+                contender.close()
             break
         try:
             contender = contender or _made(name, folder, shape)
