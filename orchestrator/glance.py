@@ -3,14 +3,13 @@
 import json
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.goodput import Books, Spending
+from orchestrator.goodput import Spending
 from orchestrator.journal import JOURNAL
 from orchestrator.progress import PROGRESS
 from orchestrator.records import record
@@ -21,7 +20,8 @@ from orchestrator.vigil import ALERTS
 
 BACKLOG_BYTES = 1 << 20  # of a journal that is read to begin with: thousands of log lines
 MOST_POINTS = 512  # of a curve; a longer one is thinned out
-SPENT_EVERY_S = 60.0  # the curves of hours are flat
+# of a thousand stages most wait or have ended: whether that has changed is asked in turns, but of the next few
+LOOKS_A_TURN, NEXT_FEW = 10, 16
 MOST_WARNINGS = 50
 WORTH_SAYING = ("straggler", "damage", "unsaved", "slow_saves", "saves_in_foreground", "verdict")
 READ = tuple(f'{{"event": "{name}"'.encode() for name in ("metrics", *WORTH_SAYING))
@@ -84,25 +84,21 @@ class Glance:
         self._stages: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._journals: dict[str, _Journal] = {}  # of what runs
         self._past: deque[Warned] = deque(maxlen=MOST_WARNINGS)  # of what ran
-        self._books = Books(directory)
-        self._spending: Spending | None = None
-        self._spend_at = 0.0
+        self._looks, self._waiting = 0, 0  # so far; stages that wait, in this look
 
-    def look(self, answer: Answer) -> Picture:
+    def look(self, answer: Answer, spending: Spending | None = None) -> Picture:
         """Returns what is to be seen now; raises FileNotFoundError if the folder is gone, OSError if it is away."""
-        launch = self._read_launch()
-        stages = [self._stage(launch, entry, answer) for entry in launch.stages]
+        launch, self._looks = self._read_launch(), self._looks + 1
+        self._waiting = 0
+        stages = [self._stage(launch, at, entry, answer) for at, entry in enumerate(launch.stages)]
         self._listen({stage["name"] for stage in stages if stage["state"] == "running"})
-        if time.monotonic() >= self._spend_at or launch.ended is not None:
-            self._spending = self._books.read(now=time.time())
-            self._spend_at = time.monotonic() + SPENT_EVERY_S
         live = (one for journal in self._journals.values() for one in journal.warnings)
         warnings = sorted([*self._past, *live], key=_when)
         return Picture(
             status=run_status(self._directory, launch, stages, answer),
             series={name: journal.series for name, journal in self._journals.items()},
             warnings=tuple(warnings[-MOST_WARNINGS:]),
-            spending=self._spending,
+            spending=spending,
         )
 
     def _read_launch(self) -> Launch:
@@ -125,14 +121,22 @@ class Glance:
             if name not in running:  # that was its last word
                 self._past.extend(self._journals.pop(name).warnings)
 
-    def _stage(self, launch: Launch, entry: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+    def _stage(self, launch: Launch, at: int, entry: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         name = str(entry["name"])
-        folder, waiting = self._directory / name, answer.waiting.get(name)
-        signature = (_place(folder / STATE), _place(folder / PROGRESS), waiting)
-        known = self._stages.get(name)
+        waiting, known = answer.waiting.get(name), self._stages.get(name)
+        if known is not None and waiting is None and not self._is_due(at, known[1]["state"]):
+            return known[1]
+        folder = f"{self._directory}/{name}/"
+        signature = (_place(folder + STATE), _place(folder + PROGRESS), waiting)
         if known is None or known[0] != signature:
             known = self._stages[name] = (signature, stage_status(self._directory, launch, entry, waiting))
         return known[1]
+
+    def _is_due(self, at: int, state: str) -> bool:
+        if state in {"running", "queued"} or at % LOOKS_A_TURN == self._looks % LOOKS_A_TURN:
+            return True
+        self._waiting += state == "waiting"
+        return state == "waiting" and self._waiting <= NEXT_FEW
 
 
 class _Journal:
@@ -195,7 +199,7 @@ def _when(warned: Warned) -> float:
     return warned.time
 
 
-def _place(path: Path) -> Place:
+def _place(path: Path | str) -> Place:
     try:
         facts = os.stat(path)  # noqa: PTH116 - of a thousand stages, many times a minute
     except (FileNotFoundError, NotADirectoryError):

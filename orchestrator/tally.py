@@ -11,6 +11,7 @@ All intervals lie between two events of one attempt, hence on one clock. What it
 """
 
 import json
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
@@ -18,6 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 PREFIX = b'{"event": "'
+# a million of these lines is no rarity: they are read without making an object of each
+LOSS = re.compile(
+    rb'\{"event": "loss", "time": ([\d.]+), "step": (\d+), "value": [^,]+, "data_wait_s": ([\d.e-]+)'
+    rb'(?:, "save_wait_s": ([\d.e-]+))?\}'
+)
 READ = frozenset({b"attempt", b"begun", b"loss", b"metrics", b"stood_still"})
 
 
@@ -52,6 +58,11 @@ class Tally:
 
     def take(self, line: bytes) -> None:
         """Adds a line of the journal; one that was cut short, or of another kind, says nothing."""
+        if match := LOSS.fullmatch(line):
+            time, step, wait_s, saving_s = match.groups()
+            self._has_losses = True
+            self._step(float(time), int(step), self._writer(float(time)), float(wait_s), float(saving_s or 0))
+            return
         if not line.startswith(PREFIX) or line[len(PREFIX) : line.find(b'"', len(PREFIX))] not in READ:
             return
         try:
@@ -78,7 +89,7 @@ class Tally:
             self.heard[self._number] = Heard(began=time, last=time, gpus=None if gpus is None else int(gpus))
             return
         number = self._writer(time)
-        heard = self.heard.setdefault(number, Heard())
+        heard = self._heard(number)
         if kind == "begun":
             heard.began = heard.last = time
             self._take_back(int(event["step"]) + 1)
@@ -88,27 +99,33 @@ class Tally:
             self._take_step(event, time, number)
 
     def _take_step(self, event: Mapping[str, Any], time: float, number: int) -> None:
-        step, heard, has_loss = int(event["step"]), self.heard[number], event["event"] == "loss"
+        step, has_loss = int(event["step"]), event["event"] == "loss"
         values = event.get("values") or {}
         self._has_losses |= has_loss
         again = bool(self._steps) and (self._steps[-1], self._numbers[-1]) == (step, number)
         if has_loss or not (self._has_losses or again):
-            self._take_back(step)
-            took_s = max(0.0, time - heard.last) if heard.last is not None else 0.0
-            saving_s = min(took_s, float(event.get("save_wait_s") or 0.0))
-            heard.saving_s += saving_s
-            took_s -= saving_s
-            wait_s = min(took_s, float(event.get("data_wait_s") or 0.0))
-            self._steps.append(step)
-            self._numbers.append(number)
-            self._busy_s.append(took_s - wait_s)
-            self._wait_s.append(wait_s)
-            self._window += 1
-            heard.began, heard.last = heard.began or time, time
+            wait_s, saving_s = event.get("data_wait_s") or 0.0, event.get("save_wait_s") or 0.0
+            self._step(time, step, number, float(wait_s), float(saving_s))
         if "data_wait_s" in values:
             self._correct(float(values["data_wait_s"]))
         if not has_loss:
             self._window = 0
+
+    def _step(self, time: float, step: int, number: int, wait_s: float, saving_s: float) -> None:
+        if self._steps and self._steps[-1] >= step:
+            self._take_back(step)
+        heard = self._heard(number)
+        took_s = max(0.0, time - heard.last) if heard.last is not None else 0.0
+        if saving_s > 0:
+            heard.saving_s += min(took_s, saving_s)
+            took_s -= min(took_s, saving_s)
+        wait_s = min(took_s, wait_s)
+        self._steps.append(step)
+        self._numbers.append(number)
+        self._busy_s.append(took_s - wait_s)
+        self._wait_s.append(wait_s)
+        self._window += 1
+        heard.began, heard.last = heard.began or time, time
 
     def _take_save(self, seconds: float, time: float, heard: Heard) -> None:
         since_s = max(0.0, time - heard.last) if heard.last is not None else 0.0
@@ -133,6 +150,11 @@ class Tally:
             took_s = self._busy_s[at] + self._wait_s[at]
             self._wait_s[at] = min(took_s, wait_s)
             self._busy_s[at] = took_s - self._wait_s[at]
+
+    def _heard(self, number: int) -> Heard:
+        if number not in self.heard:
+            self.heard[number] = Heard()
+        return self.heard[number]
 
     def _writer(self, time: float) -> int:
         """Returns the attempt that wrote an event: as the journal says, else by the clock."""

@@ -1,7 +1,7 @@
 """`orch status --watch`: a view of a run that one leaves open, and the same as plain lines where nothing can be drawn.
 
-Two threads read, one the run folder every second, one whoever keeps the queue every half a minute; the main thread
-draws. So a file system or a Slurm that hangs stops no key and no Ctrl-C, and is said on the screen.
+Threads read: the run folder every second, whoever keeps the queue every half a minute, the hours every minute; the main
+thread draws. So a file system or a Slurm that hangs stops no key and no Ctrl-C, and is said on the screen.
 """
 
 import threading
@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator.errors import OrchError, SurroundingsError
 from orchestrator.follow import TICK_S, Lines, over
 from orchestrator.glance import Glance, Picture
+from orchestrator.goodput import Books, Spending
 from orchestrator.launcher import Place
 from orchestrator.screen import Screen
 from orchestrator.state import read_launch
@@ -22,6 +23,7 @@ from orchestrator.status import ASK_EVERY_S, Answer, Observer, asked
 from orchestrator.watchview import Trouble, frame
 
 LOOK_EVERY_S, DRAW_EVERY_S = 1.0, 0.5
+SPENT_EVERY_S = 60.0  # the first time it may take seconds: nobody waits for it
 ASK_QUEUE_EVERY_S = 30.0  # one squeue for all stages; everybody asks the same controller
 MOST_PAUSE_S = 5.0
 LATE_S = 10.0  # without news from the run folder: then that is news
@@ -62,9 +64,10 @@ def watch(directory: Path, place: Place, console: Console) -> dict[str, Any] | N
     """
     if not console.is_terminal or console.is_dumb_terminal:
         return in_lines(Observer(directory, place, ask_every_s=_pace(directory)), console)
-    glance = Glance(directory)
+    glance, books = Glance(directory), Books(directory)
     answers = Background[Answer](lambda before: asked(directory, place, before or Answer()), _pace(directory))
-    pictures = Background[Picture](lambda _: glance.look(answers.answer or Answer()), LOOK_EVERY_S)
+    spent = Background[Spending](lambda _: books.read(now=time.time()), SPENT_EVERY_S)
+    pictures = Background[Picture](lambda _: glance.look(answers.answer or Answer(), spent.answer), LOOK_EVERY_S)
     with Screen(console) as screen:
         drawn: tuple[object, ...] = ()
         while True:
