@@ -30,7 +30,7 @@ from orchestrator.state import Attempt, Launch, StageState, write_launch, write_
 from orchestrator.status import Answer, read_status
 from orchestrator.watchview import frame
 
-RATIO_BAR, SHARE_BAR, ADDING_UP_BAR = 0.2, 0.03, 1.0
+RATIO_BAR, SHARE_BAR, ADDING_UP_BAR = 0.2, 0.03, 2.0
 WIDTH, HEIGHT, STEPS_A_LOOK = 80, 24, 20
 
 
@@ -71,7 +71,7 @@ def _measured(run: Path, size: _Size) -> list[Claim]:
         claims.claim("share of a core at a look a second", ours_s, None, "", peer_name=None, bar=SHARE_BAR,
                      direction="at most", note=f"{size.stages} stages"),
         claims.claim("adding up a journal from its beginning", [adding_s], [parsing_s], "s",
-                     peer_name="json of each line", bar=ADDING_UP_BAR, direction="at most", note=f"{size.steps} steps; once, then what was added"),
+                     peer_name="json of each line", bar=ADDING_UP_BAR, direction="at most", note=f"{size.steps} steps"),
     ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """When somebody is told of a stage that still runs: the rules of a recipe, judged by what journal and progress say."""
 
 import math
+import re
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ Rule = Literal["loss_nan", "throughput_drop", "no_step_minutes", "goodput_under"
 FEWEST = 5  # log lines before a median means something
 IN_A_ROW = 3  # log lines below it: fewer may be chance
 MEDIAN_OF = 512  # log lines
+NOT_FINITE = re.compile(r"\b(?:not finite|nan|inf)\b", re.IGNORECASE)  # a spike diverges, too
 
 
 @record
@@ -73,6 +75,8 @@ class Rules:
         values = event.get("values")
         if event.get("event") == "loss":
             yield from self._judge_loss(event.get("step"), event.get("value"))
+        elif event.get("event") == "left_out" and NOT_FINITE.search(str(event.get("why"))) and self._alerts.loss_nan:
+            yield self._broken("loss_nan", math.nan, math.inf, str(event["why"]))
         elif event.get("event") == "metrics" and isinstance(values, Mapping):
             yield from self._judge_rate(event.get("step"), values.get("samples_per_s"))
 
@@ -103,7 +107,7 @@ class Rules:
 
     def judge_end(self, cause: str | None, detail: str) -> Iterator[Judgement]:
         """Yields what follows from how the attempt ended: a loss that is not finite may end it before it is written."""
-        if self._alerts.loss_nan and cause == "diverged":
+        if self._alerts.loss_nan and cause == "diverged" and NOT_FINITE.search(detail):
             yield self._broken("loss_nan", math.nan, math.inf, detail)
 
     def _judge_loss(self, step: Any, value: Any) -> Iterator[Judgement]:

@@ -23,7 +23,7 @@ MOST_POINTS = 512  # of a curve; a longer one is thinned out
 # of a thousand stages most wait or have ended: whether that has changed is asked in turns, but of the next few
 LOOKS_A_TURN, NEXT_FEW = 10, 16
 MOST_WARNINGS = 50
-WORTH_SAYING = ("straggler", "damage", "unsaved", "slow_saves", "saves_in_foreground", "verdict")
+WORTH_SAYING = ("straggler", "damage", "left_out", "unsaved", "slow_saves", "saves_in_foreground", "verdict")
 READ = tuple(f'{{"event": "{name}"'.encode() for name in ("metrics", *WORTH_SAYING))
 
 Place = tuple[int, int, int] | None  # inode, size and time of a file: while they stay, so does what it says
@@ -185,6 +185,8 @@ def _in_words(event: Mapping[str, Any]) -> Iterator[str]:
         )
     elif kind == "damage":
         yield f"step {event['step']}: {event['lost']} samples were lost, and have stand-ins"
+    elif kind == "left_out":
+        yield f"{event['why']}; the step is left out ({event['policy']})"
     elif kind == "unsaved":
         yield f"step {event['step']} was not saved: there was no time for it"
     elif kind == "slow_saves":

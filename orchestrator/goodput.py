@@ -10,7 +10,7 @@ Computed from what is on disk anyway: `launch.json`, and of each stage `stage.js
                 steps until its processes have joined
     productive  computing steps that count; of a stage without steps, its work
     evaluation  the work of a stage whose only outputs are reports
-    redone      steps that were computed again, or will have to be, by a later attempt
+    redone      steps that were computed again, or will have to be, or were left out because they would have done harm
     checkpoint  what training stood still for saves
     data_wait   waiting for data in steps that count, on the rank that waited longest
     idle        held after the last step or save of an attempt: finishing outputs, a hang, an end that was noticed late

@@ -3,7 +3,9 @@
 All intervals lie between two events of one attempt, hence on one clock. What it reads:
 
     {"event": "attempt", "number", "gpus"}   every rank has joined: what an attempt does begins
-    {"event": "begun", "step"}               a training has loaded its model and goes on behind this step
+    {"event": "begun", "step"}               a training has loaded its model and goes on behind this step; again where
+                                             it has gone back to a checkpoint
+    {"event": "left_out", "step"}            a step was computed in vain: it would have done harm
     {"event": "loss", "step", "data_wait_s"} a step is done; also "save_wait_s", until what it changes was copied
     {"event": "metrics", "step", "values"}   the same, for stages without `loss`; values.data_wait_s is how long a step
                                              waited for data on the slowest rank, since the last line or save
@@ -21,10 +23,10 @@ from typing import Any
 PREFIX = b'{"event": "'
 # a million of these lines is no rarity: they are read without making an object of each
 LOSS = re.compile(
-    rb'\{"event": "loss", "time": ([\d.]+), "step": (\d+), "value": [^,]+, "data_wait_s": ([\d.e-]+)'
+    rb'\{"event": "loss", "time": ([\d.]+), "step": (\d+), [^{}]*?"data_wait_s": ([\d.e-]+)'
     rb'(?:, "save_wait_s": ([\d.e-]+))?\}'
 )
-READ = frozenset({b"attempt", b"begun", b"loss", b"metrics", b"stood_still"})
+READ = frozenset({b"attempt", b"begun", b"left_out", b"loss", b"metrics", b"stood_still"})
 
 
 @dataclass
@@ -35,7 +37,8 @@ class Heard:
     last: float | None = None  # of the last event that was added up
     gpus: int | None = None
     saving_s: float = 0.0
-    redone_s: float = 0.0  # steps that were computed again later
+    redone_s: float = 0.0  # steps that were computed again later, or in vain
+    begun: bool = False  # a training; another beginning has gone back
 
 
 class Tally:
@@ -90,9 +93,13 @@ class Tally:
             return
         number = self._writer(time)
         heard = self._heard(number)
-        if kind == "begun":
-            heard.began = heard.last = time
+        if kind == "begun" and not heard.begun:
+            heard.began, heard.last, heard.begun = time, time, True
             self._take_back(int(event["step"]) + 1)
+        elif kind in {"begun", "left_out"}:
+            heard.redone_s += max(0.0, time - (heard.last or time))
+            heard.last = time
+            self._take_back(int(event["step"]) + (kind == "begun"))
         elif kind == "stood_still":
             self._take_save(float(event["seconds"]), time, heard)
         else:

@@ -26,7 +26,7 @@ from orchestrator.tails import Tail
 ALERTS = "alerts.jsonl"
 EVERY_S = 5.0
 GOODPUT_EVERY_S = 3600.0  # while an attempt runs: before its first hour is over, start-up is most of it
-JUDGED = (b'{"event": "loss"', b'{"event": "metrics"')
+JUDGED = (b'{"event": "loss"', b'{"event": "metrics"', b'{"event": "left_out"')
 
 log = logging.getLogger(__name__)
 

@@ -52,6 +52,15 @@ def test_a_loss_that_is_no_number_is_found_in_the_step_itself() -> None:
     assert judged[1].words == "the loss of step 1 is nan (alerts.loss_nan is true)"
 
 
+def test_a_step_that_was_left_out_or_ended_training_counts_if_it_was_no_number() -> None:
+    rules = Rules(Alerts(loss_nan=True))
+    told = ["the loss of step 3 is not finite on rank 1", "the loss of step 3 is 9, 12.0 robust standard deviations"]
+    left_out = [list(rules.hear({"event": "left_out", "step": 3, "why": why})) for why in told]
+    ended = [list(rules.judge_end("diverged", f"{why}; no weight was updated")) for why in told]
+
+    assert [bool(judged) for judged in (*left_out, *ended)] == [True, False, True, False]
+
+
 def test_silence_is_measured_on_the_clock_of_whoever_asks() -> None:
     rules = Rules(Alerts(no_step_minutes=2.0))
     looks = [(1, 0.0), (1, 119.0), (1, 121.0), (2, 130.0), (10, 131.0), (10, 999.0)]

@@ -109,6 +109,19 @@ def test_a_training_that_goes_back_by_itself_has_done_steps_again(tmp_path: Path
     assert spending(tmp_path).seconds["redone"] == 20
 
 
+def test_going_back_to_a_checkpoint_and_steps_in_vain_are_no_start_up(tmp_path: Path) -> None:
+    back: Events = (
+        (160.0, "left_out", {"step": 4, "policy": "roll_back"}),
+        (168.0, "begun", {"step": 2}),
+        (178.0, "loss", {"step": 3, "value": 1.0, "norm": 0.5, "data_wait_s": 0.0}),
+    )
+    journal(make_run(tmp_path, [attempt(1, 100.0, 178.0, "done")]), FIRST, back)
+
+    assert seconds(spending(tmp_path)) == {
+        "queue": 10, "startup": 20, "productive": 28, "data_wait": 2, "checkpoint": 5, "redone": 10 + 5 + 8,
+    }  # fmt: skip
+
+
 def test_the_rank_that_waits_longest_for_data_decides(tmp_path: Path) -> None:
     line: Events = ((156.0, "metrics", {"step": 3, "values": {"loss": 1.0, "data_wait_s": 4.0}}),)
     journal(make_run(tmp_path, [attempt(1, 100.0, 155.0, "done")]), FIRST, line)
@@ -224,7 +237,7 @@ Story = list[tuple[str, float, int, float]]
 @given(
     story=st.lists(
         st.tuples(
-            st.sampled_from(["attempt", "begun", "loss", "metrics", "stood_still"]),
+            st.sampled_from(["attempt", "begun", "left_out", "loss", "metrics", "stood_still"]),
             st.floats(-5, 50), st.integers(0, 9), st.floats(0, 60),
         ),
         max_size=30,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts import write_json
-from orchestrator.glance import MOST_POINTS, Glance, Picture, Series, Warned
+from orchestrator.glance import LOOKS_A_TURN, MOST_POINTS, Glance, Picture, Series, Warned
 from orchestrator.journal import Journal
 from orchestrator.launcher import Waiting
 from orchestrator.state import Ending, Launch, StageState, close_attempt, open_attempt, write_launch, write_state
@@ -166,6 +166,16 @@ def test_only_what_has_changed_is_read_again(tmp_path: Path) -> None:
 
     assert second["one"] is first["one"]
     assert second["two"]["state"] == "running"
+
+
+def test_of_many_stages_any_is_seen_to_begin_within_some_looks(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "toy", [f"stage_{at:02}" for at in range(60)])
+    glance = Glance(run)
+    glance.look(Answer())
+    run_stage(run / "stage_55")
+    seen = [glance.look(Answer()).status["stages"][55]["state"] for _ in range(LOOKS_A_TURN)]
+
+    assert seen[-1] == "running"
 
 
 def test_curves_go_on_where_they_were_and_their_stage_leaves_its_warnings_behind(tmp_path: Path) -> None:

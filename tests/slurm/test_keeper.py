@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.notify import Notify
 from orchestrator.state import read_launch, read_state, write_launch
+from orchestrator.vigil import read_alerts
 from slurm import submissions
 from slurm.cluster import Cluster, write_cluster
 from slurm.submissions import Submission
@@ -73,6 +74,16 @@ def heard(folder: Path) -> list[str]:
     """Lists what people were told."""
     words = (folder / "heard").read_text(encoding="utf-8").replace("}{", "}\n{") if (folder / "heard").exists() else ""
     return [json.loads(line)["event"] for line in words.splitlines()]
+
+
+def test_a_keeper_judges_the_rules_of_the_recipe_and_tells_whom_the_cluster_names(tmp_path: Path) -> None:
+    run = prepared(tmp_path, "0a", alerts={"goodput_under": 0.5, "loss_nan": None})
+
+    keep(run, srun="sleep 1; echo 'srun: error: no'; exit 2")
+
+    (told,) = read_alerts(run / "data")
+    assert (told["rule"], told["state"], told["attempt"], told["threshold"]) == ("goodput_under", "begun", 1, 0.5)
+    assert sorted(heard(tmp_path)) == ["alert", "failed"]
 
 
 def test_a_slurm_that_does_not_answer_when_ranks_are_to_start_is_waited_for(tmp_path: Path) -> None:
