@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from orchestrator.artifacts import Artifact, Checkpoint, Shards
 from orchestrator.data.mixture import mixture_faults
 from orchestrator.errors import InputError
-from orchestrator.resources import Resources
+from orchestrator.resources import Resources, rank_count
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.options import option_faults
@@ -72,7 +72,14 @@ class TrainingStage(Stage):
     def faults_on(self, resources: Resources) -> Mapping[str, str]:
         """Finds options of the engine, the optimizer and the policies that cannot be had, or not on such nodes."""
         found = option_faults(self.train, on_gpus=resources.gpus_per_node > 0)
-        return {f"config.train.{key}": message for key, message in found.items()}
+        faults = {f"config.train.{key}": message for key, message in found.items()}
+        if self.train.engine.tensor_parallel > 1:
+            try:
+                self.train.micro_batch_on(resources.nodes * rank_count(resources))
+            except InputError as error:
+                key, _, message = str(error).partition(": ")
+                faults[f"config.{key}"] = message
+        return faults
 
     def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
         """Returns class and settings of the language model that `tensor_parallel` cuts; None where nobody knows yet."""

@@ -311,3 +311,13 @@ def test_what_nodes_without_gpus_cannot_do_is_a_fault_of_the_plan(tmp_path: Path
 
     assert list(planned.faults_on(Resources())) == ["config.train.engine.precision"]
     assert planned.faults_on(Resources(gpus_per_node=8)) == {}
+
+
+def test_nodes_whose_ranks_form_no_tensor_parallel_groups_are_a_fault_of_the_plan(tmp_path: Path) -> None:
+    planned = stage(tmp_path, toy_train(4, global_batch=12, engine=toy_engine(tensor_parallel=2)))
+
+    odd, many = (planned.faults_on(Resources(nodes=nodes, gpus_per_node=5)) for nodes in (1, 2))
+
+    assert odd == {"config.train.engine.tensor_parallel": "5 ranks do not form groups of 2; allowed: 1, 5"}
+    assert list(many) == ["config.train.global_batch"]
+    assert planned.faults_on(Resources(nodes=3, gpus_per_node=4)) == {}

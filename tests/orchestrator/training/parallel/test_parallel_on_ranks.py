@@ -11,8 +11,10 @@ from torch import Tensor
 
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import DamagedSample, InputError
-from orchestrator.training.config import OptimConfig, TrainConfig
+from orchestrator.training import elastic
+from orchestrator.training.config import AverageConfig, OptimConfig, TrainConfig
 from orchestrator.training.engine import make_engine
+from orchestrator.training.holdings import OPTIMIZER
 from orchestrator.training.weights import load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
@@ -54,7 +56,8 @@ CLOSE = 2e-5  # rounding of fp32 over so many steps
 def _train(engine: str, degree: int, **changes: Any) -> TrainConfig:
     optim = OptimConfig(lr=5e-3, clip_norm=0.5, weight_decay=0.1, lr_scales={"*lora_B*": 2.0})
     settings = toy_engine(**(ENGINES | HALVES)[engine], tensor_parallel=degree)
-    return toy_train(STEPS, **{"engine": settings, "optim": optim, "micro_batch": 3, **changes})
+    fields = {"engine": settings, "optim": optim, "micro_batch": 3, "average": AverageConfig(decay=0.5)}
+    return toy_train(STEPS, **{**fields, **changes})
 
 
 def _fit(world: World, directory: Path, train: TrainConfig, **more: Any) -> dict[str, float]:
@@ -154,8 +157,20 @@ def test_shares_in_bf16_learn_the_same_to_its_rounding(runs: Runs, engine: str) 
     assert found[0][engine]["grad_norm"] == pytest.approx(found[0]["whole"]["grad_norm"], rel=0.01)
 
 
+def _last(directory: Path) -> Path:
+    return directory / "checkpoints" / f"step_{STEPS:08d}"
+
+
 def _weights(directory: Path) -> dict[str, Tensor]:
-    return load_weights(directory / "checkpoints" / f"step_{STEPS:08d}")
+    return load_weights(_last(directory))
+
+
+def _moments(directory: Path) -> dict[str, Tensor]:
+    """Reads what is kept beside the weights: moments and averages."""
+    folder = _last(directory) / OPTIMIZER
+    found = {name: torch.empty(entry["shape"]) for name, entry in elastic.tensors(folder).items()}
+    elastic.read(folder, [elastic.whole(name, tensor) for name, tensor in found.items()])
+    return found
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -175,8 +190,10 @@ def test_training_goes_on_at_another_degree_as_if_nothing_had_happened(runs: Run
 
     assert list(ours) == list(range(1, STEPS + 1))
     assert ours == pytest.approx(theirs, abs=CLOSE)
-    resumed, never_paused = _weights(runs[0] / name), _weights(runs[0] / "whole")
-    assert all(torch.allclose(resumed[name], never_paused[name], atol=CLOSE) for name in never_paused)
+    for read in (_weights, _moments):
+        resumed, never_paused = read(runs[0] / name), read(runs[0] / "whole")
+        assert set(resumed) == set(never_paused)
+        assert all(torch.allclose(resumed[key], never_paused[key], atol=CLOSE) for key in never_paused)
 
 
 def test_shares_of_features_are_dropped_too(runs: Runs) -> None:
