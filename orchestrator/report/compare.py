@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
+from orchestrator.goodput import Spending
 from orchestrator.history import compare as differences_of_work
 from orchestrator.redaction import HIDDEN, SECRET_NAME
 from orchestrator.report.charts import line_chart
 from orchestrator.report.curves import LOSS, limit_for, loss_lines
 from orchestrator.report.gather import Points, RunView, StageView
 from orchestrator.report.text import brief, duration, percent, safe, shown
-from orchestrator.report.useful import goodput
+from orchestrator.report.useful import clock_s
 
 MOST_DIFFERENCES, OPEN = 2000, 40  # keys; those that are not folded away
 LONGEST_VALUE = 200
@@ -171,24 +172,21 @@ def _both(stage: str, mine: Points, yours: Points, names: tuple[str, str], most:
 
 
 def _time(run: RunView, other: RunView, ours: str, theirs: str) -> str:
-    theirs_by_name = {stage.name: stage for stage in other.stages}
-    rows = [_time_row("the run", _worked_s(*run.stages), _worked_s(*other.stages))]
-    rows += [
-        _time_row(stage.name, _worked_s(stage), _worked_s(theirs_by_name[stage.name]))
-        for stage in run.stages
-        if stage.name in theirs_by_name
+    if run.spent is None or other.spent is None:
+        return '<p class="soft">It cannot be added up.</p>'
+    theirs_by_name = {stage.name: stage for stage in other.spent.parts}
+    useful = ["" if spent.useful is None else percent(spent.useful) for spent in (run.spent, other.spent)]
+    rows = [
+        _time_row("the run", run.spent, other.spent),
+        f"<tr><td>goodput</td><td>{useful[0]}</td><td>{useful[1]}</td></tr>",
     ]
-    useful = [f"<td>{'' if share is None else percent(share)}</td>" for share in (goodput(run), goodput(other))]
-    rows.insert(1, f"<tr><td>useful share of it</td>{useful[0]}{useful[1]}</tr>")
-    return _table(f"<tr><th>in attempts</th><th>{ours}</th><th>{theirs}</th></tr>", rows)
+    rows += [_time_row(stage.name, stage, theirs_by_name[stage.name]) for stage in run.spent.parts
+             if stage.name in theirs_by_name]  # fmt: skip
+    return _table(f"<tr><th>in attempts, by the clock</th><th>{ours}</th><th>{theirs}</th></tr>", rows)
 
 
-def _time_row(name: str, mine_s: float, yours_s: float) -> str:
-    return f"<tr><td>{safe(name)}</td><td>{duration(mine_s)}</td><td>{duration(yours_s)}</td></tr>"
-
-
-def _worked_s(*stages: StageView) -> float:
-    return sum(seconds for stage in stages for spent in stage.spent for use, seconds in spent.items() if use != "queue")
+def _time_row(name: str, mine: Spending, yours: Spending) -> str:
+    return f"<tr><td>{safe(name)}</td><td>{duration(clock_s(mine))}</td><td>{duration(clock_s(yours))}</td></tr>"
 
 
 def _table(head: str, rows: list[str]) -> str:

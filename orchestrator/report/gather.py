@@ -1,23 +1,19 @@
 """Reads everything the report shows from a run folder; what cannot be read is left out, never invented."""
 
-import bisect
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import Artifact, Report
 from orchestrator.errors import InputError
+from orchestrator.goodput import Spending, spending_or_none
 from orchestrator.journal import read_events
 from orchestrator.local import settle
 from orchestrator.records import record
-from orchestrator.report.spent import Seconds, spent_of
 from orchestrator.status import read_status
 
 Points = tuple[tuple[float, float], ...]
-
-LOCAL = "local"
 
 
 @record
@@ -45,7 +41,6 @@ class StageView:
     outputs: Mapping[str, Mapping[str, Any]]  # output -> manifest, of those that are complete
     curves: Mapping[str, Points]  # metric -> (step, value), a step that was computed again counts once
     restarts: tuple[float, ...]  # the steps from which later attempts went on
-    spent: tuple[Seconds, ...]  # of each attempt
     stragglers: tuple[Mapping[str, Any], ...]  # ranks that were reported as slow: events of the journal
 
 
@@ -69,6 +64,7 @@ class RunView:
     recipe: str  # the text of recipe.yaml
     code: Mapping[str, Any]  # COMMIT of the code snapshot
     diff: str  # what the code had besides its commit
+    spent: Spending | None  # None where it cannot be added up
 
 
 def gather(directory: Path) -> RunView:
@@ -87,6 +83,7 @@ def gather(directory: Path) -> RunView:
         recipe=_text(directory / "recipe.yaml"),
         code=read_json(directory / "code" / "COMMIT"),
         diff=_text(directory / "code" / "changes.diff"),
+        spent=spending_or_none(directory),
     )
 
 
@@ -94,7 +91,7 @@ class _Reader:
     """Reads stages, which are known to each other by what they write."""
 
     def __init__(self, directory: Path, shown: Mapping[str, Any]) -> None:
-        self._directory, self._shown, self._now = directory, shown, time.time()
+        self._directory = directory
         self._documents = {
             entry["name"]: read_json(directory / entry["name"] / "stage.json") for entry in shown["stages"]
         }
@@ -103,10 +100,6 @@ class _Reader:
             for name, document in self._documents.items()
             for output in document.get("outputs", {}).values()
         }
-        self._ends: dict[str, list[float]] = {
-            entry["name"]: [a["ended"] for a in entry["attempts"] if a["ended"]] for entry in shown["stages"]
-        }
-        self._every_end = sorted(end for ends in self._ends.values() for end in ends)
 
     def stage(self, entry: Mapping[str, Any]) -> StageView:
         document, attempts = self._documents[entry["name"]], entry["attempts"]
@@ -135,7 +128,6 @@ class _Reader:
             outputs=self._outputs(entry["name"]),
             curves=curves_of(events),
             restarts=tuple(float(attempt["from_step"]) for attempt in attempts[1:] if attempt["from_step"]),
-            spent=tuple(spent_of(attempts, events, ready=self._ready(attempts, parents), now=self._now)),
             stragglers=tuple(event for event in events if event.get("event") == "straggler"),
         )
 
@@ -147,21 +139,6 @@ class _Reader:
             if manifest.get("fingerprint") == document.get("fingerprint"):
                 complete[output] = manifest
         return complete
-
-    def _ready(self, attempts: Sequence[Mapping[str, Any]], parents: Sequence[str]) -> float | None:
-        """Returns when the first attempt could have begun; None if an earlier launch made it, of which nothing is kept.
-
-        On one machine stages take turns: there, what was waited for is whatever ended before.
-        """
-        launched: float | None = self._shown["started"]
-        if not attempts or launched is None or attempts[0]["started"] < launched:
-            return None
-        started: float = attempts[0]["started"]
-        if self._shown["launcher"] == LOCAL:
-            before = self._every_end[: bisect.bisect_right(self._every_end, started)][-1:]
-        else:
-            before = [end for name in parents for end in self._ends.get(name, ()) if end <= started]
-        return max([launched, *before])
 
 
 def inputs_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:

@@ -8,7 +8,6 @@ from typing import Any
 from orchestrator.report.chain import OUTSIDE, SYMBOLS, Node, chain_graph
 from orchestrator.report.gather import RunView, StageView
 from orchestrator.report.text import duration, moment, percent, safe
-from orchestrator.report.useful import goodput
 
 MOST_STRAGGLERS = 200
 
@@ -29,8 +28,8 @@ def summary(run: RunView) -> str:
         where += f" on {status['host']} ({status['launcher']})"
     spent_s = sum(attempt_s(attempt) for stage in run.stages for attempt in stage.status["attempts"])
     where += f"; {duration(spent_s)} of work in all attempts"
-    share = goodput(run)
-    where += "" if share is None else f", {percent(share)} of it useful"
+    if run.spent is not None and run.spent.useful is not None:
+        where += f", goodput {percent(run.spent.useful)}"
     parts.append(f'<p class="soft small">{safe(where)}.</p>')
     parts += [f'<p class="missed">{safe(note)}</p>' for note in status.get("notes", [])]
     return "".join(parts)

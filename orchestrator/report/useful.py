@@ -1,96 +1,101 @@
-"""How much of the time was useful, as bars: of the run, and of each stage."""
+"""How much of the time was useful, as bars: of the run and of each stage, as `goodput.py` has added it up."""
 
 from collections.abc import Mapping
 
-from orchestrator.report.gather import RunView, StageView
-from orchestrator.report.spent import MEANINGS, USES, Seconds, Use, total
+from orchestrator.goodput import CLASSES, Spending
+from orchestrator.report.gather import RunView
 from orchestrator.report.text import duration, percent, safe
 
-
-def goodput(run: RunView) -> float | None:
-    """Returns the useful share of the time inside of attempts; None before anything was tried."""
-    return _goodput(total(spent for stage in run.stages for spent in stage.spent))
+QUEUE = "queue"
+# class -> what it is called, and what it is; the class is also its colour in page.css
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    "queue": ("queue", "from when a stage could have begun to its beginning, in the latest launch"),
+    "startup": ("start-up", "from the beginning of an attempt to its first step"),
+    "productive": ("useful", "computing steps that count, and the work of stages without steps"),
+    "evaluation": ("evaluation", "the work of stages that only measure"),
+    "redone": ("re-done", "steps that a later attempt computed again, or will have to"),
+    "checkpoint": ("checkpoint", "what training stood still for saves"),
+    "data_wait": ("data wait", "waiting for data in steps that count, on the rank that waited longest"),
+    "idle": ("idle", "held after the last step or save: finishing outputs, a hang, an end that was noticed late"),
+    "unknown": ("not recorded", "attempts of stages without steps that did not end well"),
+}
+ORDER = ("productive", "evaluation", "redone", "startup", "checkpoint", "data_wait", "idle", "unknown")
 
 
 def goodput_bars(run: RunView) -> str:
     """Draws where the time went: a bar for the whole run, one for each stage, and what the colours mean."""
-    tried = [stage for stage in run.stages if stage.spent]
-    if not tried:
+    spent = run.spent
+    if spent is None or not spent.parts:
         return '<p class="soft">Nothing was tried yet.</p>'
-    every = total(spent for stage in tried for spent in stage.spent)
-    inside = _inside(every)
-    longest_s = max(sum(_inside(total(stage.spent)).values()) for stage in tried)
-    on_gpus = any(_gpus(stage) for stage in tried)
-    rows = "".join(_row(stage, longest_s, on_gpus=on_gpus) for stage in tried)
+    longest = max((stage.held_hours for stage in spent.parts), default=0.0)
+    rows = "".join(_row(stage, longest) for stage in spent.parts)
     head = (
-        "<tr><th>stage</th><th>its time in attempts</th><th class='number'>useful</th><th class='number'>in attempts"
-        f"</th><th class='number'>queue</th>{'<th class=number>GPU hours</th>' if on_gpus else ''}</tr>"
+        "<tr><th>stage</th><th>its time</th><th class='number'>useful</th><th class='number'>held</th>"
+        "<th class='number'>by the clock</th><th class='number'>queue</th></tr>"
     )
-    bars = f'<div class="whole">{_bar(inside, sum(inside.values()), "time in attempts")}'
-    if every["queue"] > 0:
-        bars += f'<span class="soft small">with the queue:</span>{_bar(every, sum(every.values()), "with the queue")}'
+    bars = f'<div class="whole">{_bar(spent, spent.held_hours, ORDER, "time that was held")}'
+    if spent.hours[QUEUE] > 0:
+        bars += f'<span class="soft small">with the queue:</span>{_queued(spent)}'
     return (
-        f"<p>{_sentence(every)}</p>{bars}</div>{_keys(every)}"
+        f"<p>{_sentence(spent)}</p>{bars}</div>{_keys(spent)}"
         f'<div class="wide"><table class="spent"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
     )
 
 
-def _inside(spent: Seconds) -> dict[Use, float]:
-    """Leaves out what was spent before attempts."""
-    return {use: seconds for use, seconds in spent.items() if use != "queue"}
+def clock_s(spent: Spending) -> float:
+    """Returns how long attempts took by the clock, together."""
+    return sum(seconds for name, seconds in spent.seconds.items() if name != QUEUE)
 
 
-def _goodput(spent: Seconds) -> float | None:
-    inside_s = sum(_inside(spent).values())
-    return spent["useful"] / inside_s if inside_s > 0 else None
+def _sentence(spent: Spending) -> str:
+    share = "" if spent.useful is None else f"<b>{percent(spent.useful)}</b> of the {spent.unit} time was useful. "
+    mixed = any(stage.unit != spent.unit for stage in spent.parts)
+    without = " Stages without GPUs are not in the sum." if mixed else ""
+    held = " What is held counts once for each GPU, or each process of a stage that asks for no GPU."
+    return f"{share}From journals and state files; what they do not say is not guessed.{held}{without}"
 
 
-def _sentence(every: Seconds) -> str:
-    share = _goodput(every)
-    said = "" if share is None else f"<b>{percent(share)}</b> of the time in attempts was useful. "
-    missing = "" if every["checkpoint"] else " Saving is part of the step after it where no word of it was recorded."
-    return f"{said}From journals and state files; what they do not say is not guessed.{missing}"
+def _queued(spent: Spending) -> str:
+    return _bar(spent, spent.held_hours + spent.hours[QUEUE], (QUEUE, *ORDER), "time with the queue")
 
 
-def _bar(spent: Seconds, longest_s: float, of: str) -> str:
-    all_s = sum(spent.values()) or 1.0
-    found = [use for use in USES if spent.get(use, 0.0) > 0]
-    told = "; ".join(f"{MEANINGS[use][0]} {duration(spent[use])}" for use in found)
+def _bar(spent: Spending, longest: float, order: tuple[str, ...], of: str) -> str:
+    """Draws hours by class; a bar is as long as its share of the longest one."""
+    all_hours = sum(spent.hours[name] for name in order) or 1.0
+    found = [name for name in order if spent.hours[name] > 0]
+    told = "; ".join(f"{MEANINGS[name][0]} {_amount(spent.hours[name])}" for name in found)
     parts = "".join(
-        f'<span class="use {use}" style="width:{100 * spent[use] / all_s:.3f}%" '
-        f'title="{MEANINGS[use][0]}: {duration(spent[use])}, {percent(spent[use] / all_s)}"></span>'
-        for use in found
+        f'<span class="use {name}" style="width:{100 * spent.hours[name] / all_hours:.3f}%" '
+        f'title="{MEANINGS[name][0]}: {_amount(spent.hours[name])}, {percent(spent.hours[name] / all_hours)}"></span>'
+        for name in found
     )
-    width = max(1.0, 100 * all_s / (longest_s or 1.0))
+    width = max(1.0, 100 * all_hours / (longest or 1.0))
     return f'<div class="stack" role="img" aria-label="{safe(of)}: {told}" style="width:{width:.2f}%">{parts}</div>'
 
 
-def _keys(every: Mapping[Use, float]) -> str:
-    inside_s = sum(_inside(every).values()) or 1.0
+def _keys(spent: Spending) -> str:
+    held = spent.held_hours or 1.0
     items = "".join(
-        f'<li><span class="use {use}"></span><b>{MEANINGS[use][0]}</b> {duration(every[use])}'
-        f"{'' if use == 'queue' else f', {percent(every[use] / inside_s)}'}"
-        f'<span class="soft small">: {MEANINGS[use][1]}</span></li>'
-        for use in USES
-        if every[use] > 0
+        f'<li><span class="use {name}"></span><b>{MEANINGS[name][0]}</b> {_amount(spent.hours[name])}'
+        f"{'' if name == QUEUE else f', {percent(spent.hours[name] / held)}'}"
+        f'<span class="soft small">: {MEANINGS[name][1]}</span></li>'
+        for name in (*ORDER, QUEUE)
+        if spent.hours[name] > 0
     )
     return f'<ul class="uses">{items}</ul>'
 
 
-def _row(stage: StageView, longest_s: float, *, on_gpus: bool) -> str:
-    spent = total(stage.spent)
-    share = _goodput(spent)
-    inside = _inside(spent)
-    inside_s = sum(inside.values())
-    gpu_hours = f'<td class="number">{_gpus(stage) * inside_s / 3600:.2f}</td>' if on_gpus else ""
+def _row(stage: Spending, longest: float) -> str:
     return (
-        f'<tr><td>{safe(stage.name)}</td><td class="stacks">{_bar(inside, longest_s, stage.name)}</td>'
-        f'<td class="number">{"" if share is None else percent(share)}</td>'
-        f'<td class="number">{duration(inside_s)}</td><td class="number">{duration(spent["queue"])}</td>'
-        f"{gpu_hours}</tr>"
+        f'<tr><td>{safe(stage.name)}</td><td class="stacks">{_bar(stage, longest, ORDER, stage.name)}</td>'
+        f'<td class="number">{"" if stage.useful is None else percent(stage.useful)}</td>'
+        f'<td class="number">{_amount(stage.held_hours)}</td><td class="number">{duration(clock_s(stage))}</td>'
+        f'<td class="number">{duration(stage.seconds[QUEUE])}</td></tr>'
     )
 
 
-def _gpus(stage: StageView) -> int:
-    resources = stage.document.get("resources", {})
-    return int(resources.get("nodes") or 1) * int(resources.get("gpus_per_node") or 0)
+def _amount(hours: float) -> str:
+    return duration(3600 * hours)
+
+
+assert {*MEANINGS} == {*CLASSES} == {*ORDER, QUEUE}  # noqa: S101 - a class that joins must be drawn

@@ -88,8 +88,9 @@ def write_stage(run: Path, name: str, state: str, samples: tuple[Sample, ...], a
             ),
         )  # fmt: skip
     write_state(directory, StageState(state=state, attempts=attempts))
-    if steps is not None and state != "waiting":
-        write_journal(directory, attempts, steps if state == "done" else steps // 2)
+    if attempts:
+        reached = 0 if steps is None else steps if state == "done" else steps // 2
+        write_journal(directory, attempts, reached)
     if state == "done":
         write_output(run, name, samples)
 

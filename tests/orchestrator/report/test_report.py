@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.artifacts import Report, write_json
 from orchestrator.errors import InputError, SurroundingsError
+from orchestrator.goodput import spending
 from orchestrator.report import make_report
 from orchestrator.report.gather import gather, read_curves
 from orchestrator.report.text import duration
@@ -312,3 +313,24 @@ def test_everything_that_comes_from_a_run_is_escaped_in_one_place() -> None:
     modules = {path.name for path in folder.glob("*.py") if re.search(r"\bescape\b", path.read_text(encoding="utf-8"))}
 
     assert modules == {"text.py"}
+
+
+def test_time_is_split_as_it_was_recorded(finished: Path) -> None:
+    text, _ = read(make_report(finished, finished / "report.html"))
+
+    spent = spending(finished)
+    assert spent.useful is not None
+    assert f"<b>{100 * spent.useful:.1f} %</b> of the process time was useful" in text
+    assert f"goodput {100 * spent.useful:.1f} %" in text
+    region = next(stage for stage in spent.parts if stage.name == "region")
+    assert region.seconds["redone"] > 0
+    assert re.search(r'aria-label="region: useful [^"]*re-done [^"]*start-up', text)
+
+
+def test_ranks_that_were_slow_are_listed(finished: Path) -> None:
+    text, _ = read(make_report(finished, finished / "report.html"))
+
+    part = text[text.index('id="slow-ranks"') : text.index('id="stages-and-attempts"')]
+    assert part.count("<tr>") == 1 + 3 + 12  # the head; a report every hundred steps of region and gcg
+    assert "1.8 times" in part
+    assert "workstation" in part
