@@ -26,7 +26,7 @@ ENGINES = {
 def _train(engine: str, **policy: Any) -> TrainConfig:
     divergence = DivergenceConfig(**{"window": 4, "spike_factor": 100.0, "norm_factor": 1000.0, **policy})
     return toy_train(
-        STEPS, engine=ENGINES[engine], micro_batch=3, save=SaveConfig(every_steps=3), divergence=divergence
+        STEPS, engine=ENGINES[engine], micro_batch=2, save=SaveConfig(every_steps=3), divergence=divergence
     )
 
 

@@ -8,7 +8,16 @@ from torch import nn
 
 from orchestrator.errors import InputError
 from orchestrator.training.config import LayerDecay, OptimConfig
-from orchestrator.training.optim import clip, freeze, layer_scales, learning_rate, matches, parameter_groups
+from orchestrator.training.optim import (
+    clip,
+    freeze,
+    layer_scales,
+    learning_rate,
+    make_optimizer,
+    matches,
+    parameter_groups,
+    whole_norm,
+)
 
 
 def model() -> nn.ModuleDict:
@@ -142,6 +151,27 @@ def test_muon_takes_the_matrices_of_hidden_layers_alone() -> None:
 def test_gradients_are_scaled_down_to_a_norm_but_never_up() -> None:
     gradients = [torch.full((2,), 3.0), torch.full((1, 2), 4.0)]
 
-    norms = [clip(gradients, 1.0), clip(gradients, 5.0)]
+    norms = [clip(gradients, whole_norm(gradients), limit) for limit in (1.0, 5.0)]
 
     assert norms == pytest.approx([50**0.5, 1.0], rel=1e-5)
+
+
+def test_muon_moves_a_matrix_by_as_much_as_adamw_would() -> None:
+    torch.manual_seed(1)
+    ours, theirs = nn.Linear(24, 96, bias=False), nn.Linear(24, 96, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    optim = OptimConfig(lr=0.01, name="muon", weight_decay=0.1)
+    optimizer = make_optimizer(parameter_groups(ours, optim), optim)
+    reference = torch.optim.Muon(theirs.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    before = ours.weight.detach().clone()
+
+    for _ in range(3):
+        ours.weight.grad = torch.randn(96, 24)
+        theirs.weight.grad = ours.weight.grad.clone()
+        optimizer.step()
+        reference.step()
+
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-6)
+    assert (
+        0.1 < float((ours.weight.detach() - before).square().mean().sqrt()) / 0.03 < 0.3
+    )  # AdamW's steps are 0.2 to 0.4

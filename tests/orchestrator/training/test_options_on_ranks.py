@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STEPS, PAUSE, DECAY = 6, 3, 0.8
 ZERO3 = toy_engine("deepspeed")
-AVERAGE = AverageConfig(decay=DECAY)
+EVERY_STEP = SaveConfig(every_steps=1, keep_last=9)
+AVERAGE: dict[str, Any] = {"average": AverageConfig(decay=DECAY), "save": EVERY_STEP}
 MUON = OptimConfig(lr=3e-2, name="muon", warmup_steps=2, weight_decay=0.1, clip_norm=None)
 FP16 = {"precision": "fp16", "loss_scale": LossScale(initial_power=20, window=2, hysteresis=1)}
 ENGINES = {
@@ -61,15 +62,17 @@ class Experts(nn.Module):
 
 
 class ExpertModel(nn.Module):
-    """Sends a batch to one expert, and dawdles on its way back."""
+    """Sends a batch to one expert, and dawdles on its way back, once on one rank."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding, self.experts, self.head = nn.Embedding(LETTERS, 24), Experts(), nn.Linear(24, LETTERS)
+        self.dawdles = torch.distributed.get_rank() == 1
 
     def forward(self, letters_BL: Tensor) -> Tensor:
         hidden_BLD = self.experts(self.embedding(letters_BL), int(letters_BL[0, 0]) % 2)
-        if torch.distributed.get_rank() == 1:
+        if self.dawdles:
+            self.dawdles = False
             time.sleep(QUIET_S + 2 * LOOK_EVERY_S)  # long enough for ranks to compare what they have run
         logits: Tensor = self.head(hidden_BLD)
         return logits
@@ -85,9 +88,7 @@ class ExpertTask(ToyTask):
 
 
 def _train(**changes: Any) -> TrainConfig:
-    return toy_train(
-        STEPS, **{"engine": ZERO3, "micro_batch": 3, "save": SaveConfig(every_steps=1, keep_last=9), **changes}
-    )
+    return toy_train(STEPS, **{"engine": ZERO3, "micro_batch": 2, **changes})
 
 
 def _fit(world: World, directory: Path, train: TrainConfig, **more: Any) -> Any:
@@ -105,11 +106,11 @@ def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
     for name in ("zero1_bf16", "zero2", "zero3"):
         precision = "bf16" if "bf16" in name else "fp32"
         engine_config = toy_engine("deepspeed", zero_stage=int(name[4]), precision=precision)
-        _fit(world, directory / f"average_{name}", _train(engine=engine_config, average=AVERAGE))
-    averaged = _fit(world, directory / "average_paused", _train(average=AVERAGE), stop_after=PAUSE)
+        _fit(world, directory / f"average_{name}", _train(engine=engine_config, **AVERAGE))
+    averaged = _fit(world, directory / "average_paused", _train(**AVERAGE), stop_after=PAUSE)
     averaged.save_average(directory / "exported")
     _fit(world, directory / "muon_zero0", _train(engine=ENGINES["zero0"], optim=MUON))
-    _fit(world, directory / "muon", _train(optim=MUON))
+    _fit(world, directory / "muon", _train(optim=MUON, save=EVERY_STEP))
     _fit(world, directory / "muon_paused", _train(optim=MUON), stop_after=PAUSE)
     for name, engine in {
         "experts": toy_engine("deepspeed", persistence_threshold=0),
@@ -117,17 +118,26 @@ def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
     }.items():
         train = toy_train(2, engine=engine)
         found[name] = toy_fit(world, directory / name, train, task=ExpertTask()).outcome
-    for stage in (1, 2, 3):
+    for stage in (2, 3):
         fp16 = _train(engine=toy_engine("deepspeed", zero_stage=stage, **FP16), log_every=1)
         _fit_fp16(world, directory / f"fp16_zero{stage}", fp16)
-    _fit_fp16(world, directory / "fp16_paused", fp16, stop_after=PAUSE)
+    found["scaler"] = _scaler(_fit_fp16(world, directory / "fp16_paused", fp16, stop_after=PAUSE))
+    copied = directory / "fp16_paused_elsewhere"
+    if world.is_main:
+        copytree(directory / "fp16_paused", copied)
+    _fit_fp16(world, directory / "fp16_paused", fp16)
     return found
 
 
-def _fit_fp16(world: World, directory: Path, train: TrainConfig, **more: Any) -> None:
+def _fit_fp16(world: World, directory: Path, train: TrainConfig, **more: Any) -> Any:
     """Trains in fp16, which CPUs can in so far as somebody says they can."""
     get_accelerator().is_fp16_supported = lambda: True
-    toy_fit(world, directory, train, task=ToyTask(dropout=0.0), make=_unchecked, **more)
+    return toy_fit(world, directory, train, task=ToyTask(dropout=0.0), make=_unchecked, **more).engine
+
+
+def _scaler(engine: Any) -> list[float]:
+    scaler = engine._engine.optimizer.loss_scaler
+    return [scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter, scaler.cur_hysteresis]
 
 
 def _unchecked(task: Any, train: TrainConfig, *, trainable: Sequence[str], world: World, seed: int) -> Engine:
@@ -135,20 +145,23 @@ def _unchecked(task: Any, train: TrainConfig, *, trainable: Sequence[str], world
     return DeepSpeedEngine(task, train, trainable=trainable, world=world)
 
 
-def _elsewhere(world: World, directory: Path) -> None:
+def _elsewhere(world: World, directory: Path) -> list[float]:
     for name, more in {
         "zero0": {"engine": ENGINES["zero0"]},
         "zero2_offload": {"engine": ENGINES["zero2_offload"]},
         "zero3_offload": {"engine": ENGINES["zero3_offload"]},
-        "average": {"average": AVERAGE},
+        "average": AVERAGE,
         "muon": {"optim": MUON},
     }.items():
         _fit(world, directory / f"{name}_paused", _train(**more), first_weights=99)
-    fp16 = _train(engine=toy_engine("deepspeed", **FP16), log_every=1)
-    _fit_fp16(world, directory / "fp16_paused", fp16, first_weights=99)
+    get_accelerator().is_fp16_supported = lambda: True
+    train = _train(engine=toy_engine("deepspeed", **FP16))
+    engine = _unchecked(ToyTask(), train, trainable=("*",), world=world, seed=99)
+    engine.load(directory / "fp16_paused_elsewhere" / "checkpoints" / f"step_{PAUSE:08d}", step=PAUSE)
+    return _scaler(engine)
 
 
-Runs = tuple[Path, list[dict[str, Any]]]
+Runs = tuple[Path, list[dict[str, Any]], list[list[float]]]
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +170,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     directory = tmp_path_factory.mktemp("options")
     found = run_ranks(2, _two_ranks, directory, directory=directory, timeout_s=300)
     copytree(directory, directory / "three", ignore=lambda _, names: [n for n in names if n in {"three", "exported"}])
-    run_ranks(3, _elsewhere, directory / "three", directory=directory, timeout_s=300)
-    return directory, found
+    scalers = run_ranks(3, _elsewhere, directory / "three", directory=directory, timeout_s=300)
+    return directory, found, scalers
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_option_that_is_to_change_nothing_changes_nothing(runs: Runs, engine: str) -> None:
-    directory, (first, second) = runs
+    directory, (first, second), _ = runs
 
     assert curve(directory / engine) == pytest.approx(curve(directory / "zero3"), abs=1e-5)
     assert first[engine] == second[engine] == pytest.approx(first["zero3"], rel=1e-4)
@@ -182,7 +195,7 @@ def test_modules_to_be_gathered_as_one_are_marked(runs: Runs) -> None:
 
 
 def test_ranks_may_run_different_parts_of_a_leaf(runs: Runs) -> None:
-    directory, (first, second) = runs
+    directory, (first, second), _ = runs
 
     assert first["experts"] == second["experts"] == "done"
     assert curve(directory / "experts") == pytest.approx(curve(directory / "experts_torch"), abs=1e-5)
@@ -209,7 +222,7 @@ def _average_by_hand(directory: Path, model: nn.Module) -> dict[str, Tensor]:
 def test_the_average_is_the_one_computed_by_hand(runs: Runs, where: str) -> None:
     directory = runs[0] / where
     if where == "alone":
-        _fit(World.alone(), directory, _train(engine=toy_engine(), average=AVERAGE))
+        _fit(World.alone(), directory, _train(engine=toy_engine(), **AVERAGE))
     torch.manual_seed(5)
     model = ToyModel(dropout=0.0)
     if "bf16" in where:
@@ -238,16 +251,21 @@ def test_the_average_can_be_written_in_the_place_of_the_weights(runs: Runs) -> N
     assert all(torch.equal(exported[name], average) for name, average in stored.items())
 
 
+def _evenness(matrix: Tensor) -> float:
+    """Returns 1 for a matrix that turns only, and less where some directions are stretched more than others."""
+    stretches = torch.linalg.svdvals(matrix)
+    return float(stretches.sum() ** 2 / (len(stretches) * stretches.square().sum()))
+
+
 def test_muon_learns_and_turns_matrices_by_steps_of_one_size(runs: Runs) -> None:
     losses = list(curve(runs[0] / "muon").values())
     before, after = (load_weights(runs[0] / "muon" / "checkpoints" / f"step_{step:08d}") for step in (STEPS - 1, STEPS))
     moved = {name: after[name] - before[name] for name in after if name.endswith("weight") and after[name].ndim == 2}
 
     assert losses[-1] < losses[0] - 0.05
-    for name, step in moved.items():
-        turned = torch.linalg.svdvals(step / step.norm())
-        even = float(turned.min() / turned.max())
-        assert (even > 0.4) == ("blocks" in name), name  # embedding and head are AdamW's
+    evenness = {name: _evenness(step) for name, step in moved.items()}
+    assert all(even > 0.9 for name, even in evenness.items() if "rise" in name or "fall" in name)
+    assert max(evenness["embedding.weight"], evenness["head.weight"]) < 0.9  # AdamW's
 
 
 def test_muon_moves_matrices_cut_or_whole_alike(runs: Runs, tmp_path: Path) -> None:
@@ -263,7 +281,7 @@ def _loss_scales(directory: Path) -> list[float]:
     return [told[step] for step in sorted(told)]
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [2, 3])
 def test_fp16_learns_and_its_loss_scale_moves(runs: Runs, stage: int) -> None:
     losses, scales = curve(runs[0] / f"fp16_zero{stage}"), _loss_scales(runs[0] / f"fp16_zero{stage}")
 
@@ -272,8 +290,15 @@ def test_fp16_learns_and_its_loss_scale_moves(runs: Runs, stage: int) -> None:
     assert len(set(scales)) > 1
 
 
-def test_a_loss_scale_goes_on_where_it_was_on_another_number_of_ranks(runs: Runs) -> None:
-    resumed, whole = runs[0] / "three" / "fp16_paused", runs[0] / "fp16_zero3"
+def test_a_loss_scale_is_the_same_on_another_number_of_ranks(runs: Runs) -> None:
+    _, (first, second), on_three = runs
+
+    assert [second["scaler"], *on_three] == [first["scaler"]] * 4
+    assert first["scaler"][0] != 2.0**20
+
+
+def test_a_resumed_fp16_run_repeats_the_uninterrupted_one_bit_for_bit(runs: Runs) -> None:
+    resumed, whole = runs[0] / "fp16_paused", runs[0] / "fp16_zero3"
 
     assert _loss_scales(resumed) == _loss_scales(whole)
-    assert curve(resumed) == pytest.approx(curve(whole), abs=2e-3)
+    assert curve(resumed) == curve(whole)
