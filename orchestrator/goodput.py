@@ -5,7 +5,8 @@ Computed from what is on disk anyway: `launch.json`, and of each stage `stage.js
 
     queue       between the moment from which a stage could have begun (its launch, the end of those it reads from, the
                 end of the attempt before) and its beginning: waiting for nodes, and pauses before another try. Nobody
-                is billed for it, so it is no part of what was held. Known for the latest launch only.
+                is billed for it, so it is no part of what was held. Of a launch's first attempts it is known of the
+                latest launch only.
     startup     from the beginning of an attempt to its first step: processes, model, checkpoint; of a stage without
                 steps until its processes have joined
     productive  computing steps that count; of a stage without steps, its work
@@ -14,7 +15,8 @@ Computed from what is on disk anyway: `launch.json`, and of each stage `stage.js
     checkpoint  what training stood still for saves
     data_wait   waiting for data in steps that count, on the rank that waited longest
     idle        held after the last step or save of an attempt: finishing outputs, a hang, an end that was noticed late
-    unknown     the work of an attempt of a stage without steps that did not end well: how much was kept, nobody notes
+    unknown     the work of an attempt of a stage without steps that did not end well: how much was kept, nobody notes;
+                and an attempt that is done and left no word of a step
 
 Hours are those of GPUs where a stage asks for any, of processes where it asks for none. A run with both counts GPUs.
 Work that was put into the archive does not count.
@@ -117,7 +119,7 @@ class Books:
 
 
 def queued_since(launch: Launch, document: Mapping[str, Any], states: Mapping[str, StageState]) -> dict[int, float]:
-    """Returns the moments from which the attempts of the latest launch could have begun, by their numbers.
+    """Returns the moments from which attempts could have begun, by their numbers; of those of which that is known.
 
     On this machine stages take turns, and no stage waits for anything but a pause before another try.
     """
@@ -130,10 +132,10 @@ def queued_since(launch: Launch, document: Mapping[str, Any], states: Mapping[st
     since: dict[int, float] = {}
     first = document.get("earlier_attempts", 0)
     for at, attempt in enumerate(attempts):
-        if at > first:
+        if at == first:
+            since[attempt.number] = max([launch.started, *ends]) if attempt.launcher != "local" else attempt.started
+        elif at > 0 and attempts[at - 1].decision.startswith("again"):  # else a person decided when to go on
             since[attempt.number] = attempts[at - 1].ended or attempt.started
-        elif at == first and attempt.launcher != "local":
-            since[attempt.number] = max([launch.started, *ends])
     return since
 
 
@@ -203,9 +205,12 @@ def _attempt(
     seconds["queue"] = max(0.0, attempt.started - since) if since is not None else 0.0
     end = attempt.ended or heard.last or now or attempt.started
     total_s = max(0.0, end - attempt.started)
-    began = end if heard.began is None else heard.began
+    silent = end if document.get("steps") is not None else attempt.started
+    began = silent if heard.began is None else heard.began
     seconds["startup"] = min(total_s, max(0.0, began - attempt.started))
     left_s = total_s - seconds["startup"]
+    if heard.began is None and attempt.state == "done" and document.get("steps") is not None:
+        return _spent(attempt, document, heard, seconds | {"startup": 0.0, "unknown": total_s})
     if document.get("steps") is None:
         seconds[_work_of(attempt, document)] = left_s
     else:

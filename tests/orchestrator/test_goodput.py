@@ -42,7 +42,9 @@ def attempt(number: int, started: float, ended: float | None, state: Any, **more
     )  # fmt: skip
 
 
-LOST = attempt(1, 100.0, 170.0, "failed", cause="node_failure", from_step=0, to_step=3, saved_step=2)
+LOST = attempt(
+    1, 100.0, 170.0, "failed", cause="node_failure", from_step=0, to_step=3, saved_step=2, decision="again: elsewhere"
+)  # fmt: skip
 DONE = attempt(2, 200.0, 250.0, "done", from_step=2, to_step=4, saved_step=4)
 
 
@@ -164,11 +166,24 @@ def test_a_stage_that_journals_metrics_only_has_steps_too(tmp_path: Path) -> Non
 
 
 def test_on_this_machine_nothing_waits_in_a_queue_but_between_two_tries(tmp_path: Path) -> None:
-    first = attempt(1, 100.0, 160.0, "failed", launcher="local", saved_step=0)
+    first = attempt(1, 100.0, 160.0, "failed", launcher="local", saved_step=0, decision="again: hang")
     second = attempt(2, 165.0, 170.0, "failed", launcher="local", saved_step=0)
     make_run(tmp_path, [first, second])
 
     assert spending(tmp_path).seconds["queue"] == 5
+
+
+def test_a_person_who_waits_before_going_on_is_no_queue(tmp_path: Path) -> None:
+    first = attempt(1, 100.0, 160.0, "cancelled", saved_step=0, decision="not again: cancelled")
+    make_run(tmp_path, [first, attempt(2, 5000.0, 5001.0, "failed", saved_step=0)])
+
+    assert spending(tmp_path).seconds["queue"] == 10  # of the first
+
+
+def test_an_attempt_that_is_done_and_said_nothing_is_unknown(tmp_path: Path) -> None:
+    make_run(tmp_path, [attempt(1, 100.0, 160.0, "done")])
+
+    assert seconds(spending(tmp_path)) == {"queue": 10, "unknown": 60}
 
 
 def test_what_is_over_is_added_up_once(tmp_path: Path) -> None:
