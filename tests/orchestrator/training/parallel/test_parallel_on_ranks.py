@@ -12,7 +12,7 @@ from torch import Tensor
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import DamagedSample, InputError
 from orchestrator.training import elastic
-from orchestrator.training.config import AverageConfig, OptimConfig, TrainConfig
+from orchestrator.training.config import AverageConfig, OptimConfig, SaveConfig, TrainConfig
 from orchestrator.training.engine import make_engine
 from orchestrator.training.holdings import OPTIMIZER
 from orchestrator.training.weights import load_weights
@@ -21,7 +21,7 @@ from tests.ranks import run_ranks
 from tests.toylanguage import CutLogitsTask, LanguageTask
 from tests.toys import ToyTask, curve, toy_engine, toy_fit, toy_train
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(600)]  # many trainings in one fixture
 
 STEPS, PAUSE = 5, 3
 # adapters, shares and whole ones learn; the projections are frozen
@@ -41,13 +41,14 @@ ENGINES: dict[str, dict[str, Any]] = {
 HALVES: dict[str, dict[str, Any]] = {
     f"zero{n}_bf16": {"name": "deepspeed", "zero_stage": n, "precision": "bf16"} for n in (1, 3)
 }
-# where training pauses -> where it goes on: engine and degree
+# run whose checkpoint in the middle is taken -> where training goes on: engine, degree and ranks
 MOVES = {
-    "zero3_2_to_zero3_1": (("zero3", 2), ("zero3", 1)),
-    "zero3_1_to_zero3_2": (("zero3", 1), ("zero3", 2)),
-    "zero1_2_to_zero2_4": (("zero1", 2), ("zero2", 4)),
-    "torch_4_to_zero3_2": (("torch", 4), ("zero3", 2)),
-    "zero2_2_to_zero2_2": (("zero2", 2), ("zero2", 2)),
+    "whole": ("zero3", 2, 4),
+    "zero3": ("zero3", 1, 4),
+    "zero1": ("zero2", 4, 4),
+    "zero2": ("zero2", 2, 4),
+    "torch_by_tokens": ("zero3", 2, 2),
+    "zero3_by_tokens": ("torch", 1, 1),
 }
 PLAIN = OptimConfig(lr=5e-3)
 CLOSE = 2e-5  # rounding of fp32 over so many steps
@@ -57,12 +58,12 @@ def _train(engine: str, degree: int, **changes: Any) -> TrainConfig:
     optim = OptimConfig(lr=5e-3, clip_norm=0.5, weight_decay=0.1, lr_scales={"*lora_B*": 2.0})
     settings = toy_engine(**(ENGINES | HALVES)[engine], tensor_parallel=degree)
     fields = {"engine": settings, "optim": optim, "micro_batch": 3, "average": AverageConfig(decay=0.5)}
-    return toy_train(STEPS, **{**fields, **changes})
+    return toy_train(STEPS, save=SaveConfig(every_steps=PAUSE), **{**fields, **changes})
 
 
 def _fit(world: World, directory: Path, train: TrainConfig, **more: Any) -> dict[str, float]:
     fitted = toy_fit(world, directory, train, **{"task": LanguageTask(), "trainable": LEARNS, **more})
-    assert fitted.outcome == "done" or "stop_after" in more, fitted.outcome
+    assert fitted.outcome == "done", fitted.outcome
     return fitted.engine.scalars()
 
 
@@ -73,20 +74,19 @@ def _four_ranks(world: World, directory: Path) -> dict[str, dict[str, float]]:
         found[name] = _fit(world, directory / name, _train(name, 2), task=task)
     for name in HALVES:
         found[name] = _fit(world, directory / name, _train(name, 2))
-    for name, (before, _) in MOVES.items():
-        _fit(world, directory / name, _train(*before), stop_after=PAUSE)
     dropping = LanguageTask(adapted=("q_proj", "v_proj"), lora_dropout=0.5)
     _fit(world, directory / "dropout", _train("zero1", 2), task=dropping)
     return found
 
 
-def _four_others(world: World, directory: Path) -> None:
-    for name, (_, after) in MOVES.items():
-        _fit(world, directory / name, _train(*after), first_weights=99)
+def _go_on(world: World, directory: Path) -> None:
+    for name, (engine, degree, ranks) in MOVES.items():
+        if ranks == world.size:
+            _fit(world, directory / f"{name}_moved", _train(engine, degree), first_weights=99)
 
 
 def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
-    _fit(world, directory / "on_two", _train("zero3", 2), first_weights=99)
+    _go_on(world, directory)
     dropping = LanguageTask(adapted=("q_proj", "v_proj"), lora_dropout=0.5)
     _fit(world, directory / "dropout_whole", _train("zero1", 1), task=dropping)
     for kind, engine in {"Mistral": "torch", "Qwen2": "torch_by_tokens"}.items():  # the second has biases
@@ -126,14 +126,15 @@ Runs = tuple[Path, list[dict[str, dict[str, float]]], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Every training these tests look at: cut and whole on four ranks, resumed by four others and by two."""
+    """Every training these tests look at: cut and whole on four ranks, resumed by four others, by two and by one."""
     directory = tmp_path_factory.mktemp("cut")
-    found = run_ranks(4, _four_ranks, directory, directory=directory, timeout_s=170)
-    copytree(directory / "zero3_2_to_zero3_1", directory / "on_two")
-    copytree(directory / "zero3_2_to_zero3_1", directory / "alone")
-    run_ranks(4, _four_others, directory, directory=directory, timeout_s=170)
-    two = run_ranks(2, _two_ranks, directory, directory=directory, timeout_s=170)
-    _fit(World.alone(), directory / "alone", _train("torch", 1), first_weights=99)
+    found = run_ranks(4, _four_ranks, directory, directory=directory, timeout_s=400)
+    for name in MOVES:
+        middle = f"checkpoints/step_{PAUSE:08d}"
+        copytree(directory / name / middle, directory / f"{name}_moved" / middle)
+    run_ranks(4, _go_on, directory, directory=directory, timeout_s=400)
+    two = run_ranks(2, _two_ranks, directory, directory=directory, timeout_s=400)
+    _go_on(World.alone(), directory)
     return directory, found, two
 
 
@@ -184,16 +185,24 @@ def test_a_checkpoint_of_shares_reads_as_the_whole_model(runs: Runs, engine: str
     assert all(torch.equal(ours[name], theirs[name]) for name in frozen)
 
 
-@pytest.mark.parametrize("name", [*MOVES, "on_two", "alone"])
+@pytest.mark.parametrize("name", MOVES)
 def test_training_goes_on_at_another_degree_as_if_nothing_had_happened(runs: Runs, name: str) -> None:
-    ours, theirs = curve(runs[0] / name), curve(runs[0] / "whole")
+    moved = runs[0] / f"{name}_moved"
 
-    assert list(ours) == list(range(1, STEPS + 1))
-    assert ours == pytest.approx(theirs, abs=CLOSE)
+    ours, theirs = curve(moved), curve(runs[0] / "whole")
+
+    assert list(ours) == list(range(PAUSE + 1, STEPS + 1))
+    assert ours == pytest.approx({step: theirs[step] for step in ours}, abs=CLOSE)
     for read in (_weights, _moments):
-        resumed, never_paused = read(runs[0] / name), read(runs[0] / "whole")
+        resumed, never_paused = read(moved), read(runs[0] / "whole")
         assert set(resumed) == set(never_paused)
         assert all(torch.allclose(resumed[key], never_paused[key], atol=CLOSE) for key in never_paused)
+
+
+def test_training_goes_on_bit_for_bit_where_nothing_else_changes(runs: Runs) -> None:
+    ours, theirs = curve(runs[0] / "zero2_moved"), curve(runs[0] / "zero2")
+
+    assert ours == {step: theirs[step] for step in ours}
 
 
 def test_shares_of_features_are_dropped_too(runs: Runs) -> None:
