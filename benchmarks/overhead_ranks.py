@@ -72,11 +72,6 @@ class Stream:
         return step * self._global_batch
 
     def names_of(self, step: int) -> Sequence[str]:
-        """Names nothing."""
-        del step
-        return ()
-
-    def names_of(self, step: int) -> Sequence[str]:
         """Names the batch: its samples have no names."""
         return [f"batch {step}"]
 
