@@ -146,6 +146,7 @@ class _StageBook:
         self._folder = folder
         self._tail = Tail(folder / JOURNAL)
         self._tally, self._generation = Tally({}), 0
+        self._made: tuple[str, Spending] | None = None  # what was found once nothing ran, and of what
 
     def read(
         self, document: Mapping[str, Any], state: StageState, since: Mapping[int, float], now: float | None
@@ -186,13 +187,19 @@ class _StageBook:
         return json.dumps([_VERSION, size, attempts, sorted(since.items()), asked])
 
     def _kept(self, key: str) -> Spending | None:
+        if self._made is not None and self._made[0] == key:
+            return self._made[1]
         try:
             plain = json.loads((self._folder / KEPT).read_text(encoding="utf-8"))
-            return _reopened(plain["spending"]) if plain["key"] == key else None
+            if plain["key"] != key:
+                return None
+            self._made = key, _reopened(plain["spending"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return self._made[1]
 
     def _keep(self, key: str, made: Spending) -> None:
+        self._made = key, made
         with suppress(OSError):  # a folder that we may only look at, a full disk: it is added up again next time
             write_json(self._folder / KEPT, {"key": key, "spending": _closed(made)})
 

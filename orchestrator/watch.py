@@ -1,9 +1,10 @@
 """`orch status --watch`: a view of a run that one leaves open, and the same as plain lines where nothing can be drawn.
 
-Threads read: the run folder every second, whoever keeps the queue every half a minute, the hours every minute; the main
+Threads read: the run folder every second, whoever keeps the queue every half a minute, the hours now and then; the main
 thread draws. So a file system or a Slurm that hangs stops no key and no Ctrl-C, and is said on the screen.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from orchestrator.status import ASK_EVERY_S, Answer, Observer, asked
 from orchestrator.watchview import Trouble, frame
 
 LOOK_EVERY_S, DRAW_EVERY_S = 1.0, 0.5
-SPENT_EVERY_S = 60.0  # the first time it may take seconds: nobody waits for it
+SPENT_EVERY_S = 20.0  # the first time it may take seconds: nobody waits for it
 ASK_QUEUE_EVERY_S = 30.0  # one squeue for all stages; everybody asks the same controller
 MOST_PAUSE_S = 5.0
 LATE_S = 10.0  # without news from the run folder: then that is news
+SETTLING_S = 5.0  # a run may be over a moment before its last stage says so
 GONE_S = 60.0  # after which plain lines end: nobody sits before them
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ def watch(directory: Path, place: Place, console: Console) -> dict[str, Any] | N
     pictures = Background[Picture](lambda _: glance.look(answers.answer or Answer(), spent.answer), LOOK_EVERY_S)
     with Screen(console) as screen:
         drawn: tuple[object, ...] = ()
+        ended = math.inf
         while True:
             width, height = screen.size
             picture, late_s = pictures.answer, time.monotonic() - pictures.heard
@@ -77,7 +80,9 @@ def watch(directory: Path, place: Place, console: Console) -> dict[str, Any] | N
             if drawn != (drawn := (id(picture), width, height, int(time.time()))):  # once a second, or when resized
                 screen.draw(frame(picture, width, height, trouble=trouble, ascii_only=_ascii_only(console)))
             if picture is not None and trouble is None and over(picture.status):
-                return dict(picture.status)
+                ended = min(ended, time.monotonic())
+                if picture.status["state"] != "running" or time.monotonic() - ended > SETTLING_S:
+                    return dict(picture.status)
             if "q" in screen.wait(DRAW_EVERY_S).lower():
                 return None
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +69,8 @@ def _page(picture: Picture | None, width: int, height: int, trouble: Trouble | N
         return [Text("reading the run ..."), *_trouble_lines(trouble)]
     top = [*_head(picture, width), *_trouble_lines(trouble)]
     foot = [Text("q or Ctrl-C leaves, the run goes on    logs: orch logs RUN STAGE --follow", style="dim")]
-    warned = _warnings(picture, width)[: max(0, min(MOST_WARNED + 1, height // 4))]
+    warned = _warnings(picture, width)
+    warned = [*warned[:1], *warned[1:][-(height // 4) :]] if height >= 8 else []
     room = height - len(top) - len(warned) - len(foot) - 1
     body = _stages(picture, width, room, ascii_only=ascii_only)
     padding = [Text("")] * max(0, height - len(top) - len(body) - len(warned) - len(foot))
@@ -209,10 +211,11 @@ def _curve(series: Series, label: str, form: str, width: int, *, ascii_only: boo
 
 def _warnings(picture: Picture, width: int) -> list[Text]:
     """Returns the last things that went wrong, the newest at the bottom, below a line of their own."""
-    notes = [Text(f"! {in_one_line(str(note))}", style="yellow") for note in picture.status["notes"]]
-    told = [
-        Text(f"! {moment(one.time)} {in_one_line(one.stage)}: {in_one_line(one.text)}", style="yellow")
-        for one in picture.warnings
+    notes = [f"! {in_one_line(str(note))}" for note in picture.status["notes"]]
+    told = [f"! {moment(one.time)} {in_one_line(one.stage)}: {in_one_line(one.text)}" for one in picture.warnings]
+    shown = [
+        Text(line, style="yellow")
+        for words in [*notes, *told][-MOST_WARNED:]
+        for line in textwrap.wrap(words, max(width, 10), max_lines=2, placeholder=" ...", subsequent_indent="  ")
     ]
-    shown = [*notes, *told][-MOST_WARNED:]
     return [Text("-" * min(width, 12), style="dim"), *shown] if shown else []
