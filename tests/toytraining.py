@@ -55,7 +55,7 @@ class Train(Stage):
         from tests.toys import ToyStream, toy_train
 
         torch.set_num_threads(1)
-        save = SaveConfig(every_steps=self.config.save_every)
+        save = SaveConfig(every_steps=self.config.save_every, in_background=False)  # accidents find it on the disk
         train = toy_train(self.config.steps, save=save, log_every=self.config.log_every)
         checkpoints = Checkpoints(
             context.directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=context.seed,
