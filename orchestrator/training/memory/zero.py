@@ -58,11 +58,19 @@ class Footprint:
 def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
     """Reads a setting off a recipe's `train`; InputError where its batch does not divide over the ranks.
 
-    And under tensor parallelism, of which nothing here knows how it cuts a model.
+    And for options of which nothing here knows what they save or cost.
     """
     engine = train.engine
-    if engine.tensor_parallel > 1:
-        raise InputError("train.engine.tensor_parallel: what it saves is not reckoned yet; allowed here: 1")
+    unknown = {
+        "engine.tensor_parallel": engine.tensor_parallel > 1,
+        "engine.offload": {engine.offload.optimizer, engine.offload.parameters} != {"none"},
+        "engine.zeropp": engine.zeropp.on,
+        "engine.precision": engine.precision == "fp16",
+        "optim.name": train.optim.name != "adamw",
+        "average": train.average is not None,
+    }
+    for key in (key for key, asked in unknown.items() if asked):
+        raise InputError(f"train.{key}: what it saves or costs is not reckoned yet; allowed here: the default")
     usual = GPU_PERSISTENCE if on_gpu else 0
     return Setting(
         zero_stage=0 if engine.name == "torch" else engine.zero_stage,

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from orchestrator.training.config import DivergenceConfig, SaveConfig, TrainConfig
+from orchestrator.training.config import AverageConfig, DivergenceConfig, SaveConfig, TrainConfig
 from orchestrator.training.divergence import robust_z
+from orchestrator.training.weights import load_weights
 from orchestrator.world import World
 from tests.poison import NAN, PoisonedTask, SteepTask, by_hand
 from tests.toys import curve, toy_fit, toy_train
@@ -73,6 +75,18 @@ def test_a_killed_and_resumed_run_does_the_same(tmp_path: Path, what: str, stop_
     assert resumed.outcome == "done"
     assert curve(tmp_path) == by_hand(ALONE, train, without=[BAD])
     assert [event["step"] for event in events(tmp_path, "left_out")] == [BAD]
+
+
+def test_the_moving_average_goes_back_too(tmp_path: Path) -> None:
+    averages = []
+    for what in ("skip", "roll_back"):
+        policy_of = {"divergence": DivergenceConfig(on_nonfinite=what), "save": SaveConfig(every_steps=4)}
+        train = toy_train(STEPS, average=AverageConfig(decay=0.7), **policy_of)
+        fitted = toy_fit(ALONE, tmp_path / what, train, task=PoisonedTask(POISON))
+        fitted.engine.save_average(tmp_path / what / "average" / "weights")
+        averages.append(load_weights(tmp_path / what / "average"))
+
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
 
 
 def test_after_so_many_steps_left_out_training_stops(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from orchestrator.training.config import (
     TrainConfig,
     ZeroPlusPlus,
 )
+from orchestrator.training.memory.zero import setting_of
 from orchestrator.training.options import option_faults, require
 from orchestrator.training.zero import deepspeed_json
 
@@ -197,3 +198,18 @@ def test_deepspeed_is_told_that_muon_needs_whole_gradients() -> None:
 
     assert json["communication_data_type"] == "fp32"
     assert json["zero_optimization"]["reduce_scatter"] is False
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (train(EngineConfig(precision="fp16")), "engine.precision"),
+        (train(EngineConfig(offload=ON_CPU)), "engine.offload"),
+        (train(EngineConfig(zeropp=WEIGHTS)), "engine.zeropp"),
+        (train(optim=MUON), "optim.name"),
+        (train(average=AverageConfig()), "average"),
+    ],
+)
+def test_memory_is_not_told_where_nobody_reckons_it(given: TrainConfig, key: str) -> None:
+    with pytest.raises(InputError, match=rf"train\.{key}: what it saves or costs is not reckoned yet"):
+        setting_of(given, 8, on_gpu=True)
