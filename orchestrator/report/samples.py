@@ -18,6 +18,7 @@ WIDEST_PX = 1400
 COLOURS = 16
 OPEN = 3  # samples of each benchmark; the others are folded away
 LARGE = 0.35  # share of the picture from which on a mask is background rather than a thing
+SMALL = 12  # times the square of a number's radius: a smaller mask would be hidden by it
 PIXELATED_PX = 160  # wide: below, pixels are shown as squares
 TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
@@ -154,9 +155,12 @@ def _shape(phrase: Mapping[str, Any], layers: _Layers, number: int) -> _Shape:
         across, down = layers.width_px / width, layers.height_px / height
         scale = "" if across == down == 1 else f' transform="scale({across:.6g},{down:.6g})"'
         large = ' class="large"' if outline.share > LARGE else ""
-        x, y = outline.inside_xy
+        (x, y), radius = outline.inside_xy, _radius(layers)
+        covered = outline.share * layers.width_px * layers.height_px
+        aside = 2 * radius if covered < SMALL * radius**2 else 0.0
         path = f'<path d="{outline.path}"{large}{scale}/>'
-        return _Shape(svg=path + _number(x * across, y * down, layers, number), share=outline.share)
+        numbered = _number(x * across - aside, y * down - aside, layers, number)
+        return _Shape(svg=path + numbered, share=outline.share)
     match phrase.get("box_xyxy_px"):
         case [int() | float() as x0, int() | float() as y0, int() | float() as x1, int() | float() as y1]:
             width, height = max(0.0, x1 - x0), max(0.0, y1 - y0)
@@ -168,13 +172,17 @@ def _shape(phrase: Mapping[str, Any], layers: _Layers, number: int) -> _Shape:
 
 def _number(x: float, y: float, layers: _Layers, number: int) -> str:
     """Writes the number of a phrase into the picture: colours alone do not tell phrases apart for everybody."""
-    radius = max(layers.width_px, layers.height_px) / 36
+    radius = _radius(layers)
     x = min(max(x, radius), layers.width_px - radius)
     y = min(max(y, radius), layers.height_px - radius)
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}"/>'
         f'<text x="{x:.1f}" y="{y + 0.45 * radius:.1f}" style="font-size:{1.3 * radius:.2f}px">{number}</text>'
     )
+
+
+def _radius(layers: _Layers) -> float:
+    return max(layers.width_px, layers.height_px) / 42
 
 
 def _chip(phrase: Mapping[str, Any], shade: int, name: str, number: int, *, visible: bool) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,14 @@ def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], tmp_pa
 
     assert "Recipe, code and inputs are the same." in text
     assert {cells[3] for key, cells in rows(text).items() if key.startswith("score ")} == {"equal"}
+
+
+def test_the_command_compares_and_leaves_the_report_of_the_run_alone(orch: Any, pair: tuple[Path, Path]) -> None:
+    ours, theirs = pair
+
+    shown = orch("report", str(ours), "--against", str(theirs))
+
+    page = ours / "report_against_theirs.html"
+    assert shown.stdout.strip() == str(page)
+    assert "against <b>theirs</b>" in page.read_text()
+    assert not (ours / "report.html").exists()

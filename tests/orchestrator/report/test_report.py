@@ -221,6 +221,28 @@ def test_a_picture_outside_of_its_report_is_not_shown(finished: Path) -> None:
     assert "4 more pictures are in the run folder" in text
 
 
+def test_layers_outside_of_their_report_are_not_read(finished: Path) -> None:
+    folder = finished / "score/report"
+    layers = json.loads((folder / "pictures/gcg_000.json").read_text())
+    (finished / "secret.png").write_bytes((folder / "pictures/gcg_000.png").read_bytes())
+    write_json(finished / "secret.json", layers)
+    for name, image in (("up", "../../secret.png"), ("text", "metrics.json"), ("far", "/etc/passwd")):
+        write_json(folder / f"pictures/{name}.json", {**layers, "image": image})
+    write_json(folder / "pictures/torn.json", {**layers, "panels": ["no panel"], "width_px": "<b>"})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["pictures"] = [
+        {"path": "pictures/none.png", "layers": layers, "benchmark": "gcg", "key": "k", "text": "t"}
+        for layers in ("../../secret.json", *(f"pictures/{name}.json" for name in ("up", "text", "far", "torn")))
+    ]
+    write_json(folder / "metrics.json", metrics)
+    Report(folder).commit(fingerprint_of("score"))
+
+    text, balance = read(make_report(finished, finished / "report.html"))
+
+    assert balance.sources == []
+    assert "5 more pictures are in the run folder" in text
+
+
 def test_the_page_stays_small_enough_to_be_mailed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.report.samples.PAGE_BYTES", 10_000)
 
