@@ -18,8 +18,8 @@ from stages.glamm.task import Weights, glamm_loss
 from stages.glamm.words import POINTS, words_loss
 
 PARTS = (
-    "language_model", "vision_tower", "projector", "region_encoder", "prompt_projection", "sam.vision_encoder",
-    "sam.prompt_encoder", "sam.mask_decoder",
+    "language_model.model", "language_model.lm_head", "vision_tower", "projector", "region_encoder",
+    "prompt_projection", "sam.vision_encoder", "sam.prompt_encoder", "sam.mask_decoder",
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InputError
 from orchestrator.training.memory.anatomy import Anatomy
 
 PROGRAM = "orchestrator.training.memory.measure"
@@ -29,18 +28,18 @@ def key_of(request: Mapping[str, Any], code: Mapping[str, str]) -> str:
 
 def anatomies(requests: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Anatomy], str]:
     """Answers requests by key, from the cache or by one child process; also says why the others have no answer."""
-    found = {key: kept for key in requests if (kept := _read(key)) is not None}
-    missing = {key: request for key, request in requests.items() if key not in found}
+    answers = {key: kept for key in requests if (kept := _read(key)) is not None}
+    missing = {key: request for key, request in requests.items() if key not in answers}
     problem = ""
     if missing:
-        answers, problem = _ask(list(missing.values()))
-        for key, answer in zip(missing, answers, strict=False):
-            if "anatomy" in answer:
-                found[key] = Anatomy.from_plain(answer["anatomy"])
-                _write(key, answer["anatomy"])
-            else:
-                problem = problem or str(answer.get("error"))
-    return found, problem
+        told, problem = _ask(list(missing.values()))
+        for key, answer in zip(missing, told, strict=False):
+            answers[key] = answer
+            if "error" not in answer:  # another time, or another machine, may do better
+                _write(key, answer)
+    found = {key: Anatomy.from_plain(answer["anatomy"]) for key, answer in answers.items() if "anatomy" in answer}
+    reasons = (answer[word] for answer in answers.values() for word in ("refused", "error") if word in answer)
+    return found, problem or next(reasons, "")
 
 
 def _ask(requests: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -77,11 +76,14 @@ def _version(name: str) -> str:
         return "-"
 
 
-def _read(key: str) -> Anatomy | None:
+def _read(key: str) -> dict[str, Any] | None:
     try:
-        return Anatomy.from_plain(json.loads(_place(key).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, InputError):  # not there, or of another making
+        answer: dict[str, Any] = json.loads(_place(key).read_text(encoding="utf-8"))
+        if "refused" not in answer:
+            Anatomy.from_plain(answer["anatomy"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or of another making
         return None
+    return answer
 
 
 def _write(key: str, plain: Mapping[str, Any]) -> None:

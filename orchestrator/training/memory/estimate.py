@@ -1,6 +1,7 @@
 """What the stages of a plan need and cost: memory of a rank, GPU-hours, and what failures leave of the time."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,6 @@ from orchestrator.journal import read_backwards
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.records import record
 from orchestrator.resources import rank_count
-from orchestrator.stopping import measured_save_s
 from orchestrator.training.memory.advice import Advice, advise
 from orchestrator.training.memory.anatomy import Anatomy
 from orchestrator.training.memory.asking import anatomies, key_of
@@ -21,6 +21,8 @@ from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.memory.zero import FP32, GB, MOMENTS, Footprint, Setting, footprint, setting_of
 
 FEWEST_RATES = 3  # log lines of an earlier attempt, of which the median counts
+MOST_EVENTS = 2000  # of a journal, the latest
+COPY_GB_PER_S = 10.0  # assumed: from a GPU to the memory of its host, a rank
 
 
 @record
@@ -95,7 +97,7 @@ class _Reckoner:
         hours = (
             None if step_s is None or stage.steps is None else step_s * (stage.steps - (stage.from_step or 0)) / 3600
         )
-        goodput, best = self._goodput(stage, anatomy, step_s)
+        goodput, best = self._goodput(stage, anatomy, setting, step_s)
         return Estimate(
             memory=memory,
             parts={part: line.at(setting.micro_batch) for part, line in anatomy.at_peak.items()},
@@ -122,24 +124,28 @@ class _Reckoner:
         operations = anatomy.flops.at(setting.micro_batch) * setting.accumulation
         return operations / (peak * 1e12 * self._hardware.utilisation), "computed"
 
-    def _goodput(self, stage: PlannedStage, anatomy: Anatomy, step_s: float | None) -> tuple[float | None, int | None]:
-        hours, train = self._hardware.node_mtbf_hours, _sketch(stage).train
+    def _goodput(
+        self, stage: PlannedStage, anatomy: Anatomy, setting: Setting, step_s: float | None
+    ) -> tuple[float | None, int | None]:
+        """Returns the share of the time that is kept, saving as the recipe says, and the best steps between saves."""
+        hours, save = self._hardware.node_mtbf_hours, _sketch(stage).train.save
         if hours is None or step_s is None:
             return None, None
         mtbf_s = job_mtbf_s(hours, stage.resources.nodes)
-        save_s = measured_save_s(self._plan.directory / stage.name) or self._save_s(
-            anatomy, bf16=train.engine.precision == "bf16"
-        )
-        every = train.save.every_steps
-        interval_s = None if every == "auto" else every * step_s
-        goodput = expected_goodput(save_s, mtbf_s, self._hardware.restart_s, interval_s)
-        return goodput, max(1, round(best_interval_s(save_s, mtbf_s) / step_s))
+        stall_s, save_s = _measured_costs(self._plan.directory / stage.name) or self._costs(anatomy, setting)
+        lost_s = self._hardware.restart_s
+        if save.in_background:
+            lost_s += save_s  # a failure also costs what was done since a checkpoint began that was not yet whole
+        else:
+            stall_s = save_s
+        best_s = max(best_interval_s(stall_s, mtbf_s), save_s)
+        interval_s = best_s if save.every_steps == "auto" else save.every_steps * step_s
+        return expected_goodput(stall_s, mtbf_s, lost_s, interval_s), max(1, math.ceil(best_s / step_s))
 
-    def _save_s(self, anatomy: Anatomy, *, bf16: bool) -> float:
-        """Returns how long the bytes of a checkpoint take: masters and moments of what learns, the rest as it is."""
-        learning = anatomy.elements(learning=True)
-        frozen = anatomy.elements() - learning
-        return ((FP32 + MOMENTS) * learning + (2 if bf16 else FP32) * frozen) / (self._hardware.storage_gb_per_s * GB)
+    def _costs(self, anatomy: Anatomy, setting: Setting) -> tuple[float, float]:
+        """Returns for how long a save stops training, and how long it takes: masters and moments of what learns."""
+        size = (FP32 + MOMENTS) * anatomy.elements(learning=True)
+        return size / setting.ranks / (COPY_GB_PER_S * GB), size / (self._hardware.storage_gb_per_s * GB)
 
     def _advise(self, stage: PlannedStage, key: str, anatomy: Anatomy, setting: Setting) -> Advice:
         if (key, setting) not in self._advice:
@@ -187,10 +193,20 @@ def _measured_rate(folder: Path, stage: PlannedStage) -> float | None:
 def _rates(folder: Path) -> Iterator[float]:
     """Yields the latest rates of the journal."""
     for count, event in enumerate(read_backwards(folder)):
-        if count > 2000:
+        if count > MOST_EVENTS:
             return
         if event.get("event") == "metrics" and "samples_per_s" in event.get("values", {}):
             yield float(event["values"]["samples_per_s"])
+
+
+def _measured_costs(folder: Path) -> tuple[float, float] | None:
+    """Returns for how long the last save in this folder stopped training, and how long it took."""
+    for count, event in enumerate(read_backwards(folder)):
+        if count > MOST_EVENTS:
+            break
+        if event.get("event") == "saved" and "stall_s" in event:
+            return float(event["stall_s"]), float(event["save_s"])
+    return None
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """Looks at a model and its micro-batches on the meta device: sizes, bytes alive, operations. Imports torch.
 
 `python -m orchestrator.training.memory.measure` reads a list of requests from standard input and answers each with a
-line of JSON: {"anatomy": ...} or {"error": why}. No weight and no gradient ever exists.
+line of JSON: {"anatomy": ...}, {"refused": what cannot be} or {"error": why it did not work}. No weight and no gradient
+ever exists.
 """
 
 import dataclasses
@@ -197,7 +198,7 @@ def main() -> int:
         try:
             answer = {"anatomy": measure(Request(**{**plain, "learning": tuple(plain["learning"])})).to_plain()}
         except OrchError as error:
-            answer = {"error": str(error)}
+            answer = {"refused": str(error)}
         except Exception as error:  # noqa: BLE001 - an estimate that fails must not take a plan with it
             answer = {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -126,11 +126,11 @@ def trained(
 @pytest.mark.parametrize(
     ("source", "lora", "learning", "recomputes"),
     [
-        ("captions", False, ("*",), False),
         ("grounded", False, ("*",), False),
-        ("grounded", False, ("*",), True),
-        ("segments", True, GcgTuning.trainable, False),
         ("segments", True, GcgTuning.trainable, True),
+        pytest.param("captions", False, ("*",), False, marks=pytest.mark.long),
+        pytest.param("grounded", False, ("*",), True, marks=pytest.mark.long),
+        pytest.param("segments", True, GcgTuning.trainable, False, marks=pytest.mark.long),
     ],
 )
 def test_training_takes_the_memory_that_was_predicted(

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,15 +123,31 @@ def test_gpu_hours_are_operations_over_what_gpus_reach(tmp_path: Path) -> None:
     assert quick.goodput is None  # nobody says how often its nodes fail
 
 
-def test_goodput_is_that_of_saving_as_the_recipe_says(tmp_path: Path) -> None:
-    plan = planned(tmp_path, {"told": stage(save={"every_steps": 50})})
+@pytest.mark.parametrize("in_background", [True, False])
+def test_goodput_is_that_of_saving_as_the_recipe_says(tmp_path: Path, in_background: bool) -> None:  # noqa: FBT001 - a case
+    plan = planned(tmp_path, {"told": stage(save={"every_steps": 50, "in_background": in_background})})
 
     told = estimate_plan(plan, BIG)[0]["told"]
 
-    learning = told.memory.optimizer * 8 / 12  # of eight ranks, twelve bytes each
-    save_s = 12 * learning / 1e9
-    assert told.goodput == pytest.approx(expected_goodput(save_s, 3_600_000, 300, 50 * told.step_s), rel=1e-3)
-    assert told.best_every_steps == pytest.approx(best_interval_s(save_s, 3_600_000) / told.step_s, rel=1e-2)
+    size_gb = told.memory.optimizer * 8 / 1e9  # of eight ranks, masters and moments
+    stall_s, save_s, mtbf_s = size_gb / 8 / 10, size_gb, 3_600_000
+    lost_s = 300 + save_s if in_background else 300
+    still_s = stall_s if in_background else save_s
+    assert told.step_s is not None
+    assert told.goodput == pytest.approx(expected_goodput(still_s, mtbf_s, lost_s, 50 * told.step_s), rel=1e-3)
+    assert told.best_every_steps == pytest.approx(best_interval_s(still_s, mtbf_s) / told.step_s, rel=1e-2)
+
+
+def test_goodput_goes_by_what_the_last_save_cost(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {"told": stage(save={"every_steps": 50})})
+    folder = plan.directory / "told"
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").write_text('{"event": "saved", "step": 50, "stall_s": 4.0, "save_s": 90.0}\n')
+
+    told = estimate_plan(plan, BIG)[0]["told"]
+
+    assert told.step_s is not None
+    assert told.goodput == pytest.approx(expected_goodput(4.0, 3_600_000, 390, 50 * told.step_s))
 
 
 def test_an_earlier_attempt_in_the_run_says_how_fast_it_is(tmp_path: Path) -> None:
@@ -179,17 +194,19 @@ def test_where_nothing_fits_the_least_is_said(tmp_path: Path) -> None:
     assert "the least is" in line
 
 
-def test_a_thousand_equal_stages_are_asked_about_once_and_then_never_again(tmp_path: Path, empty_cache: Path) -> None:
-    estimate_plan(planned(tmp_path, {"told": stage()}), BIG)
+def test_a_thousand_equal_stages_are_asked_about_once_and_then_never_again(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Hardware(memory_gb_per_gpu=0.001, tflops_per_gpu=1, node_mtbf_hours=1)
     plan = planned(tmp_path, {f"s{number}": stage() for number in range(1000)})
 
-    begun = time.perf_counter()
-    found, note = estimate_plan(plan, Hardware(memory_gb_per_gpu=0.001, tflops_per_gpu=1, node_mtbf_hours=1))
-    took_s = time.perf_counter() - begun
+    found, note = estimate_plan(plan, small)
+    monkeypatch.setattr(asking, "PROGRAM", "no_such_module")  # whoever asked a child now would hear nothing
+    again, silence = estimate_plan(plan, small)
 
-    assert (len(found), note) == (1000, "")
-    assert len(list(empty_cache.glob("*.json"))) <= 2  # and one with activations computed again, which the toy has not
-    assert took_s < 30  # hangs would be seen; how fast it is, is measured by benchmarks/handover.py
+    assert (len(found), note, silence) == (1000, "", "")
+    assert len(list(empty_cache.glob("*.json"))) == 2  # and that it cannot compute activations again
+    assert again == found
 
 
 def test_planning_and_estimating_load_nothing_heavy(tmp_path: Path) -> None:

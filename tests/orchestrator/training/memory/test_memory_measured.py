@@ -19,6 +19,7 @@ from tests.toys import ToyStream, ToyTask, toy_engine, toy_train
 
 WIDTH, DEPTH, LENGTH, TOLERANCE = 192, 3, 11, 0.10
 STEPS = 3  # DeepSpeed knows the order of modules from the second on
+LONG = pytest.mark.long
 pytestmark = pytest.mark.slow
 
 
@@ -96,8 +97,10 @@ def test_replicas_average_one_long_vector(tmp_path: Path) -> None:
         assert most == pytest.approx(predicted(train, 2).total, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("ranks", "precision"),
+    [(2, "bf16"), (1, "bf16"), pytest.param(2, "fp32", marks=LONG), pytest.param(1, "fp32", marks=LONG)],
+)
 def test_zero_3_needs_what_is_predicted_and_holds_it_to_the_byte(tmp_path: Path, ranks: int, precision: str) -> None:
     train = train_config(name="deepspeed", precision=precision, persistence_threshold=0)
     said = predicted(train, ranks)
@@ -109,8 +112,10 @@ def test_zero_3_needs_what_is_predicted_and_holds_it_to_the_byte(tmp_path: Path,
         assert held["peak"] == pytest.approx(said.total, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"),
+    [(1, "bf16"), (2, "bf16"), pytest.param(1, "fp32", marks=LONG), pytest.param(2, "fp32", marks=LONG)],
+)
 def test_zero_1_and_2_need_what_is_predicted(tmp_path: Path, zero_stage: int, precision: str) -> None:
     train = train_config(name="deepspeed", precision=precision, zero_stage=zero_stage)
 
