@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STAGES = {"train": "tests.toysitting:Train", "silent": "tests.toysitting:Silent"}
 FAMILIES: Mapping[str, str] = {}
+# what puts parameters into groups: nothing does
+GROUPING = {"name": "adamw", "muon_skips": (), "lr_scales": {}, "weight_decay": 0.0, "layer_decay": None}
 
 
 class Silent(TrainingStage):

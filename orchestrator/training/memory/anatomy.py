@@ -25,6 +25,7 @@ class Anatomy:
     numels: tuple[int, ...]  # of each parameter
     parts: tuple[str, ...]  # the part of the model that it belongs to
     groups: tuple[int, ...]  # the optimizer's group that it is in; -1 = frozen
+    moments: tuple[int, ...]  # bytes an element that its optimizer remembers of it
     buffers: Mapping[str, int]  # part -> bytes
     uses: tuple[tuple[int, ...], ...]  # parameters that each module call needs, forward and then backward, in order
     released: tuple[Line, ...]  # bytes alive at the moments that can be the highest; gradients go as they come
@@ -43,8 +44,8 @@ class Anatomy:
     def to_plain(self) -> dict[str, Any]:
         """Returns JSON-ready data."""
         return {
-            "numels": self.numels, "parts": self.parts, "groups": self.groups, "buffers": dict(self.buffers),
-            "uses": self.uses, "released": _pairs(self.released), "kept": _pairs(self.kept),
+            "numels": self.numels, "parts": self.parts, "groups": self.groups, "moments": self.moments,
+            "buffers": dict(self.buffers), "uses": self.uses, "released": _pairs(self.released), "kept": _pairs(self.kept),
             "at_peak": {part: [line.fixed, line.per_sample] for part, line in self.at_peak.items()},
             "flops": [self.flops.fixed, self.flops.per_sample],
         }  # fmt: skip
@@ -54,6 +55,7 @@ class Anatomy:
         """Rebuilds what `to_plain` gave; KeyError, TypeError or ValueError if it is something else."""
         return cls(
             numels=tuple(plain["numels"]), parts=tuple(plain["parts"]), groups=tuple(plain["groups"]),
+            moments=tuple(plain["moments"]),
             buffers=dict(plain["buffers"]), uses=tuple(tuple(use) for use in plain["uses"]),
             released=_lines(plain["released"]), kept=_lines(plain["kept"]),
             at_peak={part: _line(pair) for part, pair in plain["at_peak"].items()}, flops=_line(plain["flops"]),

@@ -18,7 +18,8 @@ from orchestrator.training.memory.advice import Advice, advise
 from orchestrator.training.memory.anatomy import Anatomy
 from orchestrator.training.memory.asking import anatomies, key_of
 from orchestrator.training.memory.sketch import Sketch
-from orchestrator.training.memory.zero import FP32, GB, MOMENTS, Footprint, Setting, footprint, setting_of
+from orchestrator.training.memory.zero import FP32, GB, Footprint, Setting, footprint, remembered, setting_of
+from orchestrator.typed import plain
 
 FEWEST_RATES = 3  # log lines of an earlier attempt, of which the median counts
 MOST_EVENTS = 2000  # of a journal, the latest
@@ -144,7 +145,7 @@ class _Reckoner:
 
     def _costs(self, anatomy: Anatomy, setting: Setting) -> tuple[float, float]:
         """Returns for how long a save stops training, and how long it takes: masters and moments of what learns."""
-        size = (FP32 + MOMENTS) * anatomy.elements(learning=True)
+        size = FP32 * anatomy.elements(learning=True) + remembered(anatomy)
         return size / setting.ranks / (COPY_GB_PER_S * GB), size / (self._hardware.storage_gb_per_s * GB)
 
     def _advise(self, stage: PlannedStage, key: str, anatomy: Anatomy, setting: Setting) -> Advice:
@@ -169,10 +170,14 @@ def _key(stage: PlannedStage, *, recomputes: bool = False) -> tuple[str, dict[st
     """Returns what must be asked about a stage's model, and the digest of that."""
     sketch = _sketch(stage)
     engine, optim = sketch.train.engine, sketch.train.optim
+    grouping = {
+        "name": optim.name, "muon_skips": optim.muon_skips, "lr_scales": optim.lr_scales,
+        "weight_decay": float(optim.weight_decay > 0), "layer_decay": plain(optim.layer_decay),
+    }  # fmt: skip
     request = {
-        "opener": sketch.opener, "plain": sketch.plain, "learning": sketch.learning,
-        "bf16": engine.precision == "bf16", "recomputes": recomputes or engine.activation_checkpointing,
-        "on_gpu": stage.resources.gpus_per_node > 0, "decays": optim.weight_decay > 0, "lr_scales": optim.lr_scales,
+        "opener": sketch.opener, "plain": sketch.plain, "learning": sketch.learning, "precision": engine.precision,
+        "recomputes": recomputes or engine.activation_checkpointing, "eager": engine.attention == "eager",
+        "on_gpu": stage.resources.gpus_per_node > 0, "optim": grouping,
     }  # fmt: skip
     return key_of(request, stage.identity["code"]), request
 

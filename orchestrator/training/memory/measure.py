@@ -12,20 +12,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import OrchError
 from orchestrator.records import record
-from orchestrator.training.config import OptimConfig
-from orchestrator.training.engine import checkpoint_activations
+from orchestrator.training.config import EngineConfig, LayerDecay, OptimConfig
+from orchestrator.training.engine import prepare
 from orchestrator.training.memory.anatomy import Anatomy, Line, envelope
 from orchestrator.training.memory.sketch import Sitting
 from orchestrator.training.memory.tape import Tape, fused_attention
 from orchestrator.training.optim import freeze, parameter_groups
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+ADAMW, MUON = 8, 4  # bytes an element: two fp32 moments, one momentum
 FEW, MORE = 2, 3  # samples of the two micro-batches; a single one is laid out in other ways
 ELSEWHERE, BACKWARD = "other", "backward"  # where something is made that no part makes: loss, batch; on the way back
 
@@ -37,11 +39,11 @@ class Request:
     opener: str
     plain: Mapping[str, Any]
     learning: tuple[str, ...]
-    bf16: bool
+    precision: str  # bf16, fp16 or fp32
     recomputes: bool  # activation checkpointing
+    eager: bool  # attention by whole tables
     on_gpu: bool
-    decays: bool  # whether matrices are in another group of the optimizer than vectors
-    lr_scales: Mapping[str, float]
+    optim: Mapping[str, Any]  # what puts parameters into groups: fields of OptimConfig
 
 
 def measure(request: Request) -> Anatomy:
@@ -52,8 +54,8 @@ def measure(request: Request) -> Anatomy:
     names = {name: number for number, (name, _) in enumerate(model.named_parameters())}
     few, uses = _run(sitting, model, FEW, request)
     more, _ = _run(sitting, model, MORE, request)
-    optim = OptimConfig(lr=1.0, weight_decay=float(request.decays), lr_scales=dict(request.lr_scales))
-    group_of = {id(p): place for place, group in enumerate(parameter_groups(model, optim)) for p in group["params"]}
+    groups = parameter_groups(model, _optim(request.optim))
+    group_of = {id(p): place for place, group in enumerate(groups) for p in group["params"]}
     buffers: dict[str, int] = {}
     for name, buffer in model.named_buffers():
         part = _part_of(name, sitting.parts)
@@ -61,7 +63,8 @@ def measure(request: Request) -> Anatomy:
     return Anatomy(
         numels=tuple(parameter.numel() for parameter in model.parameters()),
         parts=tuple(_part_of(name, sitting.parts) for name in names),
-        groups=tuple(group_of.get(id(parameter), -1) for parameter in model.parameters()),
+        groups=(numbers := tuple(group_of.get(id(parameter), -1) for parameter in model.parameters())),
+        moments=tuple(0 if number < 0 else MUON if groups[number]["muon"] else ADAMW for number in numbers),
         buffers=buffers,
         uses=uses,
         released=_lines(few, more, gradients_stay=False),
@@ -74,14 +77,19 @@ def measure(request: Request) -> Anatomy:
 def _model(sitting: Sitting, request: Request) -> nn.Module:
     with torch.device("meta"):
         model = sitting.build_model()
-    if request.bf16:
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(torch.bfloat16)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[request.precision])
     freeze(model, request.learning)
-    if request.recomputes:
-        checkpoint_activations(model)
+    attention: Literal["eager"] | None = "eager" if request.eager else None
+    prepare(model, EngineConfig(activation_checkpointing=request.recomputes, attention=attention))
     return model.train()
+
+
+def _optim(plain: Mapping[str, Any]) -> OptimConfig:
+    decay = plain["layer_decay"]
+    decay = None if decay is None else LayerDecay(**decay)
+    return OptimConfig(**{**plain, "lr": 1.0, "muon_skips": tuple(plain["muon_skips"]), "layer_decay": decay})
 
 
 def _run(

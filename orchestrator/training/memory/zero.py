@@ -14,7 +14,7 @@ from orchestrator.training.memory.anatomy import Anatomy
 from orchestrator.training.memory.gathering import gathering
 
 GB = 1e9
-FP32, MOMENTS = 4, 8  # bytes an element: a number, and AdamW's two of them
+FP32, HALF = 4, 2  # bytes an element
 SUB_GROUP_ELEMENTS = 1_000_000_000  # ZeRO-3 updates at most so many at a time
 GPU_RESERVE_BYTES = 2 * GB  # assumed: CUDA context, its libraries, buffers of NCCL, what fragmentation loses
 GPU_PERSISTENCE = 100_000  # as the engine chooses, see `EngineConfig.persistence_threshold`
@@ -24,8 +24,8 @@ GPU_PERSISTENCE = 100_000  # as the engine chooses, see `EngineConfig.persistenc
 class Setting:
     """What decides, beside the model, how much a rank needs."""
 
-    zero_stage: int  # 0 = the engine of plain PyTorch
-    bf16: bool
+    zero_stage: int  # 0 = whole replicas, of whatever engine
+    precision: Literal["bf16", "fp16", "fp32"]
     micro_batch: int
     accumulation: int
     ranks: int
@@ -33,6 +33,15 @@ class Setting:
     bucket_elements: int
     overlap: bool
     on_gpu: bool
+    optimizer_away: bool  # off-loaded from the GPU
+    parameters_away: bool
+    node_ranks: int  # of which each keeps a share of a second copy of the weights (ZeRO++); 1 = none
+    averaged: bool  # a moving average of what learns is kept
+
+    @property
+    def width(self) -> int:
+        """Returns the bytes of an element of the weights that are computed with."""
+        return FP32 if self.precision == "fp32" else HALF
 
 
 @record
@@ -74,7 +83,7 @@ def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
     usual = GPU_PERSISTENCE if on_gpu else 0
     return Setting(
         zero_stage=0 if engine.name == "torch" else engine.zero_stage,
-        bf16=engine.precision == "bf16",
+        precision=engine.precision,
         micro_batch=train.micro_batch_on(ranks),
         accumulation=train.accumulation_on(ranks),
         ranks=ranks,
@@ -82,7 +91,16 @@ def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
         bucket_elements=engine.bucket_elements,
         overlap=on_gpu if engine.overlap_communication is None else engine.overlap_communication,
         on_gpu=on_gpu,
+        optimizer_away=on_gpu and engine.offload.optimizer != "none",
+        parameters_away=on_gpu and engine.offload.parameters != "none",
+        node_ranks=engine.zeropp.node_ranks,
+        averaged=train.average is not None,
     )
+
+
+def remembered(anatomy: Anatomy) -> int:
+    """Returns the bytes of all that the optimizer remembers of all parameters."""
+    return sum(n * moments for n, moments in zip(anatomy.numels, anatomy.moments, strict=True))
 
 
 def footprint(anatomy: Anatomy, setting: Setting) -> Footprint:
@@ -123,13 +141,9 @@ class _Moment:
         return self.activations + self.gradients + self.buckets + self.gathered + self.working
 
 
-def _width(setting: Setting) -> Literal[2, 4]:
-    return 2 if setting.bf16 else 4
-
-
 def _replica(anatomy: Anatomy, setting: Setting) -> _Held:
-    del setting
-    return _Held(weights=FP32 * anatomy.elements(), optimizer=MOMENTS * anatomy.elements(learning=True))
+    average = FP32 * anatomy.elements(learning=True) * setting.averaged
+    return _Held(weights=FP32 * anatomy.elements(), optimizer=remembered(anatomy) + average)
 
 
 def _replica_moments(anatomy: Anatomy, setting: Setting) -> Iterator[_Moment]:
@@ -145,26 +159,29 @@ def _replica_moments(anatomy: Anatomy, setting: Setting) -> Iterator[_Moment]:
 
 def _cut(anatomy: Anatomy, setting: Setting) -> _Held:
     """ZeRO-3: every parameter in equal pieces, the last one padded; small ones are whole beside their pieces."""
-    width = _width(setting)
-    own = sum(-(-n // setting.ranks) for n in anatomy.numels)
+    own = 0 if setting.parameters_away else sum(-(-n // setting.ranks) for n in anatomy.numels)
     small = sum(n for n in anatomy.numels if n <= setting.persistence_threshold) if setting.ranks > 1 else 0
+    again = anatomy.elements() // setting.node_ranks if setting.node_ranks > 1 else 0
     learning = _own_learning(anatomy, setting)
+    pieces = zip(anatomy.numels, anatomy.moments, strict=True)
+    moments = sum(-(-n // setting.ranks) * size for n, size in pieces)
     return _Held(
-        weights=width * (own + small),
-        gradients=FP32 * learning,
-        optimizer=(FP32 + MOMENTS) * learning,
-        buckets=width * setting.bucket_elements,
+        weights=setting.width * (own + small + again),
+        gradients=0.0 if setting.optimizer_away else FP32 * learning,
+        optimizer=(0 if setting.optimizer_away else FP32 * learning + moments) + FP32 * learning * setting.averaged,
+        buckets=setting.width * setting.bucket_elements,
     )
 
 
 def _cut_moments(anatomy: Anatomy, setting: Setting) -> Iterator[_Moment]:
-    width, learning = _width(setting), anatomy.elements(learning=True)
+    width, learning = setting.width, anatomy.elements(learning=True)
     most, fetch = gathering(anatomy.numels, anatomy.uses, setting.persistence_threshold, setting.bucket_elements)
-    gathered = width * (most + fetch) if setting.ranks > 1 else 0
+    gathered = width * (most + fetch) if setting.ranks > 1 or setting.parameters_away else 0
     yield _Moment(activations=anatomy.highest(setting.micro_batch, gradients_stay=False), gathered=float(gathered))
     bucket = min(learning, setting.bucket_elements)  # reduced when activations are mostly gone
-    yield _Moment(working=float(width * bucket + (FP32 * -(-bucket // setting.ranks) if setting.bf16 else 0)))
-    yield _Moment(working=float(FP32 * min(_own_learning(anatomy, setting), SUB_GROUP_ELEMENTS)))
+    yield _Moment(working=float(width * bucket + (FP32 * -(-bucket // setting.ranks) if width == HALF else 0)))
+    if not setting.optimizer_away:
+        yield _Moment(working=float(FP32 * min(_own_learning(anatomy, setting), SUB_GROUP_ELEMENTS)))
 
 
 def _own_learning(anatomy: Anatomy, setting: Setting) -> int:
@@ -176,25 +193,29 @@ def _flat(anatomy: Anatomy, setting: Setting) -> _Held:
     """ZeRO-1 and 2: whole weights; of every group of the optimizer one long vector, cut for masters and moments."""
     padded = _padded(anatomy, setting)
     frozen = anatomy.elements() - anatomy.elements(learning=True)
+    own = FP32 * padded + remembered(anatomy) * padded / max(1, anatomy.elements(learning=True))
     return _Held(
-        weights=_width(setting) * (frozen + padded),
-        optimizer=(FP32 + MOMENTS) * padded / setting.ranks,
-        gradients=FP32 * padded if _low_precision_stage_1(setting) else 0.0,
+        weights=setting.width * (frozen + padded),
+        optimizer=(0.0 if setting.optimizer_away else own / setting.ranks)
+        + FP32 * padded / setting.ranks * setting.averaged,
+        gradients=FP32 * padded if _keeps_gradients(setting) else 0.0,
     )
 
 
 def _flat_moments(anatomy: Anatomy, setting: Setting) -> Iterator[_Moment]:
-    width, learning, padded = _width(setting), anatomy.elements(learning=True), _padded(anatomy, setting)
-    if _low_precision_stage_1(setting):  # an optimizer of its own in DeepSpeed: fp32 gradients all the time, no buckets
+    width, learning, padded = setting.width, anatomy.elements(learning=True), _padded(anatomy, setting)
+    if _keeps_gradients(setting):
         yield _Moment(activations=anatomy.highest(setting.micro_batch, gradients_stay=True))
         yield _Moment(gradients=width * learning)
         return
-    share = padded / setting.ranks if setting.zero_stage == 2 else padded
+    share = 0.0 if setting.optimizer_away else padded / setting.ranks if setting.zero_stage == 2 else padded
     buckets = width * setting.bucket_elements * (2 if setting.overlap else 1)
     accumulated = FP32 * share if setting.accumulation > 1 else 0.0
     activations = anatomy.highest(setting.micro_batch, gradients_stay=setting.zero_stage == 1)
-    yield _Moment(activations=activations, gradients=accumulated, buckets=buckets)
-    yield _Moment(gradients=FP32 * share, working=FP32 * padded / setting.ranks, buckets=buckets)
+    away = width * max(anatomy.numels) if setting.optimizer_away else 0  # one gradient on its way to the host
+    yield _Moment(activations=activations, gradients=accumulated + away, buckets=buckets)
+    working = 0.0 if setting.optimizer_away else FP32 * padded / setting.ranks
+    yield _Moment(gradients=FP32 * share, working=working, buckets=buckets)
 
 
 def _padded(anatomy: Anatomy, setting: Setting) -> int:
@@ -206,5 +227,6 @@ def _padded(anatomy: Anatomy, setting: Setting) -> int:
     return sum(-(-size // step) * step for size in sizes.values())
 
 
-def _low_precision_stage_1(setting: Setting) -> bool:
-    return setting.zero_stage == 1 and setting.bf16
+def _keeps_gradients(setting: Setting) -> bool:
+    """Tells of ZeRO-1 in bf16, which has an optimizer of its own in DeepSpeed: fp32 gradients stay, without buckets."""
+    return setting.zero_stage == 1 and setting.precision == "bf16" and not setting.optimizer_away

@@ -35,9 +35,11 @@ from tests.allocations import allocated
 from tests.ranks import run_ranks
 from tests.stages.glamm_models import vocabulary
 from tests.stages.scenes import scene
+from tests.toysitting import GROUPING
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 0.10
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # of transformers 6
 KINDS = {"captions": "caption", "grounded": "gcg", "segments": "region_mask"}
 SMALL = GlammConfig(
     language=LanguageConfig(hidden_size=64, layers=4, heads=4, mlp_size=192, max_positions=512),
@@ -85,8 +87,8 @@ def predicted(
     engine = train.engine
     request = Request(
         opener=OPENER, plain={"model": blueprint.to_plain(), "batch": asdict(shape), "words": False}, learning=learning,
-        bf16=engine.precision == "bf16", recomputes=engine.activation_checkpointing, on_gpu=False, decays=False,
-        lr_scales={},
+        precision=engine.precision, recomputes=engine.activation_checkpointing, eager=False, on_gpu=False,
+        optim=GROUPING,
     )  # fmt: skip
     return footprint(measure(request), setting_of(train, ranks, on_gpu=False))
 
@@ -150,6 +152,7 @@ def test_training_takes_the_memory_that_was_predicted(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_under_zero_3_too(tmp_path: Path) -> None:
     blueprint = draw_blueprint(tuned(lora=True), vocabulary().size)
     train = train_config(8, name="deepspeed", activation_checkpointing=True)

@@ -19,7 +19,8 @@ def test_the_envelope_is_as_high_as_all_lines_together_for_any_number_of_samples
 
 def test_an_anatomy_can_be_written_down_and_read_again() -> None:
     anatomy = Anatomy(
-        numels=(4, 6), parts=("body", "head"), groups=(-1, 0), buffers={"body": 8}, uses=((0,), (1,), (1,)),
+        numels=(4, 6), parts=("body", "head"), groups=(-1, 0), moments=(0, 8), buffers={"body": 8},
+        uses=((0,), (1,), (1,)),
         released=(Line(fixed=1.0, per_sample=2.5),), kept=(Line(fixed=3.0, per_sample=2.5),),
         at_peak={"head": Line(fixed=0.0, per_sample=2.0)}, flops=Line(fixed=0.0, per_sample=20.0),
     )  # fmt: skip

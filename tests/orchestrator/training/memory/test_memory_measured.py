@@ -16,6 +16,7 @@ from orchestrator.world import World
 from tests.allocations import allocated
 from tests.ranks import run_ranks
 from tests.toys import ToyStream, ToyTask, toy_engine, toy_train
+from tests.toysitting import GROUPING
 
 WIDTH, DEPTH, LENGTH, TOLERANCE = 192, 3, 11, 0.10
 STEPS = 3  # DeepSpeed knows the order of modules from the second on
@@ -31,7 +32,7 @@ def train_config(**engine: Any) -> TrainConfig:
 def predicted(train: TrainConfig, ranks: int) -> Footprint:
     request = Request(
         opener="tests.toysitting:open_toy", plain={"width": WIDTH, "depth": DEPTH, "length": LENGTH}, learning=("*",),
-        bf16=train.engine.precision == "bf16", recomputes=False, on_gpu=False, decays=False, lr_scales={},
+        precision=train.engine.precision, recomputes=False, eager=False, on_gpu=False, optim=GROUPING,
     )  # fmt: skip
     return footprint(measure(request), setting_of(train, ranks, on_gpu=False))
 
