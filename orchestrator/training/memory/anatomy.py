@@ -45,7 +45,8 @@ class Anatomy:
         """Returns JSON-ready data."""
         return {
             "numels": self.numels, "parts": self.parts, "groups": self.groups, "moments": self.moments,
-            "buffers": dict(self.buffers), "uses": self.uses, "released": _pairs(self.released), "kept": _pairs(self.kept),
+            "buffers": dict(self.buffers), "uses": self.uses,
+            "released": _pairs(self.released), "kept": _pairs(self.kept),
             "at_peak": {part: [line.fixed, line.per_sample] for part, line in self.at_peak.items()},
             "flops": [self.flops.fixed, self.flops.per_sample],
         }  # fmt: skip
