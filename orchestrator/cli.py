@@ -13,6 +13,7 @@ import typer
 
 from orchestrator import options, session
 from orchestrator.complaints import exit_code_of
+from orchestrator.lineage.command import lineage
 from slurm.cluster_commands import app as cluster_commands
 from slurm.drill_commands import drill
 from slurm.nodes_command import nodes
@@ -33,6 +34,7 @@ app.add_typer(data_commands)
 app.add_typer(cluster_commands)
 app.command()(drill)
 app.command()(nodes)
+app.command()(lineage)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run, made from the run folder alone, beside a second run if asked.
 
     gather.py      reads the run folder
-    page.py        puts the parts together and writes the file; page.css and page.js are in it
+    page.py        puts the parts together and writes the file; colors.css, chain.css, page.css and page.js are in it
     sections.py    summary, graph, stages and attempts, slow ranks; useful.py, scores.py, provenance.py, compare.py:
                    the other parts in words and tables
     chain.py, charts.py and curves.py, timeline.py, samples.py and masks.py: the parts that are drawn

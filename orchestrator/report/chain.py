@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 
 from orchestrator.records import record
 from orchestrator.report.text import brief, safe
@@ -12,6 +13,9 @@ SMALLEST = 0.8  # of its size, to fit into the page; beyond that it scrolls
 SWEEPS = 4
 MOST_LANES = 5000  # beyond, edges are drawn straight through: nobody follows one by eye any more
 LONGEST_NAME = 19  # characters
+CHAIN_STYLE = "".join(
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("colors.css", "chain.css")
+)
 
 OUTSIDE = "outside"
 SYMBOLS: Mapping[str, str] = {
@@ -30,6 +34,7 @@ class Node:
     parents: tuple[str, ...]
     roles: Mapping[str, str] = field(default_factory=dict)  # parent -> what it gives
     title: str = ""  # what is shown instead of the name
+    words: str = ""  # what is said of it where somebody points at it; by default name, state and parents
 
 
 @record
@@ -45,9 +50,30 @@ Links = list[tuple[str, str]]  # between slots of neighbouring layers
 
 
 def chain_graph(nodes: Sequence[Node]) -> str:
-    """Draws the graph; parents that are no nodes are left out."""
+    """Draws the graph for the page; parents that are no nodes are left out."""
     if not nodes:
         return ""
+    drawn, width_px, height_px = _drawn(nodes, linked=True)
+    words = safe("; ".join(_in_words(node) for node in nodes))
+    return (
+        f'<div class="wide"><svg class="chain" width="{width_px:.0f}" height="{height_px}" role="img" '
+        f'style="min-width:{SMALLEST * width_px:.0f}px" viewBox="0 0 {width_px:.0f} {height_px}" '
+        f'aria-label="{words}">{drawn}</svg></div>'
+    )
+
+
+def chain_picture(nodes: Sequence[Node], title: str) -> str:
+    """Draws the graph as an SVG file of its own, which loads nothing and follows the reader's light or dark."""
+    drawn, width_px, height_px = _drawn(nodes, linked=False)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chain" width="{width_px:.0f}" height="{height_px}" '
+        f'viewBox="0 0 {width_px:.0f} {height_px}" role="img"><title>{safe(title)}</title><style>{CHAIN_STYLE}</style>'
+        f'<rect class="paper" width="100%" height="100%"/>{drawn}</svg>\n'
+    )
+
+
+def _drawn(nodes: Sequence[Node], *, linked: bool) -> tuple[str, float, int]:
+    """Draws nodes and edges; returns them with width and height in pixels."""
     layers, links = _layered(nodes)
     _untangle(layers, links)
     places = _places(layers)
@@ -55,14 +81,10 @@ def chain_graph(nodes: Sequence[Node]) -> str:
     width_px = max(x for x, _ in places.values()) + NODE_PX / 2 + MARGIN_PX
     height_px = (len(layers) - 1) * PITCH_PX + HEIGHT_PX + 2 * MARGIN_PX
     parts = [_edge(places[above], places[below], _role(by_name, above, below)) for above, below in links]
-    parts += [_stem(places[slot.name]) for layer in layers for slot in layer if slot.passing]
-    parts += [_box(by_name[slot.name], places[slot.name]) for layer in layers for slot in layer if not slot.passing]
-    words = safe("; ".join(_in_words(node) for node in nodes))
-    return (
-        f'<div class="wide"><svg class="chain" width="{width_px:.0f}" height="{height_px}" role="img" '
-        f'style="min-width:{SMALLEST * width_px:.0f}px" viewBox="0 0 {width_px:.0f} {height_px}" '
-        f'aria-label="{words}">{"".join(parts)}</svg></div>'
-    )
+    slots = [slot for layer in layers for slot in layer]
+    parts += [_stem(places[slot.name]) for slot in slots if slot.passing]
+    parts += [_box(by_name[slot.name], places[slot.name], linked=linked) for slot in slots if not slot.passing]
+    return "".join(parts), width_px, height_px
 
 
 def _layered(nodes: Sequence[Node]) -> tuple[Layers, Links]:
@@ -157,7 +179,7 @@ def _stem(place: tuple[float, float]) -> str:
     return f'<path class="edge" d="M{x:.0f},{y - HEIGHT_PX / 2:.0f} V{y + HEIGHT_PX / 2:.0f}"/>'
 
 
-def _box(node: Node, place: tuple[float, float]) -> str:
+def _box(node: Node, place: tuple[float, float], *, linked: bool) -> str:
     x, y = place[0] - NODE_PX / 2, place[1] - HEIGHT_PX / 2
     symbol = SYMBOLS.get(node.state, "?")
     drawn = (
@@ -167,9 +189,11 @@ def _box(node: Node, place: tuple[float, float]) -> str:
         f'<text class="title" x="{x + 30:.0f}" y="{y + 21:.0f}">{brief(node.title or node.name, LONGEST_NAME - 1)}'
         f'</text><text class="kind" x="{x + 12:.0f}" y="{y + 39:.0f}">{brief(node.key, LONGEST_NAME + 6)}</text></g>'
     )
-    return drawn if node.state == OUTSIDE else f'<a href="#stage-{safe(node.name)}">{drawn}</a>'
+    return f'<a href="#stage-{safe(node.name)}">{drawn}</a>' if linked and node.state != OUTSIDE else drawn
 
 
 def _in_words(node: Node) -> str:
+    if node.words:
+        return node.words
     name = node.title or node.name
     return f"{name} ({node.key}): {node.state}" + (f", after {', '.join(node.parents)}" if node.parents else "")

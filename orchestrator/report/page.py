@@ -10,14 +10,14 @@ from pathlib import Path
 
 from orchestrator.errors import SurroundingsError
 from orchestrator.redaction import secrets_of, without
-from orchestrator.report import compare, curves, provenance, samples, scores, sections, timeline, useful
+from orchestrator.report import chain, compare, curves, provenance, samples, scores, sections, timeline, useful
 from orchestrator.report.gather import RunView, gather
 from orchestrator.report.text import moment, safe
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
-STYLE = (HERE / "page.css").read_text(encoding="utf-8")
+STYLE = chain.CHAIN_STYLE + (HERE / "page.css").read_text(encoding="utf-8")
 
 
 def make_report(run_dir: Path, output: Path | None = None, against: Path | None = None) -> Path:
