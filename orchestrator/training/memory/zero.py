@@ -72,11 +72,7 @@ def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
     engine = train.engine
     unknown = {
         "engine.tensor_parallel": engine.tensor_parallel > 1,
-        "engine.offload": {engine.offload.optimizer, engine.offload.parameters} != {"none"},
-        "engine.zeropp": engine.zeropp.on,
-        "engine.precision": engine.precision == "fp16",
-        "optim.name": train.optim.name != "adamw",
-        "average": train.average is not None,
+        "engine.zeropp": engine.zeropp.quantized_weights or engine.zeropp.quantized_gradients,
     }
     for key in (key for key, asked in unknown.items() if asked):
         raise InputError(f"train.{key}: what it saves or costs is not reckoned yet; allowed here: the default")
@@ -212,7 +208,8 @@ def _flat_moments(anatomy: Anatomy, setting: Setting) -> Iterator[_Moment]:
     buckets = width * setting.bucket_elements * (2 if setting.overlap else 1)
     accumulated = FP32 * share if setting.accumulation > 1 else 0.0
     activations = anatomy.highest(setting.micro_batch, gradients_stay=setting.zero_stage == 1)
-    away = width * max(anatomy.numels) if setting.optimizer_away else 0  # one gradient on its way to the host
+    learns = (n for n, group in zip(anatomy.numels, anatomy.groups, strict=True) if group >= 0)
+    away = width * max(learns, default=0) if setting.optimizer_away else 0  # one gradient on its way to the host
     yield _Moment(activations=activations, gradients=accumulated + away, buckets=buckets)
     working = 0.0 if setting.optimizer_away else FP32 * padded / setting.ranks
     yield _Moment(gradients=FP32 * share, working=working, buckets=buckets)

@@ -203,11 +203,8 @@ def test_deepspeed_is_told_that_muon_needs_whole_gradients() -> None:
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        (train(EngineConfig(precision="fp16")), "engine.precision"),
-        (train(EngineConfig(offload=ON_CPU)), "engine.offload"),
+        (train(EngineConfig(tensor_parallel=2)), "engine.tensor_parallel"),
         (train(EngineConfig(zeropp=WEIGHTS)), "engine.zeropp"),
-        (train(optim=MUON), "optim.name"),
-        (train(average=AverageConfig()), "average"),
     ],
 )
 def test_memory_is_not_told_where_nobody_reckons_it(given: TrainConfig, key: str) -> None:
