@@ -3,7 +3,7 @@
 import re
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.report.chain import Node, chain_graph
@@ -38,6 +38,7 @@ def test_no_points_no_chart_and_one_point_a_dot() -> None:
     assert re.search(r'<polyline class="curve c0 dot" points="0,([\d.]+) 0,\1"', chart((5, 1.0)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=20))
 def test_any_numbers_give_a_drawing_without_nan(points: list[tuple[float, float]]) -> None:
     text = chart(*sorted(points, key=str))

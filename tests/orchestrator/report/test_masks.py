@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -37,6 +37,7 @@ def filled(path: str, height_px: int, width_px: int) -> np.ndarray:
     return winding_HW != 0
 
 
+@settings(deadline=None)
 @given(MASKS)
 def test_an_outline_filled_is_the_mask(mask_HW: np.ndarray) -> None:
     outline = outline_of(plain(mask_HW))
@@ -47,6 +48,7 @@ def test_an_outline_filled_is_the_mask(mask_HW: np.ndarray) -> None:
         assert (filled(outline.path, *mask_HW.shape) == mask_HW).all()
 
 
+@settings(deadline=None)
 @given(MASKS.filter(np.any))
 def test_a_number_stands_inside_of_its_mask(mask_HW: np.ndarray) -> None:
     outline = outline_of(plain(mask_HW))
@@ -80,6 +82,7 @@ def test_what_is_no_mask_is_not_drawn(nonsense: object) -> None:
     assert outline_of(nonsense) is None
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=[chr(code) for code in range(48, 112)], max_size=40), st.integers(1, 9), st.integers(1, 9))
 def test_any_text_is_a_mask_or_none(counts: str, height_px: int, width_px: int) -> None:
     outline = outline_of({"size": [height_px, width_px], "counts": counts})
