@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from email.message import EmailMessage
 from typing import Any
 
 from orchestrator.tracking.addresses import without_password
@@ -48,6 +47,8 @@ def mail_of(message: Mapping[str, Any], addresses: Sequence[str]) -> bytes:
 
     What a run says of itself may hold anything; a header takes one line of it, and `EmailMessage` refuses a second.
     """
+    from email.message import EmailMessage  # with all that reads mail: keepers of jobs begin without
+
     mail = EmailMessage()
     subject = in_one_line(f"[orch] {message['text']}")
     mail["To"] = ", ".join(addresses)
