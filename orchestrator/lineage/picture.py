@@ -9,6 +9,7 @@ from orchestrator.report.chain import OUTSIDE, Node, chain_picture
 
 DONE, MISSING = "done", "missing"
 LONGEST_ROLE = 60
+DIGITS = 6  # of a digest, to tell boxes of one name apart; all that people see of it is said where they point
 
 
 def lineage_picture(lineage: Lineage) -> str:
@@ -69,8 +70,9 @@ def _node(graph: Graph, name: str, number: str, roles: Mapping[str, str]) -> Nod
     state = state if details.get("there", True) else MISSING
     where = word(details["run"]).rpartition("/")[2] if details.get("run") else "from outside"
     title = f"{details['stage']}.{details['output']}" if details.get("stage") else node.name.rpartition("/")[2]
+    known = f"{word(node.kind)} {word(node.digest)[:DIGITS]}".rstrip()
     told = described(graph, name) if node.kind != "stage" else iter(())
     return Node(
-        name=number, key=f"{word(node.kind)}, {where}", state=state, parents=tuple(roles), roles=roles,
+        name=number, key=f"{known}, {where}", state=state, parents=tuple(roles), roles=roles,
         title=word(title), words="\n".join([word(node.name), *told, *map(word, node.notes)]),
     )  # fmt: skip
