@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import AsymmetricRanks, OrchError
+from orchestrator.training import writing
+from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.engine import Engine, make_engine
 from orchestrator.training.symmetry import Guard, Shown, parting
 from orchestrator.training.task import Losses, TrainTask, Uneven
@@ -138,7 +140,7 @@ def weights_after(world: World, directory: Path, engine_name: str) -> dict[str, 
     with Guard(engine.model, task.uneven, world, fail) as guard:
         for batch in (0, 1, 2):
             learn(engine, task, guard, world, batch)
-    engine.save(directory)
+    writing.write(directory / WEIGHTS, engine.held()[WEIGHTS], world)
     world.barrier()
     return {name: tensor.flatten().tolist() for name, tensor in load_weights(directory).items()}
 
