@@ -38,21 +38,26 @@ def lineage(
 
     Example: orch lineage quickstart:export.model --both --svg lineage.svg
     """
+    from rich.text import Text
+
     from orchestrator.display import make_console
     from orchestrator.lineage.lines import lineage_lines
     from orchestrator.lineage.picture import lineage_picture
     from orchestrator.lineage.wanted import find_lineage
+    from orchestrator.redaction import secrets_of, without
+    from orchestrator.report.text import safe
 
+    secrets = secrets_of(os.environ)  # whatever they look like: others go by their shape
     found = find_lineage(of, runs or [], _ways(up=up, down=down, both=both))
     if svg is not None:
-        _write(svg, _kept_secret(lineage_picture(found)))
+        _write(svg, without(lineage_picture(found), (*secrets, *map(safe, secrets))))
     if as_json:
-        typer.echo(json.dumps(_harmless(found.document()), indent=1))
+        typer.echo(json.dumps(_harmless(found.document(), secrets), indent=1))
         return
-    console = make_console()
+    console, text = make_console(), Text()  # all at once: line by line a thousand stages would take seconds
     for line in lineage_lines(found, console.width):
-        console.print(line.branches, end="", markup=False, soft_wrap=True)
-        console.print(_kept_secret(line.words), style=line.style, markup=False, soft_wrap=True)
+        text.append(line.branches).append(f"{without(line.words, secrets)}\n", style=line.style)
+    console.print(text, end="", soft_wrap=True)
     if svg is not None:
         console.print(f"drawn: {svg}", markup=False, soft_wrap=True)
 
@@ -81,19 +86,12 @@ def _write(path: Path, text: str) -> None:
         raise SurroundingsError(f"--svg: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _harmless(value: Any) -> Any:
+def _harmless(value: Any, secrets: tuple[str, ...]) -> Any:
     """Takes secrets out of every text of a document, ids and the edges between them alike."""
-    from orchestrator.redaction import redacted
+    from orchestrator.redaction import redacted, without
 
     if isinstance(value, dict):
-        return {str(_harmless(name)): _harmless(inner) for name, inner in value.items()}
+        return {str(_harmless(name, secrets)): _harmless(inner, secrets) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_harmless(inner) for inner in value]
-    return _kept_secret(redacted(value)) if isinstance(value, str) else value
-
-
-def _kept_secret(text: str) -> str:
-    """Hides the secrets of this very environment, whatever they look like."""
-    from orchestrator.redaction import secrets_of, without
-
-    return without(text, secrets_of(os.environ))
+        return [_harmless(inner, secrets) for inner in value]
+    return without(redacted(value), secrets) if isinstance(value, str) else value
