@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingRefused
+from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingAway, TrackingRefused
 from orchestrator.local import settle
 from orchestrator.records import record
 from orchestrator.state import LAUNCH, Launch, read_launch, read_state
@@ -32,12 +32,9 @@ LONGEST_PAUSE_S = 30.0
 REPORT_REST = 20.0  # times as long as writing the page took, before it is written again: of a thousand stages, many end
 PATIENCE_S = 20.0  # how long a forwarder keeps trying after its run has ended
 # a request that is not answered soon is worth repeating later; whoever sets these himself is obeyed
-SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# MLflow's client repeats what got no answer, "make a run" too, which then makes a second one. We look first.
+NO_REPEATS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 @record
@@ -65,6 +62,7 @@ def forward(run_dir: Path, *, follow: bool, stop: threading.Event | None = None)
         return Delivery(uri=None, mlflow_run_id=None, points=0, complete=True, message=message)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(NO_REPEATS)
     stop = stop or threading.Event()
     # while a run goes on its forwarder does; after the end it is done soon, and there is something to wait for
     patience_s = math.inf if follow else 2 * PATIENCE_S if launch.ended is not None else 0.0
@@ -91,7 +89,11 @@ class _Forwarder:
     def once(self) -> Delivery:
         """Tells what is there now."""
         settle(self._run_dir)
-        self._tell()
+        try:
+            self._tell()
+        except TrackingAway:  # a server may let go of a connection that rested: one more time, from where it broke off
+            time.sleep(LOOK_EVERY_S)
+            self._tell()
         return self._delivery(complete=True, message=f"MLflow at {self._uri} knows everything of {self._run_dir}")
 
     def follow(self, stop: threading.Event) -> Delivery:

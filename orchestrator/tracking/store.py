@@ -31,9 +31,15 @@ from orchestrator.tracking.journals import POINTS_PER_BATCH, Point
 PARAMS_PER_BATCH = TAGS_PER_BATCH = 100
 DIGEST_LENGTH = 36
 KEY_TAG = "orch.key"
+EXISTS = "RESOURCE_ALREADY_EXISTS"
 FINAL_ANSWERS = frozenset(
-    {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+    {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", EXISTS, "RESOURCE_DOES_NOT_EXIST"}
 )
+NO_ENTRY = {
+    "UNAUTHENTICATED": "it does not know us: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN, are wrong, expired or not set",
+    "PERMISSION_DENIED": "this user may not write there",
+}
 
 T = TypeVar("T")
 
@@ -78,13 +84,22 @@ class Store:
         with _answers():
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                location = None if self._artifacts is None else str(self._artifacts / _file_name(name))
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return self._made_experiment(name)
             if found.lifecycle_stage != "active":
                 raise TrackingRefused(
                     f"the experiment {name!r} was deleted in MLflow: restore it, or set tracking.experiment"
                 )
             return str(found.experiment_id)
+
+    def _made_experiment(self, name: str) -> str:
+        location = None if self._artifacts is None else str(self._artifacts / _file_name(name))
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            found = self._client.get_experiment_by_name(name) if error.error_code == EXISTS else None
+            if found is None:
+                raise
+            return str(found.experiment_id)  # another recipe's forwarder was faster
 
     def run(self, key: str, experiment: str, name: str, *, parent: str | None, started_ms: int, user: str) -> str:
         """Returns the id of the run with this key, made if it is missing."""
@@ -193,7 +208,8 @@ def _answers() -> Iterator[None]:
         words = without_password(str(error).partition("\n")[0])[:400]
         if error.error_code in FINAL_ANSWERS:
             raise TrackingRefused(f"MLflow refuses: {words}") from None
-        raise TrackingAway(words) from None
+        hint = NO_ENTRY.get(str(error.error_code))
+        raise TrackingAway(f"MLflow lets nobody in, {hint} ({words})" if hint else words) from None
     except (OSError, SQLAlchemyError) as error:  # RequestException is an OSError
         raise TrackingAway(without_password(str(error))[:400]) from None
 

@@ -1,9 +1,5 @@
 """A real MLflow server that dies in the middle of a run: nothing is lost, nothing comes twice, nobody waits."""
 
-import itertools
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,58 +10,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.mlflow_server import Server
 from orchestrator.run import Run
 from orchestrator.tracking.forwarder import forward
 from orchestrator.tracking.ledger import read_ledger
 from tests.tracked_run import TrackedRun
 from tests.waiting import until
 
-PATIENCE_S = 120.0  # a server takes many seconds to come up on a busy machine
-
-
-class Server:
-    """`mlflow server` on a port of its own, with a database that outlives it."""
-
-    def __init__(self, folder: Path, store: str | None = None) -> None:
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", 0))
-            self._port = chosen.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._folder = folder
-        self._store = store or f"sqlite:///{folder}/server.db"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {
-            "--host": "127.0.0.1",
-            "--port": str(self._port),
-            "--workers": "1",
-            "--backend-store-uri": self._store,
-            "--artifacts-destination": f"{self._folder}/files",
-        }
-        command = [sys.executable, "-m", "mlflow", "server", *itertools.chain.from_iterable(options.items())]
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )
-        until(self.answers, PATIENCE_S, what="the server answers")
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:  # noqa: S310 - our own server
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+PATIENCE_S = 120.0  # all is slow on a busy machine
 
 
 @pytest.fixture(scope="module")
