@@ -10,9 +10,7 @@ and what each side was asked to log is counted there.
 """
 
 import importlib.metadata
-import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from typing import Any, NamedTuple
 from benchmarks import claims
 from benchmarks.claims import Claim
 from benchmarks.mlflow_server import Server
+from benchmarks.tracking_sides import NUMBER, STEP_S, Side
 from orchestrator.artifacts import write_json
 from orchestrator.run import Run
 from orchestrator.state import Ending, Launch, close_attempt, open_attempt, write_launch
@@ -36,7 +35,7 @@ from orchestrator.tracking.ledger import read_ledger
 
 REPOSITORY = Path(__file__).parents[1]
 SIDES = {"ours": "orch", "plain": "mlflow.log_metrics", "async": "mlflow.log_metrics(synchronous=False)"}
-STAGE, NUMBER, STEP_S, SHARE_BAR, GRACE_S = "train", "step_seen", 0.05, 0.01, 5.0
+STAGE, SHARE_BAR, GRACE_S = "train", 0.01, 5.0
 DELIVERY_S = 120.0
 DEAD = ("silent server", "dead server")
 
@@ -50,64 +49,6 @@ class _Size(NamedTuple):
 
 _FULL, _QUICK = _Size(9, 40, 3, 20.0), _Size(3, 20, 1, 5.0)
 Times = dict[str, list[dict[str, float]]]  # side -> a round's figures, a step
-
-
-class Side:
-    """A process that logs steps when it is asked to."""
-
-    def __init__(self, name: str, uri: str, run_id: str, folder: Path, first: int) -> None:
-        """Starts it, while there is a server; its steps count from `first`."""
-        self.name, self.run_id, self.asked = name, run_id, 0
-        self._first = first
-        self._command = [sys.executable, "-m", "benchmarks.tracking_sides", name, uri, run_id, str(folder)]
-        self._log = folder / f"{name}.log"
-        self._process: subprocess.Popen[str] | None = None
-        self._start()
-
-    def log(self, steps: int, limit_s: float) -> dict[str, float]:
-        """Logs steps and returns its figures; blocked for longer than the limit it is killed, and costs that."""
-        blocked = {"call_s": limit_s, "slowest_s": limit_s, "processor_s": 0.0}
-        if self._process is None:
-            return blocked
-        first, self.asked = self._first + self.asked, self.asked + steps
-        found = self._ask(f"{first} {steps} {STEP_S}", steps * STEP_S + limit_s)
-        if found is None:
-            self.kill()
-        return found or blocked
-
-    def end(self, grace_s: float) -> None:
-        """Ends as a job does that is told to: with a grace, then by kill -9."""
-        if self._process is not None:
-            self._ask("end", grace_s)
-            self.kill()
-
-    def kill(self) -> None:
-        """Ends it now."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            )  # fmt: skip
-        if self._ask("", DELIVERY_S) is None:
-            raise subprocess.SubprocessError(f"{self.name} did not start: {self._log.read_text()[-1000:]}")
-
-    def _ask(self, words: str, limit_s: float) -> dict[str, float] | None:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise RuntimeError(f"{self.name} is not started")
-        if words:
-            print(words, file=process.stdin, flush=True)
-        if not select.select([process.stdout], [], [], limit_s)[0]:
-            return None
-        line = process.stdout.readline()
-        found: dict[str, float] | None = json.loads(line) if line else None
-        return found
 
 
 def main() -> None:

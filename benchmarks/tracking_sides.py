@@ -1,25 +1,88 @@
-"""One side of benchmarks.tracking: `python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`.
+"""The sides of benchmarks.tracking, each a process that logs the steps of a training.
 
-For each line on its input, `FIRST STEPS STEP_S` (or `end`), it runs so many steps, logs each, and answers with a line
-of JSON: what the calls took and what processor time the process spent beside the steps.
+`python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`: for each line on its input, `FIRST STEPS STEP_S`
+(or `end`), it runs so many steps, logs each, and answers with a line of JSON: what the calls took and what processor time
+the process spent beside the steps.
 """
 
 import json
 import os
 import random
+import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+REPOSITORY = Path(__file__).parents[1]
+NUMBER, STEP_S, START_S = "step_seen", 0.05, 120.0
 Log = Callable[[int, Mapping[str, float]], None]
+
+
+class Side:
+    """A process that logs steps when it is asked to."""
+
+    def __init__(self, name: str, uri: str, run_id: str, folder: Path, first: int) -> None:
+        """Starts it, while there is a server; its steps count from `first`."""
+        self.name, self.run_id, self.asked = name, run_id, 0
+        self._first = first
+        self._command = [sys.executable, "-m", "benchmarks.tracking_sides", name, uri, run_id, str(folder)]
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[str] | None = None
+        self._start()
+
+    def log(self, steps: int, limit_s: float) -> dict[str, float]:
+        """Logs steps and returns its figures; blocked for longer than the limit it is killed, and costs that."""
+        blocked = {"call_s": limit_s, "slowest_s": limit_s, "processor_s": 0.0}
+        if self._process is None:
+            return blocked
+        first, self.asked = self._first + self.asked, self.asked + steps
+        found = self._ask(f"{first} {steps} {STEP_S}", steps * STEP_S + limit_s)
+        if found is None:
+            self.kill()
+        return found or blocked
+
+    def end(self, grace_s: float) -> None:
+        """Ends as a job does that is told to: with a grace, then by kill -9."""
+        if self._process is not None:
+            self._ask("end", grace_s)
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends it now."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY,
+                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            )  # fmt: skip
+        if self._ask("", START_S) is None:
+            raise subprocess.SubprocessError(f"{self.name} did not start: {self._log.read_text()[-1000:]}")
+
+    def _ask(self, words: str, limit_s: float) -> dict[str, float] | None:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise RuntimeError(f"{self.name} is not started")
+        if words:
+            print(words, file=process.stdin, flush=True)
+        if not select.select([process.stdout], [], [], limit_s)[0]:
+            return None
+        line = process.stdout.readline()
+        found: dict[str, float] | None = json.loads(line) if line else None
+        return found
 
 
 def values_of(step: int) -> dict[str, float]:
     """Makes what a training logs of a step: ten numbers that no other step has."""
     chance = random.Random(step)  # noqa: S311 - values, not secrets
     names = ("loss", "grad_norm", "lr", "samples_per_s", "data_wait_s", "data_wait_share", "memory_gb", "next", "seg")
-    return {"step_seen": float(step), **{name: chance.random() for name in names}}
+    return {NUMBER: float(step), **{name: chance.random() for name in names}}
 
 
 def main() -> None:

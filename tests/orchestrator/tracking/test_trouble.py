@@ -213,6 +213,17 @@ def test_a_server_on_postgresql_is_told_everything_once(postgresql: str, tmp_pat
         server.kill()
 
 
+def trouble(server: Server, chance: random.Random) -> None:
+    """Kills a server at a random moment, leaves it dead for a while, and at times kills it as it comes up."""
+    time.sleep(chance.uniform(0, 2))
+    server.kill()
+    time.sleep(chance.uniform(0, 3))
+    if chance.random() < 1 / 3:
+        server.start(patience_s=0)
+        time.sleep(chance.uniform(0, 3))
+        server.kill()
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_random(
@@ -228,20 +239,16 @@ def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_
     def more_delivered() -> bool:
         return bool(read_ledger(directory / "train").get("last_steps", {}).get("loss", 0) > delivered[0])
 
-    until(more_delivered, PATIENCE_S, what="the first points are delivered")
-    for _ in range(rounds):
-        time.sleep(chance.uniform(0, 2))
-        server.kill()
-        time.sleep(chance.uniform(0, 3))
-        if chance.random() < 1 / 3:
-            server.start(patience_s=0)
-            time.sleep(chance.uniform(0, 3))  # killed while it comes up, or soon after
-            server.kill()
-        delivered[0] = read_ledger(directory / "train")["last_steps"]["loss"]
-        server.start()
-    until(more_delivered, PATIENCE_S, what="points are delivered again")
-    orch("cancel", "toy")
-    orch.wait(orch.over, PATIENCE_S)
+    try:
+        for _ in range(rounds):
+            until(more_delivered, PATIENCE_S, what="points are delivered")
+            trouble(server, chance)
+            delivered[0] = read_ledger(directory / "train")["last_steps"]["loss"]
+            server.start()
+        until(more_delivered, PATIENCE_S, what="points are delivered again")
+    finally:
+        orch("cancel", "toy")
+        orch.wait(orch.over, PATIENCE_S)
     orch("sync", "toy")
 
     child = MlflowClient(tracking_uri=server.uri).get_run(read_ledger(directory / "train")["mlflow_run_id"])
