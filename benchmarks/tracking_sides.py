@@ -1,8 +1,8 @@
 """The sides of benchmarks.tracking, each a process that logs the steps of a training.
 
-`python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`: for each line on its input, `FIRST STEPS STEP_S`
-(or `end`), it runs so many steps, logs each, and answers with a line of JSON: what the calls took and what processor time
-the process spent beside the steps.
+Called as `python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`. For each line on its input, which is
+`FIRST STEPS STEP_S` or `end`, it runs so many steps, logs each, and answers with a line of JSON: what the calls took and
+what processor time the process spent.
 """
 
 import json
