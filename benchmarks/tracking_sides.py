@@ -1,7 +1,7 @@
 """The sides of benchmarks.tracking, each a process that logs the steps of a training.
 
 Called as `python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`. For each line on its input, which is
-`FIRST STEPS STEP_S` or `end`, it runs so many steps, logs each, and answers with a line of JSON: what the calls took and
+`FIRST STEPS STEP_S` or `end`, it runs so many steps, logs each, and answers with a line of JSON: what calls took and
 what processor time the process spent.
 """
 
