@@ -94,6 +94,19 @@ class ToyTask(TrainTask[Tensor]):
         return {"family": "toy", "model": {"letters": LETTERS}}
 
 
+class BreaksAtTask(ToyTask):
+    """Gives a loss that is not a number in the n-th batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.left = batch
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Losses:
+        self.left -= 1
+        losses = super().loss(model, batch)
+        return losses if self.left else Losses(total=losses.total * float("nan"), terms=losses.terms)
+
+
 class ToyStream:
     """Sequences that climb by one to three letters; which ones is a function of the step and the place in the batch."""
 

@@ -15,22 +15,9 @@ from orchestrator.training.engine import make_engine
 from orchestrator.training.loop import seed_step
 from orchestrator.training.task import Losses
 from orchestrator.world import World
-from tests.toys import LETTERS, ToyTask, curve, toy_engine, toy_fit, toy_train
+from tests.toys import LETTERS, BreaksAtTask, ToyTask, curve, toy_engine, toy_fit, toy_train
 
 ALONE = World.alone()
-
-
-class BreaksAtTask(ToyTask):
-    """Gives a loss that is not a number in the n-th batch."""
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self.left = batch
-
-    def loss(self, model: nn.Module, batch: Tensor) -> Losses:
-        self.left -= 1
-        losses = super().loss(model, batch)
-        return losses if self.left else Losses(total=losses.total * float("nan"), terms=losses.terms)
 
 
 class SteepTask(ToyTask):

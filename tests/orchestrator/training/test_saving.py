@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from orchestrator.journal import Journal, read_events
 from orchestrator.training import elastic
@@ -17,11 +16,10 @@ from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.holdings import OPTIMIZER, Held
 from orchestrator.training.retention import CHECKPOINTS, newest
 from orchestrator.training.saving import Draft, Saved, Saver
-from orchestrator.training.task import Losses
 from orchestrator.training.weights import load_weights
 from orchestrator.training.writing import Share
 from orchestrator.world import World
-from tests.toys import ToyTask, curve, toy_fit, toy_train
+from tests.toys import BreaksAtTask, ToyTask, curve, toy_fit, toy_train
 
 ALONE = World.alone()
 FINGERPRINT = "f" * 12
@@ -157,19 +155,6 @@ def test_a_problem_nobody_foresaw_is_heard_of_too(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="ZeroDivisionError: by accident"):
         disk.saver.finish()
     assert list(disk.directory.iterdir()) == []
-
-
-class BreaksAtTask(ToyTask):
-    """Gives a loss that is not a number in the n-th batch."""
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self.left = batch
-
-    def loss(self, model: nn.Module, batch: Tensor) -> Losses:
-        self.left -= 1
-        losses = super().loss(model, batch)
-        return losses if self.left else Losses(total=losses.total * float("nan"), terms=losses.terms)
 
 
 def test_a_save_under_way_is_finished_when_training_diverges(tmp_path: Path) -> None:
