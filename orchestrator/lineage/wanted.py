@@ -77,21 +77,17 @@ def _meant(words: str, folders: Sequence[Path]) -> tuple[Path, Path | None, str]
     path = real(Path.cwd() / words)
     if path is None:
         raise InputError(f"{words!r} cannot be a path; allowed: {ALLOWED}")
-    if path.exists() and _exists_as_meant(path):
+    name, colon, rest = words.partition(":")
+    named = [folder / name for folder in folders if "/" not in name and (folder / name / RECIPE).is_file()]
+    if named and not (colon and path.exists()):  # as for all commands, the name of a run goes before a folder here
+        return path, real(Path.cwd() / named[0]), rest
+    if path.exists():
         run = path if (path / RECIPE).is_file() and not (path / STAGE).is_file() else None
         return path, run, ""
-    name, colon, rest = words.partition(":")
     if not colon and "/" in words:
         return path, None, ""  # nothing there, but somebody may have read it
-    for folder in folders:
-        if (folder / name / RECIPE).is_file():
-            return path, real(Path.cwd() / folder / name), rest
     run = Run.find(name, folders[0]).directory  # or says which there are
     return path, real(Path.cwd() / run), rest
-
-
-def _exists_as_meant(path: Path) -> bool:
-    return path.is_dir() or path.is_file()
 
 
 def _stages_of(register: Register, run: Path, rest: str) -> list[StagePapers]:
@@ -124,7 +120,7 @@ def _of_stages(graph: Graph, stages: Sequence[StagePapers], output: str, ways: t
 
 def _of_path(register: Register, path: Path, words: str, ways: tuple[Way, ...]) -> Lineage:
     """Finds the artifact at a place or around it: a file of an artifact means the artifact, a checkpoint its stage."""
-    for place in (path, *path.parents):
+    for place in (path, *path.parents) if path.exists() else (path,):
         if (place / STAGE).is_file():
             register.at(place / "any")  # its run may lie outside of every runs folder
             stage = register.stages.get(place)

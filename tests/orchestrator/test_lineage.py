@@ -82,7 +82,7 @@ def forged(folder: Path, reads: Mapping[str, Path], **facts: Any) -> Path:
         "outputs": {"model": {"kind": "checkpoint", "path": str(model)}}, "identity": {}, "config": {},
     }  # fmt: skip
     (folder / "stage.json").write_text(json.dumps(document))
-    manifest = {"kind": "checkpoint", "fingerprint": folder.name, "digest": f"of {folder}", "files": []}
+    manifest: dict[str, Any] = {"kind": "checkpoint", "fingerprint": folder.name, "digest": f"of {folder}", "files": []}
     manifest["facts"] = {"inputs": {}, "commit": COMMIT, **facts}
     (model / MANIFEST).write_text(json.dumps(manifest))
     return model
@@ -278,7 +278,8 @@ def test_stages_that_claim_to_be_made_of_each_other_come_to_an_end(house: House)
 
 
 def test_a_chain_of_a_thousand_stages_is_told_whole_and_stays_readable(house: House) -> None:
-    runs, before = house.place / "runs/toy", {}
+    runs = house.place / "runs/toy"
+    before: dict[str, Path] = {}
     for number in range(1000):
         before = {"model": forged(runs / f"s{number:04}", before)}
 
@@ -360,6 +361,7 @@ def test_a_manifest_that_is_a_pipe_keeps_nobody_waiting(house: House) -> None:
         ("toi", "there is no run 'toi'; did you mean 'toy'?"),
         ("toy:alin.model", "no stage 'alin'; did you mean 'align'?"),
         ("toy:align.modle", "no output 'modle'; did you mean 'model'?"),
+        ("runs/toy/align/model/typo", "does not exist"),
         ("/nowhere/at/all", "does not exist, and no stage that is known has read it; allowed: the folder"),
         ("bad\0path", "cannot be a path"),
     ],
@@ -369,6 +371,22 @@ def test_what_cannot_be_meant_is_said_with_what_is_allowed(house: House, words: 
 
     with pytest.raises(InputError, match=re.escape(message)):
         looked(house, words)
+
+
+def test_a_run_goes_before_a_folder_of_its_name(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(house)
+    (house.place / "toy").mkdir()
+    monkeypatch.chdir(house.place)
+
+    assert looked(house, "toy").starts == find_lineage("runs/toy", [], UP).starts
+    assert looked(house, "runs/toy:tune.model").starts == looked(house, "toy:tune.model").starts
+
+
+def test_what_was_removed_is_still_known_by_its_place(house: House) -> None:
+    launched(house)
+    shutil.rmtree(house.run_dir / "tune")
+
+    assert "! not found" in told(looked(house, house.run_dir / "tune/model"))
 
 
 def test_a_folder_that_nobody_knows_is_no_artifact(house: House) -> None:
