@@ -1,7 +1,7 @@
 """Measures what a logged step costs a training: by orch's journal and forwarder, and by MLflow itself, sync and async.
 
-python -m benchmarks.tracking                 # a table, about five minutes
-python -m benchmarks.tracking --json --quick  # about two minutes
+python -m benchmarks.tracking                 # a table, about six minutes
+python -m benchmarks.tracking --json --quick  # about three
 
 Steps of 50 ms log ten numbers each to a real `mlflow server` on SQLite. The sides take turns, each in a process of its
 own. The server is healthy first; then something else has its address that accepts and never answers; then nobody has it
