@@ -28,7 +28,7 @@ demo: $(FOR_TRAIN)
 
 packages: $(FOR_TESTS)
 	@$(BIN)/python -m slurm.devcluster
-	@$(BIN)/python -m tests.browser
+	@$(BIN)/python -m tests.packages
 
 test: packages
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

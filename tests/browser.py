@@ -1,6 +1,6 @@
 """A headless Chromium, driven over its debugging pipe: pages, scripts, mouse, keys, screenshots. Needs no package.
 
-`python -m tests.browser` installs Debian's Chromium where it may (`make packages` does so).
+`python -m tests.packages` installs Debian's Chromium where it may (`make packages` does so).
 
     with Browser(tmp_path) as browser:
         page = browser.page(width_px=390, dark=True)
@@ -14,10 +14,8 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -232,24 +230,3 @@ class Page:
             self.complaints.append(str(told["args"]))
         elif event == "Log.entryAdded" and told["entry"]["level"] in {"error", "warning"}:
             self.complaints.append(told["entry"]["text"])
-
-
-def main() -> None:
-    """Installs Chromium, or says that it stays missing; never fails: tests that need it are then skipped by name."""
-    if shutil.which(CHROMIUM) is not None:
-        return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        print("Chromium is not here; the tests of pages will be skipped.")
-        return
-    print("Installing Debian's chromium for the tests of pages ...", flush=True)
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (("update", "-qq"), ("install", "-y", "-qq", "--no-install-recommends", CHROMIUM)):
-        command = ["apt-get", "-o", "DPkg::Lock::Timeout=120", *words]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            print(f"{' '.join(command)} failed; the tests of pages will be skipped.\n{done.stderr[-500:]}")
-            return
-
-
-if __name__ == "__main__":
-    sys.exit(main())

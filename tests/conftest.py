@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-RAW_DATA = Path(os.environ.get("ORCH_RAW_DATA", Path(__file__).parents[2] / "shared" / "data" / "raw"))
+from tests.packages import INITDB
 
-POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # as Debian has it: not on the path
+RAW_DATA = Path(os.environ.get("ORCH_RAW_DATA", Path(__file__).parents[2] / "shared" / "data" / "raw"))
 
 # name in @pytest.mark.needs("name") -> (is it here?, what to say where it is not)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
-    "chromium": (lambda: shutil.which("chromium") is not None, "chromium on the path (python -m tests.browser)"),
+    "chromium": (lambda: shutil.which("chromium") is not None, "chromium on the path (python -m tests.packages)"),
     "gpu": (lambda: Path("/dev/nvidiactl").exists(), "a CUDA device"),
     "java": (lambda: shutil.which("java") is not None, "a Java runtime on the path"),
     "mlflow_auth": (lambda: importlib.util.find_spec("flask_wtf") is not None, "MLflow's login: pip install Flask-WTF"),
     "postgresql": (
-        lambda: bool(POSTGRESQL) and importlib.util.find_spec("psycopg2") is not None,
+        lambda: bool(INITDB) and importlib.util.find_spec("psycopg2") is not None,
         "PostgreSQL and its client: apt-get install postgresql, pip install psycopg2-binary",
     ),
     "raw_data": (RAW_DATA.is_dir, f"real images and annotations at {RAW_DATA} (ORCH_RAW_DATA names another place)"),

@@ -22,7 +22,7 @@ from orchestrator.tracking.forwarder import NO_REPEATS, SETTINGS, forward
 from orchestrator.tracking.journals import accepted_name
 from orchestrator.tracking.ledger import read_ledger
 from tests.command_line import REPOSITORY, Orch
-from tests.conftest import POSTGRESQL
+from tests.packages import INITDB
 from tests.tracked_run import TrackedRun
 from tests.unreliable import Door, Mood
 from tests.waiting import until
@@ -178,7 +178,7 @@ def expired_then_right(uri: str, behind: str, tmp_path: Path, *, user: str, righ
 @pytest.fixture
 def postgresql() -> Iterator[str]:
     """Lends an empty PostgreSQL, which will not run as root; yields its address."""
-    commands = POSTGRESQL[-1].parent
+    commands = INITDB[-1].parent
     owner = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
     place = Path(tempfile.mkdtemp(prefix="orch-postgresql-"))
     if owner:
