@@ -10,8 +10,7 @@ from orchestrator.resources import Resources
 from orchestrator.stopping import measured_save_s
 from slurm import queue, sbatch
 from slurm.cluster import Cluster
-from slurm.ledger import Ledger
-from slurm.nodes import LONGEST_DETAIL, UNFIT, bad_nodes, blame, enough_without
+from slurm.nodes import UNFIT, bad_nodes, blame, enough_without
 from slurm.queue import Estimate, JobFacts, Survey
 from slurm.request import keeper_python, sbatch_parameters, signal_seconds
 from slurm.submissions import Submission, folder_of
@@ -58,9 +57,7 @@ class Controller:
 
     def blame(self, node: str, detail: str, *, run: str) -> None:
         """Notes, once, that jobs cannot begin on a node."""
-        known = Ledger(self._cluster.ledger_path()).incidents()
-        if (node, detail[:LONGEST_DETAIL], run) not in {(one.node, one.detail, one.run) for one in known}:
-            blame(self._cluster, node, UNFIT, detail, run=run)
+        blame(self._cluster, node, UNFIT, detail, run=run, once=True)
 
     def tell_failure(self, stage: Path) -> None:
         """Tells whoever wants to know that a stage ended for good without being done."""

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ class Ledger:
         """Names the file; nothing is read or written yet."""
         self.path = path
 
-    def add(self, incident: Incident) -> None:
-        """Appends an incident."""
-        self._append({"event": "incident", **asdict(incident)})
+    def add(self, incident: Incident, *, once: bool = False) -> None:
+        """Appends an incident; with `once` only if this was not told of this node and run, whoever else is at it."""
+        self._append({"event": "incident", **asdict(incident)}, unless=lambda: once and self._knows(incident))
 
     def clear(self, node: str, user: str) -> None:
         """Forgets everything about a node up to now; "*" means every node."""
@@ -55,12 +55,18 @@ class Ledger:
                 counting.extend(_incident(node, entry))
         return [incident for incident in counting if incident.expires > time.time()]
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _knows(self, incident: Incident) -> bool:
+        told = (incident.node, incident.detail, incident.run)
+        return told in {(one.node, one.detail, one.run) for one in self.incidents()}
+
+    def _append(self, entry: Mapping[str, Any], *, unless: Callable[[], bool] = lambda: False) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         with self.path.open("ab") as file:
             with contextlib.suppress(OSError):  # a file system without locks: one write of one line is still one piece
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            if unless():  # asked under the lock
+                return
             os.write(file.fileno(), line if _ends_whole(self.path) else b"\n" + line)
 
     def _entries(self) -> Iterator[dict[str, Any]]:

@@ -74,13 +74,14 @@ def shared_fault(folder: Path, nodes: Sequence[str]) -> str | None:
     return f"{told}; so say {len(faults)} of {len(nodes)} nodes at once: it is the file system, no node is to blame"
 
 
-def blame(cluster: Cluster, node: str, cause: str, detail: str, *, run: str = "") -> None:
-    """Notes what happened on a node; where that cannot be written, the work goes on all the same."""
+def blame(cluster: Cluster, node: str, cause: str, detail: str, *, run: str = "", once: bool = False) -> None:
+    """Notes what happened on a node, with `once` unless it is known; where that cannot be written, work goes on."""
     now = time.time()
     expires = now + cluster.ledger_days * 86_400
     try:
         Ledger(cluster.ledger_path()).add(
-            Incident(node=node, cause=cause, detail=detail[:LONGEST_DETAIL], run=run, time=now, expires=expires)
+            Incident(node=node, cause=cause, detail=detail[:LONGEST_DETAIL], run=run, time=now, expires=expires),
+            once=once,
         )
     except OSError as error:
         log.warning("%s is not noted as bad (%s): %s", node, cause, error)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,11 @@ def test_orch_nodes_shows_and_clears(tmp_path: Path) -> None:
     ]
     assert (unknown.returncode, "there are n1, n2" in unknown.stderr) == (2, True)
     assert [entry["node"] for entry in json.loads(cleared.stdout)["nodes"]] == ["n2"]
+
+
+def test_what_many_settlers_see_at_once_is_noted_once(tmp_path: Path) -> None:
+    cluster = Cluster(name="c", ledger=tmp_path / "ledger.jsonl")
+    with ThreadPoolExecutor(16) as settlers:
+        list(settlers.map(lambda _: blame(cluster, "n1", UNFIT, "cannot begin", run="a", once=True), range(64)))
+
+    assert len(Ledger(cluster.ledger_path()).incidents()) == 1
