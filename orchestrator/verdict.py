@@ -9,6 +9,7 @@ node if it repeats there (retry.py).
 
 import re
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,8 @@ def _unrecorded(folder: Path, ended: Exit) -> tuple[Cause, str]:
     full = ended.exit is not None and ended.exit not in {0, PREEMPTED_EXIT} and is_full(folder)
     if full:
         return "disk", f"there is no space left on the disk of {folder}"
+    if ended.told_to_leave and status == -signal.SIGTERM:  # a worker that runs answers it
+        return "preempted", "it was told to leave while it had not begun: there was nothing to save"
     return cause_of_exit(status, oom_kills=ended.oom_kills)
 
 

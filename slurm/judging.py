@@ -18,6 +18,7 @@ from slurm.states import outside
 
 BLAMED = frozenset({"node_failure", "communication", "hang", "unknown"})
 EARLY_S = 90.0  # Slurm may send the signal of a time limit a minute before the time it was asked for
+_DEAF = re.compile(r"srun: error: \S+: tasks? \S+: User defined signal 2")  # it came before there were ears for it
 _ENDED_STEP = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT [^ ]+ \*\*\*")
 
 
@@ -47,7 +48,7 @@ def ending_of(
         nodes=[node for node in attempt.nodes for _ in range(tasks)],
     )  # fmt: skip
     if found.state == "done" or finished.stuck:
-        return _silent(stage, finished, known)
+        found = _silent(stage, finished, known)
     fault = shared_fault(folder, attempt.nodes) if found.cause == "node_failure" else None
     if fault is not None:
         found = replace(found, cause="disk", detail=fault, node=None)
@@ -55,7 +56,7 @@ def ending_of(
         by_whom = cancelled(stage.parent, stage.name, None)
         return replace(found, state="cancelled", detail=by_whom.detail)
     if found.cause == "preempted" and known.cause is None and left_s is not None and left_s < signal_s + EARLY_S:
-        told = f"the job's time was nearly over ({left_s:.0f} s left); its ranks were told, and left in time"
+        told = f"the job's time was nearly over ({left_s:.0f} s left); its ranks were told, and left"
         return replace(found, cause="timeout", detail=f"{told}: {found.detail}")
     return found
 
@@ -82,6 +83,9 @@ def _silent(stage: Path, finished: Finished, known: Outside) -> Ending:
     if is_full(stage):
         told = f"there is no space left on the disk of {stage}: no rank could write down why it ended"
         return Ending(state="failed", cause="disk", detail=told, evidence=known.evidence)
+    if not finished.begun and (finished.told or any(map(_DEAF.search, finished.lines))):
+        told = "the job was told to leave before any of its ranks had begun"
+        return Ending(state="failed", cause="preempted", detail=told, evidence=known.evidence)
     said = _last_words(finished)
     told = f"the ranks could not be started, or were killed with all they know: srun ended with {finished.code}; {said}"
     return Ending(state="failed", cause="unknown", detail=told, evidence=(*known.evidence, said), node=known.node)

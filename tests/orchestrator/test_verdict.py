@@ -59,6 +59,19 @@ def test_a_rank_that_was_told_to_leave_is_never_the_cause(tmp_path: Path) -> Non
     assert (verdict(tmp_path, size=2).cause, verdict(tmp_path, size=2).rank) == ("diverged", 1)
 
 
+def test_a_rank_that_was_told_to_leave_before_it_could_listen_has_left_as_it_was_told(tmp_path: Path) -> None:
+    ended(tmp_path, 0, exit=None, signal="SIGTERM", told_to_leave=True, step=0, phase="starting")
+
+    assert verdict(tmp_path, size=1).cause == "preempted"
+    assert "had not begun" in verdict(tmp_path, size=1).detail
+
+
+def test_a_rank_that_dies_of_a_signal_nobody_admits_to_is_unknown(tmp_path: Path) -> None:
+    ended(tmp_path, 0, exit=None, signal="SIGTERM", told_to_leave=False, step=0, phase="starting")
+
+    assert verdict(tmp_path, size=1).cause == "unknown"
+
+
 def test_a_rank_killed_from_outside_is_unknown_with_its_evidence(tmp_path: Path) -> None:
     killed(tmp_path, 2)
     said(tmp_path, 0, "communication", GLOO, time=9.0)

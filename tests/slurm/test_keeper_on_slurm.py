@@ -1,6 +1,7 @@
 """Jobs on a real Slurm of three hosts: what a keeper does when ranks, hosts and time are lost."""
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,8 +146,27 @@ def test_a_job_whose_time_ends_saves_first_and_goes_on_in_the_queue(chain: Chain
     shown = chain.ends(120)
 
     left, again = chain.attempts("first")[:2]
-    assert (left.cause, left.job_id) == ("timeout", again.job_id)
+    assert (left.cause, left.job_id) == ("timeout", again.job_id), left.detail
     assert again.from_step == left.to_step != 0
+    assert shown["state"] == "done"
+
+
+def test_a_signal_that_comes_before_anybody_can_hear_it_is_no_failure_of_the_stage(chain: Chain) -> None:
+    waits, python = chain.orch.folder / "waits", chain.orch.folder / "python"
+    slow = f'case "$*" in *slurm.task*) mkdir "{waits}" 2> /dev/null && sleep 20;; esac'
+    python.write_text(f'#!/bin/sh\n{slow}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    chain.launch({"first": {"stage": "count"}}, python=str(python))
+    chain.orch.wait(waits.is_dir)
+    time.sleep(1)
+    chain.cluster.run(["scancel", "--signal=USR2", chain.attempts("first")[0].job_id])
+
+    shown = chain.ends()
+
+    left, again = chain.attempts("first")
+    assert (left.cause, again.state) == ("preempted", "done"), left.detail
+    assert "begun" in left.detail
+    assert left.job_id == again.job_id
     assert shown["state"] == "done"
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from orchestrator.plan import Catalog, plan_recipe
 from orchestrator.run import Run
+from orchestrator.verdict import verdict
 from slurm.cluster import Cluster, write_cluster
 from tests import toychain
 from tests.command_line import REPOSITORY, alive
@@ -34,6 +35,13 @@ class Litter(Count):
         (context.directory / "left").write_text(str(left.pid))
         return super().run(context)
 '''
+
+SLOW_START = """
+import sys, time
+if "orchestrator.worker" in sys.orig_argv:
+    print("starts", flush=True)
+    time.sleep(60)
+"""
 
 
 class Place:
@@ -104,6 +112,18 @@ def test_a_worker_is_told_before_the_time_is_over_even_if_slurm_is_silent(place:
     left = re.search(r"told to stop by SIGUSR2: (\d+) s", place.log())
     assert left is not None
     assert 0 < int(left[1]) <= 20
+
+
+def test_a_worker_that_is_told_before_it_can_listen_has_left_as_it_was_told(place: Place) -> None:
+    place.prepare(COUNTS)
+    (place.folder / "sitecustomize.py").write_text(SLOW_START, encoding="utf-8")
+    warden = place.start()
+    until(lambda: (place.logs / "rank_0.log").is_file() and "starts" in place.log())
+    warden.send_signal(signal.SIGUSR2)
+
+    assert warden.wait(30) != 0
+    assert (place.exit()["signal"], place.exit()["told_to_leave"]) == ("SIGTERM", True)
+    assert verdict(place.logs, size=1).cause == "preempted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
