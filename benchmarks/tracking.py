@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import claims
 from benchmarks.claims import Claim
-from benchmarks.mlflow_server import Server
 from benchmarks.tracking_sides import NUMBER, STEP_S, Side
 from orchestrator.artifacts import write_json
 from orchestrator.run import Run
 from orchestrator.state import Ending, Launch, close_attempt, open_attempt, write_launch
 from orchestrator.tracking.ledger import read_ledger
+from slurm.drill.server import TrackingServer
 
 REPOSITORY = Path(__file__).parents[1]
 SIDES = {"ours": "orch", "plain": "mlflow.log_metrics", "async": "mlflow.log_metrics(synchronous=False)"}
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _measured(folder: Path, size: _Size) -> list[Claim]:
-    server = Server(folder)
+    server = TrackingServer(folder)
     run = _make_run(folder / "run", server.uri)
     sides: list[list[Side]] = []
     server.start()
@@ -88,7 +88,9 @@ def _measured(folder: Path, size: _Size) -> list[Claim]:
         server.kill()
 
 
-def _all_cells(server: Server, sides: list[list[Side]], stage: Path, forwarder: int, size: _Size) -> list[Claim]:
+def _all_cells(
+    server: TrackingServer, sides: list[list[Side]], stage: Path, forwarder: int, size: _Size
+) -> list[Claim]:
     healthy, *dead = sides
     healthy[0].log(size.steps, size.limit_s)
     while NUMBER not in read_ledger(stage).get("last_steps", {}):  # it has loaded MLflow by then, once

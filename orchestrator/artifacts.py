@@ -148,11 +148,16 @@ class Export(Artifact):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON by rename, so that a killed process leaves the old file or the new one, never half of one."""
+    """Writes JSON by rename."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text by rename, so that a killed process leaves the old file or the new one, never half of one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

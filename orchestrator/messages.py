@@ -6,18 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.redaction import redacted
 from orchestrator.tracking.addresses import without_password
 
 SUBJECT_LENGTH, TEXT_LENGTH = 150, 3000
-SIGNED = re.compile(
-    r"([?&][\w.-]*(?:password|passwd|token|secret|signature|sig|credential|key)[\w.-]*=)[^&\s\"']+", re.IGNORECASE
-)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def without_secrets(text: str) -> str:
-    """Removes users, passwords, tokens and signatures from every URL of a text."""
-    return SIGNED.sub(r"\1(hidden)", without_password(text))
+    """Removes users and passwords from every URL of a text, and hides what else of it is secret."""
+    return redacted(without_password(text))
 
 
 def in_one_line(text: str) -> str:

@@ -19,7 +19,7 @@ _SECRET_VARIABLE = re.compile(
 _SHAPES = re.compile(
     rf"""
       (?P<user>://)[^/@\s"'<>]*@                                             # https://ada:password@host
-    | (?P<query>[?&](?:[\w.-]{{0,60}}(?:sign|token|credential|secret|passw|key)[\w.-]{{0,60}}|sig|se|skoid)=)
+    | (?P<query>[?&](?:[\w.-]{{0,60}}(?:sig|token|credential|secret|passw|key)[\w.-]{{0,60}}|se|skoid)=)
       [^&\s"'<>]+                                                            # signed addresses of S3, GCS and Azure
     | (?P<named>{SECRET_NAME.pattern.removesuffix("$")}["']?\s{{0,3}}[:=]\s{{0,3}})
       (?:"[^"\n]*"|'[^'\n]*'|[^\s,;&}}\]]+)                                 # AWS_SECRET_ACCESS_KEY=..., "password": ...

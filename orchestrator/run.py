@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import MANIFEST, Artifact, write_json
+from orchestrator.artifacts import MANIFEST, Artifact, write_json, write_text
 from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.history import ARCHIVE, CHECKPOINTS, INPUTS, SHORT, STAGE
 from orchestrator.lock import RunLock, holder_of
@@ -78,7 +78,7 @@ class Run:
                 self._settle(stage)
                 write_json(self.stage_directory(stage.name) / STAGE, self._document(stage, plan.recipe))
             write_json(self.directory / PLAN, plan.document())
-            _write_text(self.directory / RECIPE, dump_recipe(plan.recipe))
+            write_text(self.directory / RECIPE, dump_recipe(plan.recipe))
 
     def stage_directory(self, name: str) -> Path:
         """Returns the folder of a stage."""
@@ -169,19 +169,6 @@ def _sentence(place: Path, error: OSError) -> str:
 def _keep_room(directory: Path) -> None:
     if shutil.disk_usage(directory).free < SPARE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes text by rename."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read_document(path: Path) -> dict[str, Any]:

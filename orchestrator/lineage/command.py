@@ -73,16 +73,14 @@ def _ways(*, up: bool, down: bool, both: bool) -> "tuple[Way, ...]":
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes the picture by rename."""
+    """Writes the picture, or says what is in the way."""
+    from orchestrator.artifacts import write_text
     from orchestrator.errors import SurroundingsError
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_text(path, text)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise SurroundingsError(f"--svg: {path} cannot be written: {error.strerror or error}") from None
 
 

@@ -1,13 +1,13 @@
 """Puts the parts of the report together and writes the file."""
 
 import base64
-import contextlib
 import hashlib
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.artifacts import write_text
 from orchestrator.errors import SurroundingsError
 from orchestrator.redaction import secrets_of, without
 from orchestrator.report import chain, compare, curves, provenance, samples, scores, sections, timeline, useful
@@ -28,14 +28,10 @@ def make_report(run_dir: Path, output: Path | None = None, against: Path | None 
     if output is None:
         output = run_dir / (PAGE if against is None else f"report_against_{against.resolve().name}.html")
     text = _page(gather(run_dir), None if against is None else gather(against))
-    draft = output.with_name(f".{output.name}.{os.getpid()}.draft")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(output)
+        write_text(output, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise SurroundingsError(f"cannot write {output}: {error.strerror or error}") from None
     return output
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from orchestrator.artifacts import Artifact
 from orchestrator.records import record
+from orchestrator.redaction import HIDDEN, SECRET_NAME
 from orchestrator.state import STAGE, Attempt, Launch, StageState, read_plain_stage, read_state
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.journals import accepted_name
@@ -17,9 +18,6 @@ Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 KILLING_CAUSES = frozenset({"preempted", "timeout", "node_failure", "cancelled"})
 KILLING_WORDS = re.compile(r"\bkilled\b|\bis gone\b|SIG(KILL|TERM|INT|HUP)")
-SECRET_NAME = re.compile(
-    r"(password|passwd|secret|credentials?|api_?key|access_?key|(access|auth|hf)_token)$", re.IGNORECASE
-)
 
 
 @record
@@ -144,7 +142,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         return
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     hidden = SECRET_NAME.search(prefix) is not None
-    yield accepted_name(prefix), "(hidden)" if hidden else _cut(without_password(text), PARAM_LENGTH)
+    yield accepted_name(prefix), HIDDEN if hidden else _cut(without_password(text), PARAM_LENGTH)
 
 
 def _links(prefix: str, inputs: Mapping[str, Any]) -> Iterator[Link]:

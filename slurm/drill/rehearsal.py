@@ -113,8 +113,9 @@ class Rehearsal:
         if not scenario.tracked:
             yield None
             return
-        server = TrackingServer(self.cluster, self._folder / f"{scenario.name}.mlflow")
+        server = TrackingServer(self._folder / f"{scenario.name}.mlflow", address=self.cluster.layout.login)
         try:
+            server.start()
             yield server
         finally:
             server.kill()

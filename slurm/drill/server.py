@@ -1,66 +1,97 @@
-"""A real MLflow server that can be killed and started again."""
+"""A real `mlflow server` that can be killed and started again at the same address."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import SurroundingsError
-from slurm.devcluster import DevCluster
 
-_START_S = 60.0
+PATIENCE_S, LOOK_EVERY_S = 120.0, 0.05  # a server takes many seconds to come up on a busy machine
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - hosts of a drill must reach it
 
 
 class TrackingServer:
-    """A real MLflow server on this machine, which the hosts reach over the cluster's bridge."""
+    """`mlflow server` on a port of its own, with a database that outlives it."""
 
-    def __init__(self, cluster: DevCluster, folder: Path) -> None:
-        """Starts the server; its database lies in `folder`."""
-        self.folder, self.database = folder, folder / "mlflow.db"
-        self._port = _free_port()
-        self.uri = f"http://{cluster.layout.login}:{self._port}"
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, folder: Path, store: str | None = None, *, address: str = LOOPBACK, app: str | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Names the address; nothing runs yet.
+
+        `store` is the database, by default `mlflow.db` in `folder`; `address` one of this machine's, where others than
+        this machine reach it too unless it is the loopback. `app` is MLflow's `--app-name`, `more` goes to its
+        environment.
+        """
+        self._host = LOOPBACK if address == LOOPBACK else EVERYWHERE
+        with socket.socket() as chosen:
+            chosen.bind((self._host, 0))
+            self.port = int(chosen.getsockname()[1])
+        self.uri = f"http://{address}:{self.port}"
+        self.database = folder / "mlflow.db"
+        self._folder = folder
+        self._store = store or f"sqlite:///{self.database}"
+        self._app = {} if app is None else {"--app-name": app}
+        self._more = more or {}
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
 
-    def start(self) -> None:
-        """Starts it, again if it was killed; returns when it answers."""
-        store = ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(self.folder)]
-        words = ["--host", "0.0.0.0", "--port", str(self._port), "--workers", "1", "--allowed-hosts", "*"]  # noqa: S104 - hosts of the drill must reach it
-        with (self.folder / "server.log").open("ab") as log:
+    def start(self, *, patience_s: float = PATIENCE_S) -> None:
+        """Starts it and waits until it answers; with no patience, does not wait.
+
+        Raises:
+            SurroundingsError: It ended, or does not answer.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            "--host": self._host,
+            "--port": str(self.port),
+            "--workers": "1",
+            "--backend-store-uri": self._store,
+            "--artifacts-destination": f"{self._folder}/files",
+            **({} if self._host == LOOPBACK else {"--allowed-hosts": "*"}),
+            **self._app,
+        }
+        command = [sys.executable, "-m", "mlflow", "server", *itertools.chain.from_iterable(options.items())]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *store, *words], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, cwd=self.folder,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self._folder,
+                env={**os.environ, **quiet, **self._more},
             )  # fmt: skip
-        deadline = time.monotonic() + _START_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SurroundingsError(f"the MLflow server did not start: see {self.folder / 'server.log'}")
-            time.sleep(0.2)
+        deadline = time.monotonic() + patience_s
+        while patience_s and not self.answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                said = (self._folder / "server.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+                raise SurroundingsError(f"mlflow server does not answer at {self.uri}: {said}")
+            time.sleep(LOOK_EVERY_S)
+
+    def answers(self) -> bool:
+        """Tells whether it is up."""
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:  # noqa: S310 - our own server
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def kill(self) -> None:
-        """Kills the server and its workers."""
+        """Kills it and its workers where they are, with kill -9."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+            deadline = time.monotonic() + PATIENCE_S
+            while self._is_heard() and time.monotonic() < deadline:  # a worker dies a moment after its parent
+                time.sleep(LOOK_EVERY_S)
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:  # noqa: S310 - our own server
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    def _is_heard(self) -> bool:
+        with socket.socket() as visitor:
+            return visitor.connect_ex((LOOPBACK, self.port)) == 0

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts import write_json
 from orchestrator.training.memory.anatomy import Anatomy
 
 PROGRAM = "orchestrator.training.memory.measure"
@@ -87,13 +88,11 @@ def _read(key: str) -> dict[str, Any] | None:
 
 
 def _write(key: str, plain: Mapping[str, Any]) -> None:
-    """Keeps an answer, by rename; where nobody may write, the next plan asks again."""
+    """Keeps an answer; where nobody may write, the next plan asks again."""
     place = _place(key)
-    draft = place.with_name(f".{place.name}.{os.getpid()}.draft")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(plain), encoding="utf-8")
-        draft.replace(place)
+        write_json(place, plain)
     except OSError:
         return
 

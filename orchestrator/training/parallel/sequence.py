@@ -42,13 +42,13 @@ class Tokens:
 
     def sum_shares(self, partial_BLD: Tensor) -> Tensor:
         """Adds up what the ranks have of all tokens, and keeps this rank's share of them: B x S x D."""
-        summed: Tensor = _SumShare.apply(self._padded(partial_BLD), self.grid)  # type: ignore[no-untyped-call]  # torch's
+        summed: Tensor = _Share.apply(self._padded(partial_BLD), self.grid, True)  # type: ignore[no-untyped-call]  # torch's
         return summed
 
     def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         def share(hidden_BLD: Tensor) -> Tensor:
             self._length, self._cut = hidden_BLD.shape[1], True
-            shared: Tensor = _Share.apply(self._padded(hidden_BLD), self.grid)  # type: ignore[no-untyped-call]  # torch's
+            shared: Tensor = _Share.apply(self._padded(hidden_BLD), self.grid, False)  # type: ignore[no-untyped-call]  # torch's
             return shared
 
         return _with_hidden(share, args, kwargs)
@@ -104,13 +104,14 @@ def _own(whole: Tensor, grid: Grid) -> Tensor:
 
 class _Share(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, whole: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, whole: Tensor, grid: Grid, sums: bool) -> Tensor:  # noqa: FBT001 - torch's way
         ctx.grid = grid
-        return _own(whole, grid)
+        cut = _scatter_sum if sums else _own
+        return cut(whole, grid)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.grid), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _gather(gradients[0], ctx.grid), None, None
 
 
 class _Join(torch.autograd.Function):
@@ -123,14 +124,3 @@ class _Join(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         back = _scatter_sum if ctx.cut_after else _own
         return back(gradients[0], ctx.grid), None, None
-
-
-class _SumShare(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, partial: Tensor, grid: Grid) -> Tensor:
-        ctx.grid = grid
-        return _scatter_sum(partial, grid)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.grid), None

@@ -10,29 +10,20 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.mlflow_server import Server
 from orchestrator.run import Run
 from orchestrator.tracking.forwarder import forward
 from orchestrator.tracking.ledger import read_ledger
+from slurm.drill.server import TrackingServer
 from tests.tracked_run import TrackedRun
 from tests.waiting import until
 
 PATIENCE_S = 120.0  # all is slow on a busy machine
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Starts one server for all tests of this file; each of them leaves it running."""
-    made = Server(tmp_path_factory.mktemp("server"))
-    made.start()
-    yield made
-    made.kill()
-
-
 @pytest.fixture
-def second_server(tmp_path: Path) -> Iterator[Server]:
+def second_server(tmp_path: Path) -> Iterator[TrackingServer]:
     """Shows a database that a forwarder wrote without any server."""
-    made = Server(tmp_path, store=f"sqlite:///{tmp_path}/mlflow.db")
+    made = TrackingServer(tmp_path, store=f"sqlite:///{tmp_path}/mlflow.db")
     yield made
     made.kill()
 
@@ -49,7 +40,9 @@ def start_forwarder(run: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_every_point_arrives_once_though_server_and_forwarder_are_killed(server: Server, tmp_path: Path) -> None:
+def test_every_point_arrives_once_though_server_and_forwarder_are_killed(
+    server: TrackingServer, tmp_path: Path
+) -> None:
     run = TrackedRun(tmp_path / "tracked", server.uri, ["grounded", "align"])
     stage = run.directory / "align"
     with Run(run.directory).lock("a test"):
@@ -95,7 +88,9 @@ def test_every_point_arrives_once_though_server_and_forwarder_are_killed(server:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_server_that_stays_away_is_given_up_quietly_and_sync_tells_the_rest(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_stays_away_is_given_up_quietly_and_sync_tells_the_rest(
+    server: TrackingServer, tmp_path: Path
+) -> None:
     run = TrackedRun(tmp_path / "tracked", server.uri, ["grounded", "align"])
     server.kill()
     run.whole()
@@ -118,7 +113,7 @@ def test_a_server_that_stays_away_is_given_up_quietly_and_sync_tells_the_rest(se
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_command_that_a_launch_prints_shows_the_pictures(second_server: Server, tmp_path: Path) -> None:
+def test_the_command_that_a_launch_prints_shows_the_pictures(second_server: TrackingServer, tmp_path: Path) -> None:
     run = TrackedRun(tmp_path / "tracked", f"sqlite:///{tmp_path}/mlflow.db")
     run.whole()
     forward(run.directory, follow=False)

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.mlflow_server import Server
 from orchestrator.errors import TrackingAway
 from orchestrator.journal import read_events
 from orchestrator.tracking.forwarder import NO_REPEATS, SETTINGS, forward
 from orchestrator.tracking.journals import accepted_name
 from orchestrator.tracking.ledger import read_ledger
+from slurm.drill.server import TrackingServer
 from tests.command_line import REPOSITORY, Orch
 from tests.packages import INITDB
 from tests.tracked_run import TrackedRun
@@ -29,15 +29,6 @@ from tests.waiting import until
 
 PATIENCE_S = 120.0  # all is slow on a busy machine
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Starts one server for the tests that need no other."""
-    made = Server(tmp_path_factory.mktemp("server"))
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +68,7 @@ def told_in_the_end(directory: Path, *, tries: int) -> int:
     pytest.fail(f"MLflow was not told everything in {tries} tries")
 
 
-def test_answers_that_are_lost_on_the_way_double_nothing(server: Server, tmp_path: Path) -> None:
+def test_answers_that_are_lost_on_the_way_double_nothing(server: TrackingServer, tmp_path: Path) -> None:
     with Door(server.uri) as door:
         run = TrackedRun(tmp_path / "lost answers", door.uri, ["grounded", "align"])
         run.whole()
@@ -100,7 +91,7 @@ def test_answers_that_are_lost_on_the_way_double_nothing(server: Server, tmp_pat
 
 @pytest.mark.parametrize("mood", ["broken", "slow"])
 def test_what_a_server_in_trouble_did_not_hear_it_hears_once_afterwards(
-    mood: Mood, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mood: Mood, server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with Door(server.uri, delay_s=2.5) as door:
@@ -133,7 +124,7 @@ def sync(directory: Path, user: str, password: str) -> "subprocess.CompletedProc
     )  # fmt: skip
 
 
-def test_a_password_that_expired_is_named_and_nothing_is_lost(server: Server, tmp_path: Path) -> None:
+def test_a_password_that_expired_is_named_and_nothing_is_lost(server: TrackingServer, tmp_path: Path) -> None:
     with Door(server.uri, password="ada:sesame") as door:  # noqa: S106 - of this test
         door.mood = "strict"
         expired_then_right(door.uri, server.uri, tmp_path, user="ada", right="sesame")
@@ -147,7 +138,7 @@ def test_mlflow_with_its_own_login_is_told_everything(tmp_path: Path, monkeypatc
         "default_permission = READ\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     secrets = {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
-    server = Server(tmp_path, app="basic-auth", more=secrets)
+    server = TrackingServer(tmp_path, app="basic-auth", more=secrets)
     try:
         server.start()
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
@@ -198,7 +189,7 @@ def postgresql() -> Iterator[str]:
 
 @pytest.mark.needs("postgresql")
 def test_a_server_on_postgresql_is_told_everything_once(postgresql: str, tmp_path: Path) -> None:
-    server = Server(tmp_path, store=postgresql)
+    server = TrackingServer(tmp_path, store=postgresql)
     try:
         server.start()
         with Door(server.uri) as door:
@@ -213,7 +204,7 @@ def test_a_server_on_postgresql_is_told_everything_once(postgresql: str, tmp_pat
         server.kill()
 
 
-def trouble(server: Server, chance: random.Random) -> None:
+def trouble(server: TrackingServer, chance: random.Random) -> None:
     """Kills a server at a random moment, leaves it dead for a while, and at times kills it as it comes up."""
     time.sleep(chance.uniform(0, 2))
     server.kill()
@@ -227,7 +218,7 @@ def trouble(server: Server, chance: random.Random) -> None:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_random(
-    rounds: int, server: Server, tmp_path: Path
+    rounds: int, server: TrackingServer, tmp_path: Path
 ) -> None:
     chance, orch = random.Random(rounds), Orch(tmp_path, catalog="tests.toytraining")
     config = {"steps": 10**6, "save_every": 100, "log_every": 1, "slow": {"0": 0.03}}
