@@ -6,10 +6,16 @@ from typing import Any, Protocol
 
 from orchestrator.data.reader import ShardSet
 from stages.glamm.prompts import (
+    BBOX,
     CAPTION_QUESTIONS,
     GCG_QUESTIONS,
     POINTED_REGION_QUESTIONS,
+    REGION_GROUP_QUESTIONS,
     REGION_QUESTIONS,
+    REGIONS,
+    SEGMENTATION_ANSWERS,
+    SEGMENTATION_QUESTIONS,
+    TARGET,
     clean,
     make_prompt,
 )
@@ -17,6 +23,14 @@ from stages.glamm.tokenizer import train_vocabulary
 from stages.samples import Sample
 
 PROMPT_REPEATS = 50  # so that every word of a prompt becomes one token
+QUESTIONS = (
+    CAPTION_QUESTIONS,
+    REGION_QUESTIONS,
+    GCG_QUESTIONS,
+    POINTED_REGION_QUESTIONS,
+    SEGMENTATION_QUESTIONS,
+    REGION_GROUP_QUESTIONS,
+)
 
 
 class _Wanted(Protocol):
@@ -24,6 +38,8 @@ class _Wanted(Protocol):
     def vocabulary_size(self) -> int: ...
     @property
     def samples(self) -> int: ...
+    @property
+    def wordings(self) -> int | None: ...
 
 
 def learn_tokenizer(wanted: _Wanted, shards: Mapping[str, Path], folder: Path) -> dict[str, Any]:
@@ -36,8 +52,12 @@ def learn_tokenizer(wanted: _Wanted, shards: Mapping[str, Path], folder: Path) -
 
 
 def _texts(wanted: _Wanted, shards: Mapping[str, Path]) -> Iterator[str]:
-    for question in (*CAPTION_QUESTIONS, *REGION_QUESTIONS, *GCG_QUESTIONS, *POINTED_REGION_QUESTIONS):
-        yield from [make_prompt(question)] * PROMPT_REPEATS
+    for bank in QUESTIONS:
+        for question in bank[: wanted.wordings]:
+            said = question.replace(TARGET, "").replace(REGIONS, f"region1 {BBOX}, region2 {BBOX}")
+            yield from [make_prompt(said)] * PROMPT_REPEATS
+    for answer in SEGMENTATION_ANSWERS[: wanted.wordings]:
+        yield from [f" {answer}"] * PROMPT_REPEATS
     for path in shards.values():
         samples = ShardSet(path)
         for number in range(min(len(samples), wanted.samples)):

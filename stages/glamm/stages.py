@@ -27,9 +27,12 @@ class GlammTokenizer(Stage):
 
         vocabulary_size: int = 1000  # the 256 bytes and the special tokens included
         samples: int = 2000  # read from each input
+        wordings: int | None = None  # of each bank of questions, the first ones; null = all
 
         def __post_init__(self) -> None:
             """Checks ranges."""
+            if self.wordings is not None and self.wordings < 1:
+                raise ValueError(f"wordings must be above 0, or null for all, not {self.wordings}")
             if self.vocabulary_size < 300:
                 raise ValueError(
                     f"vocabulary_size must be 300 or more (every byte is a token), not {self.vocabulary_size}"

@@ -1,7 +1,6 @@
-"""GlammTask: samples to batches, batches to loss, for all four stages of GLaMM."""
+"""GlammTask: samples to batches, batches to loss, for all stages of GLaMM but the one of words."""
 
-import random
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,15 @@ from orchestrator.training.weights import load_into
 from stages.glamm.batches import GlammBatch
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig
+from stages.glamm.conversations import Rules, converse
 from stages.glamm.decoder import summed_mask_losses
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
-from stages.glamm.prompts import (
-    CAPTION_QUESTIONS,
-    GCG_QUESTIONS,
-    PHRASE_END,
-    PHRASE_START,
-    POINTED_REGION_QUESTIONS,
-    REGION_QUESTIONS,
-    SEG,
-    Conversation,
-    choose,
-    clean,
-    make_conversation,
-    weave,
-)
+from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
-from stages.samples import Region, Sample, Turn
-from stages.vision import decode_image, mask_from_rle
+from stages.samples import Sample
+from stages.vision import decode_image, mask_from_rle, union
 
 
 @record
@@ -59,7 +46,7 @@ class Start:
 
 
 class GlammTask(TrainTask[GlammBatch]):
-    """Trains a GLaMM on sources that each have one kind: caption, region, gcg or region_mask."""
+    """Trains a GLaMM on sources that each have one of the kinds of `conversations.py`."""
 
     cut_logits = True
 
@@ -72,14 +59,16 @@ class GlammTask(TrainTask[GlammBatch]):
         start: Start,
         weights: Weights,
         max_regions: int,
+        max_targets: int = 3,
+        wordings: int | None = None,
     ) -> None:
-        """Checks the vocabulary against the model, and the kinds."""
+        """Checks the vocabulary against the model; how samples are spoken of is explained by `Rules`."""
         if vocabulary.size != blueprint.vocabulary_size:
             raise InputError(f"the tokenizer has {vocabulary.size} tokens, the model {blueprint.vocabulary_size}")
         self._blueprint, self._start, self._weights = blueprint, start, weights
         self.vocabulary = vocabulary
-        self._makers = {source: MAKERS[kind] for source, kind in kinds.items()}
-        self._max_regions = max_regions
+        self._kinds = kinds
+        self._rules = Rules(end=vocabulary.end, max_regions=max_regions, max_targets=max_targets, wordings=wordings)
         self.collator = Collator(blueprint, vocabulary)
 
     def build_model(self) -> nn.Module:
@@ -108,7 +97,7 @@ class GlammTask(TrainTask[GlammBatch]):
         """Turns one sample into an image with its conversation, in the way of its source's kind."""
         sample = Sample.from_members(drawn.key, drawn.members)
         conversation = self._conversation(drawn.source, sample, drawn.seed)
-        masks = tuple(mask_from_rle(region.mask) for region in conversation.mask_regions if region.mask is not None)
+        masks = tuple(union(mask_from_rle(part) for part in parts) for parts in conversation.masks)
         return Example(image=decode_image(sample.image), conversation=conversation, masks=masks)
 
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
@@ -117,8 +106,7 @@ class GlammTask(TrainTask[GlammBatch]):
         return len(self.collator.tokens(conversation).ids)
 
     def _conversation(self, source: str, sample: Sample, seed: int) -> Conversation:
-        chance = random.Random(seed)  # noqa: S311 - wording, not secrets
-        return self._makers[source](sample, chance, self.vocabulary.end, self._max_regions)
+        return converse(self._kinds[source], sample, seed=seed, rules=self._rules)
 
     def loss(self, model: nn.Module, batch: GlammBatch) -> Losses:
         """Adds up text, mask cross-entropy and Dice; the masks weigh nothing where there are none."""
@@ -157,62 +145,3 @@ def text_loss(logits_TV: Tensor, targets_T: Tensor, *, vocabulary: int) -> Tenso
 def stored_name(name: str, stored: Container[str]) -> str:
     """Says under which name a weight is stored: a model without adapters has no base layers."""
     return name if name in stored else name.replace(".base_layer.", ".")
-
-
-def caption_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
-    """Asks for a caption, one of those that the sample has, or repeats the turns that it brings."""
-    del max_regions
-    if sample.turns:
-        turns = [Turn(question=clean(turn.question), answer=clean(turn.answer)) for turn in sample.turns]
-    else:
-        question = choose(CAPTION_QUESTIONS, chance)
-        captions = [sample.caption, *(more.text for more in sample.more_captions)]
-        turns = [Turn(question=question, answer=clean(choose(captions, chance)))]
-    return make_conversation(turns, end=end)
-
-
-def region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
-    """Asks what is in each of some regions, one turn a region."""
-    chosen = described(sample.regions, chance, max_regions)
-    turns = [Turn(question=choose(REGION_QUESTIONS, chance), answer=text) for _, text in chosen]
-    return make_conversation(turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region, _ in chosen])
-
-
-def gcg_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
-    """Asks for a caption whose phrases carry masks."""
-    del max_regions  # every phrase of a caption is grounded, however many there are
-    masked = [region for region in sample.regions if region.mask is not None and region.spans]
-    answer, used = weave(sample.caption, masked)
-    return make_conversation([Turn(question=choose(GCG_QUESTIONS, chance), answer=answer)], end=end, mask_regions=used)
-
-
-def pointed_region_conversation(sample: Sample, chance: random.Random, end: str, max_regions: int) -> Conversation:
-    """Asks what each of some segments is, box given, and for its pixels."""
-    chosen = described([region for region in sample.regions if region.mask is not None], chance, max_regions)
-    turns = [
-        Turn(question=choose(POINTED_REGION_QUESTIONS, chance), answer=f"{PHRASE_START} {text} {PHRASE_END} {SEG}")
-        for _, text in chosen
-    ]
-    regions = [region for region, _ in chosen]
-    return make_conversation(
-        turns, end=end, boxes_xyxy_px=[region.box_xyxy_px for region in regions], mask_regions=regions
-    )
-
-
-Maker = Callable[[Sample, random.Random, str, int], Conversation]
-MAKERS: Mapping[str, Maker] = {
-    "caption": caption_conversation,
-    "region": region_conversation,
-    "gcg": gcg_conversation,
-    "region_mask": pointed_region_conversation,
-}
-
-
-def described(regions: Sequence[Region], chance: random.Random, most: int | None) -> list[tuple[Region, str]]:
-    """Draws up to `most` regions that something is said about, each with what that is; null = all."""
-    said = [(region, text) for region in regions if not region.crowd and (text := _said(region))]
-    return said if most is None else chance.sample(said, min(most, len(said)))
-
-
-def _said(region: Region) -> str:
-    return clean(region.caption or region.phrase)

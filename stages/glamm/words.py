@@ -24,7 +24,8 @@ from orchestrator.errors import InputError
 from orchestrator.training.task import Losses, TrainTask
 from stages.glamm.batches import WordsBatch
 from stages.glamm.collate import unit_boxes
-from stages.glamm.task import GlammTask, described
+from stages.glamm.conversations import described
+from stages.glamm.task import GlammTask
 from stages.glamm.tokenizer import Vocabulary
 from stages.samples import Sample
 from stages.vision import decode_image

@@ -10,34 +10,30 @@ from stages.glamm.collate import Collator, Example
 from stages.glamm.config import SPECIAL_TOKENS
 from stages.glamm.prompts import BBOX, SEG, clean, make_conversation, weave
 from stages.glamm.tokenizer import Vocabulary
-from stages.samples import Region, Turn
+from stages.samples import Turn
 from tests.stages.glamm_models import picture, tiny_blueprint, vocabulary
 
 WORDS = vocabulary()
 
 
-def region(start: int, end: int, name: str = "") -> Region:
-    return Region(box_xyxy_px=(0, 0, 5, 5), mask=None, phrase=name, spans=((start, end),))
-
-
-def test_phrases_are_wrapped_where_they_stand_and_regions_follow_the_order_of_the_text() -> None:
+def test_phrases_are_wrapped_where_they_stand_and_their_meanings_follow_the_order_of_the_text() -> None:
     caption = "A red bar stands left of a blue bar."
 
-    text, used = weave(caption, [region(25, 35, "second"), region(0, 9, "first")])
+    text, used = weave(caption, {(25, 35): "second", (0, 9): "first"})
 
     assert text == "<p> A red bar </p> [SEG] stands left of <p> a blue bar </p> [SEG]."
-    assert [one.phrase for one in used] == ["first", "second"]
+    assert used == ["first", "second"]
 
 
 def test_of_overlapping_phrases_the_earlier_and_longer_one_stays() -> None:
-    text, used = weave("A red bar.", [region(2, 9, "inner"), region(0, 5, "short"), region(0, 9, "whole")])
+    text, used = weave("A red bar.", {(2, 9): "inner", (0, 5): "short", (0, 9): "whole"})
 
     assert text == "<p> A red bar </p> [SEG]."
-    assert [one.phrase for one in used] == ["whole"]
+    assert used == ["whole"]
 
 
-def test_there_is_one_region_for_each_seg_whatever_the_caption_says() -> None:
-    text, used = weave("A [SEG] bar and <p> tricks [SEG].", [region(0, 11), region(12, 15)])
+def test_there_is_one_meaning_for_each_seg_whatever_the_caption_says() -> None:
+    text, used = weave("A [SEG] bar and <p> tricks [SEG].", {(0, 11): 1, (12, 15): 2})
 
     assert text.count(SEG) == len(used) == 2
 
