@@ -9,6 +9,8 @@ STAGES: Mapping[str, str] = {
     "glamm_word_pretraining": "stages.glamm.stages:WordPretraining",
     "glamm_feature_alignment": "stages.glamm.stages:FeatureAlignment",
     "glamm_region_pretraining": "stages.glamm.stages:RegionPretraining",
+    "glamm_grand_pretraining": "stages.glamm.stages:GrandPretraining",
+    "glamm_tuning": "stages.glamm.stages:GlammTuning",
     "glamm_gcg_tuning": "stages.glamm.stages:GcgTuning",
     "glamm_pix2cap_sft": "stages.glamm.stages:Pix2CapSft",
     "evaluate": "stages.evaluate.stage:Evaluate",

@@ -24,6 +24,10 @@ class _Losses(Protocol):
     def dice_weight(self) -> float: ...
     @property
     def max_regions(self) -> int: ...
+    @property
+    def max_targets(self) -> int: ...
+    @property
+    def wordings(self) -> int | None: ...
 
 
 class _Tuned(_Losses, Protocol):
@@ -81,4 +85,13 @@ def _task(
     config: _Losses, kinds: Mapping[str, str], blueprint: Blueprint, vocabulary: Vocabulary, start: Start
 ) -> GlammTask:
     weights = Weights(text=config.text_weight, bce=config.bce_weight, dice=config.dice_weight)
-    return GlammTask(blueprint, vocabulary, kinds, start=start, weights=weights, max_regions=config.max_regions)
+    return GlammTask(
+        blueprint,
+        vocabulary,
+        kinds,
+        start=start,
+        weights=weights,
+        max_regions=config.max_regions,
+        max_targets=config.max_targets,
+        wordings=config.wordings,
+    )

@@ -18,6 +18,7 @@ from stages.glamm.config import (
     language_settings,
     read_settings,
 )
+from stages.glamm.conversations import KINDS
 
 OPENER = "stages.glamm.sitting:open_sitting"
 WORDS = "words"  # the kind of a source of which only words are read
@@ -36,6 +37,15 @@ class BatchShape:
     image_px: tuple[int, int] = IMAGE_PX  # width, height
 
 
+@record
+class Asked:
+    """What a stage asks about an image."""
+
+    kinds: Collection[str]  # of its sources
+    max_regions: int  # asked about by their boxes
+    max_targets: int = 0  # to be segmented
+
+
 class ForeseenStage(TrainingStage):
     """A training stage of GLaMM that knows what it will be like, once its model is known."""
 
@@ -46,8 +56,8 @@ class ForeseenStage(TrainingStage):
         """Returns what its model is begun with; None where it goes on from the checkpoint `inputs.model`."""
 
     @abstractmethod
-    def asked(self) -> tuple[Collection[str], int]:
-        """Returns the kinds of its sources, and how many regions of an image are asked about at most."""
+    def asked(self) -> Asked:
+        """Returns the kinds of its sources, and how much of an image is asked about at most."""
 
     def model(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
         """Draws the model from the facts of its inputs; None while nobody knows them."""
@@ -84,24 +94,26 @@ class ForeseenStage(TrainingStage):
         model = self.model(inputs)
         if model is None:
             return None
-        kinds, max_regions = self.asked()
-        shape = longest(model, kinds, max_regions)
+        asked = self.asked()
+        shape = longest(model, asked)
         return Sketch(
             opener=OPENER,
-            plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in kinds},
+            plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in asked.kinds},
             learning=self.train.trainable or self.usual(adapters=model.lora is not None),
             train=self.train,
         )
 
 
-def longest(blueprint: Blueprint, kinds: Collection[str], max_regions: int) -> BatchShape:
+def longest(blueprint: Blueprint, asked: Asked) -> BatchShape:
     """Takes the most of all kinds of sources: every sequence as long as it may be, and all of its text predicted."""
-    boxes, masks = not {"region", "region_mask", WORDS}.isdisjoint(kinds), not {"gcg", "region_mask"}.isdisjoint(kinds)
+    kinds = [KINDS[name] for name in asked.kinds if name in KINDS]
+    boxes = WORDS in asked.kinds or any(kind.boxes for kind in kinds)
+    masks = [asked.max_targets if kind.targets else asked.max_regions for kind in kinds if kind.masks]
     return BatchShape(
         tokens=blueprint.max_tokens,
         predicted=max(1, blueprint.max_tokens - blueprint.num_image_tokens - 1),
-        boxes=max_regions if boxes else 0,
-        masks=max_regions if masks else 0,
+        boxes=asked.max_regions if boxes else 0,
+        masks=max(masks, default=0),
     )
 
 

@@ -1,6 +1,6 @@
-"""The stages of GLaMM: tokenizer, words, alignment, regions, grounded captions, Pix2Cap. Imports no torch."""
+"""The stages of GLaMM: tokenizer, words, alignment, regions, GranD, grounded captions, Pix2Cap. Imports no torch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,13 +9,12 @@ from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
 from stages.glamm.config import GlammConfig, LoraConfig
-from stages.glamm.foresight import WORDS, Facts, ForeseenStage
+from stages.glamm.conversations import KINDS
+from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
     from stages.glamm.words import WordsTask
-
-KINDS = ("caption", "region", "gcg", "region_mask")
 
 
 class GlammTokenizer(Stage):
@@ -73,30 +72,42 @@ class GlammTokenizer(Stage):
 
 
 class GlammStage(ForeseenStage):
-    """What the four training stages share: sources of a kind, a checkpoint to begin with, losses."""
+    """What the training stages share: sources of a kind each, a model that begins or goes on, losses."""
 
     measures = True
-    kind: ClassVar[str]  # what a source is unless config.tasks says otherwise
+    kind: ClassVar[str | None] = None  # what a source is unless config.tasks says otherwise; None = tasks must say
 
     @record
     class Config:
         """How to train, on what, and with which adapters."""
 
         train: TrainConfig
+        model: GlammConfig | None = None  # what a model that begins here is made of; null: inputs.model goes on
         mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
-        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, region, gcg or region_mask
-        lora: LoraConfig | None = None  # null: as the checkpoint has them
+        # input -> caption, region, region_group, gcg, region_mask, referring or semantic
+        tasks: dict[str, str] = field(default_factory=dict)
+        lora: LoraConfig | None = None  # beside inputs.model, null: as it has them; a model begun here: model.lora
         text_weight: float = 1.0
         bce_weight: float = 2.0
         dice_weight: float = 0.5
-        max_regions: int = 10  # asked about in one conversation
+        max_regions: int = 10  # of one image, asked about by their boxes
+        max_targets: int = 3  # classes or expressions of one image, to be segmented
+        wordings: int | None = None  # of each bank of questions or answers, the first ones; null = all
+
+        def __post_init__(self) -> None:
+            """Checks ranges."""
+            for name in ("max_regions", "max_targets", "wordings"):
+                value = getattr(self, name)
+                if value is not None and value < 1:
+                    raise ValueError(f"{name} must be above 0, not {value}")
 
     @record
     class Inputs:
-        """The model so far, and what it learns from."""
+        """What is learnt from; a model that has begun, or else a tokenizer where the language model brings none."""
 
-        model: Checkpoint
         shards: dict[str, Shards]
+        tokenizer: Tokenizer | None = None
+        model: Checkpoint | None = None
 
     @record
     class Outputs:
@@ -105,29 +116,34 @@ class GlammStage(ForeseenStage):
         model: Checkpoint
 
     def faults(self) -> Mapping[str, str]:
-        """Finds tasks that do not exist, or belong to no input."""
-        found = dict(super().faults())
-        for name, kind in self.config.tasks.items():
-            if name not in self.inputs.shards:
-                found[f"config.tasks.{name}"] = (
-                    f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
-                )
-            elif kind not in KINDS:
-                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
+        """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
+        found = {**super().faults(), **self._tasks_faults()}
+        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
+        if (model is None) != begun:
+            given = "both given" if begun else "neither given"
+            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
+        elif model is not None:
+            found |= _model_faults(model, tokenizer)
+            if self.config.lora is not None:
+                found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
+        elif tokenizer is not None:
+            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Says what each source is."""
-        return {name: self.config.tasks.get(name, self.kind) for name in self.inputs.shards}
+        """Says what each source is, as far as anything says so."""
+        kinds = {name: self.config.tasks.get(name, self.kind) for name in self.inputs.shards}
+        return {name: kind for name, kind in kinds.items() if kind is not None}
 
     def learning(self) -> tuple[str, ...]:
         """Leaves out patterns of adapters where the model has none."""
         return self.train.trainable or self.usual(adapters=self.has_adapters())
 
     def parts(self) -> GlammConfig | None:
-        """Says that it goes on from a checkpoint."""
-        return None
+        """Returns those of the config, if it has any."""
+        parts: GlammConfig | None = self.config.model
+        return parts
 
     def has_adapters(self) -> bool:
         """Tells whether the model has low-rank adapters. Asked when running: the checkpoint must be there."""
@@ -136,15 +152,34 @@ class GlammStage(ForeseenStage):
             return parts.lora is not None
         return self.config.lora is not None or self.inputs.model.facts()["model"]["lora"] is not None
 
-    def asked(self) -> tuple[Collection[str], int]:
-        """Returns the kinds of its sources, and how many regions are asked about at most."""
-        return self.kinds.values(), self.config.max_regions
+    def asked(self) -> Asked:
+        """Returns the kinds of its sources, and how much of an image is asked about at most."""
+        config = self.config
+        return Asked(kinds=self.kinds.values(), max_regions=config.max_regions, max_targets=config.max_targets)
 
     def build_task(self) -> "GlammTask":
-        """Goes on from the checkpoint."""
-        from stages.glamm.begin import begin_from_checkpoint
+        """Begins with fresh or pretrained parts, or goes on from a checkpoint."""
+        from stages.glamm.begin import begin_fresh, begin_from_checkpoint
 
+        model = self.parts()
+        if model is not None:
+            return begin_fresh(self.config, model, self.kinds, self.inputs.tokenizer)
         return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
+
+    def _tasks_faults(self) -> dict[str, str]:
+        tasks, known = self.config.tasks, ", ".join(KINDS)
+        found = {
+            f"config.tasks.{name}": f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
+            for name in tasks
+            if name not in self.inputs.shards
+        }
+        for name in self.inputs.shards:
+            kind = tasks.get(name, self.kind)
+            if kind is None:
+                found[f"config.tasks.{name}"] = f"must say what this source teaches; allowed: {known}"
+            elif kind not in KINDS:
+                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {known}"
+        return found
 
 
 class WordPretraining(ForeseenStage):
@@ -186,9 +221,9 @@ class WordPretraining(ForeseenStage):
         parts: GlammConfig = self.config.model
         return parts
 
-    def asked(self) -> tuple[Collection[str], int]:
+    def asked(self) -> Asked:
         """Returns that words are asked for, of so many regions at most."""
-        return (WORDS,), self.config.max_regions
+        return Asked(kinds=(WORDS,), max_regions=self.config.max_regions)
 
     def build_task(self) -> "WordsTask":
         """Begins with fresh or pretrained parts."""
@@ -198,68 +233,18 @@ class WordPretraining(ForeseenStage):
         return begin_with_words(self.config.model, self.inputs.tokenizer, shards, max_regions=self.config.max_regions)
 
 
-class FeatureAlignment(GlammStage):
-    """Teaches the projector to speak the language model's language, from short captions of whole images."""
-
-    kind = "caption"
-    trainable = ("projector",)
-
-    @record
-    class Config:
-        """The model to begin with, and how to train it."""
-
-        train: TrainConfig
-        model: GlammConfig | None = None  # null: inputs.model goes on
-        mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
-        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, region, gcg or region_mask
-        lora: LoraConfig | None = None  # beside inputs.model; a model that begins here has its own under model.lora
-        text_weight: float = 1.0
-        bce_weight: float = 2.0
-        dice_weight: float = 0.5
-        max_regions: int = 10
-
-    @record
-    class Inputs:
-        """Captions; a model that has begun, or else a tokenizer where the language model brings none."""
-
-        shards: dict[str, Shards]
-        tokenizer: Tokenizer | None = None
-        model: Checkpoint | None = None
-
-    def faults(self) -> Mapping[str, str]:
-        """Finds no model or two, model folders that are not there, and a missing or idle tokenizer."""
-        model, begun = self.config.model, self.inputs.model is not None
-        found = dict(super().faults())
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
-        elif model is not None:
-            found |= _model_faults(model, self.inputs.tokenizer)
-            if self.config.lora is not None:
-                found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
-        elif self.inputs.tokenizer is not None:
-            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
-        return found
-
-    def parts(self) -> GlammConfig | None:
-        """Returns those of the config, if it has any."""
-        parts: GlammConfig | None = self.config.model
-        return parts
-
-    def build_task(self) -> "GlammTask":
-        """Begins with fresh or pretrained parts, or goes on from a checkpoint."""
-        from stages.glamm.begin import begin_fresh
-
-        if self.config.model is None:
-            return super().build_task()
-        return begin_fresh(self.config, self.config.model, self.kinds, self.inputs.tokenizer)
-
-
 def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
     found = {f"config.model.{key}": text for key, text in model.faults().items()}
     if tokenizer is None and model.language.path is None:
         found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
     return found
+
+
+class FeatureAlignment(GlammStage):
+    """Teaches the projector to speak the language model's language, from short captions of whole images."""
+
+    kind = "caption"
+    trainable = ("projector",)
 
 
 class RegionPretraining(GlammStage):
@@ -269,10 +254,9 @@ class RegionPretraining(GlammStage):
     trainable = ("region_encoder", "projector", "language_model.*lora_*")
 
 
-class GcgTuning(GlammStage):
-    """Teaches to write captions whose phrases carry masks (grounded conversation generation)."""
+class GlammTuning(GlammStage):
+    """Tunes on any mixture of tasks, each source its own: referring segmentation, region captions, all of them."""
 
-    kind = "gcg"
     trainable = (
         "language_model.*lora_*",
         "language_model.lm_head",
@@ -283,7 +267,19 @@ class GcgTuning(GlammStage):
     )
 
 
-class Pix2CapSft(GcgTuning):
+class GrandPretraining(GlammTuning):
+    """Teaches all tasks at once on GranD, before any fine-tuning: the projector still learns."""
+
+    trainable = ("projector", *GlammTuning.trainable)
+
+
+class GcgTuning(GlammTuning):
+    """Teaches to write captions whose phrases carry masks (grounded conversation generation)."""
+
+    kind = "gcg"
+
+
+class Pix2CapSft(GlammTuning):
     """Fine-tunes on a caption for every panoptic segment, asked for by its box and answered with its mask."""
 
     kind = "region_mask"
