@@ -25,7 +25,7 @@ class LoadReport:
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # in the model, not stored: newly initialised, or with the values they had
     unexpected: tuple[str, ...]  # stored, and used by nothing in the model
-    resized: tuple[str, ...] = ()  # loaded, with more rows than are stored
+    resized: tuple[str, ...] = ()  # loaded, with another number of rows than is stored
 
     def __str__(self) -> str:
         """Counts, and names a few."""

@@ -1,7 +1,7 @@
 """How publishers name the weights that a GLaMM is made of: names and layouts as data.
 
 The right-hand names are those of `Glamm`. Keys of GLaMM are those of its code (groundingLMM); its published files hold
-no CLIP. What a rule sends to None is known and not needed.
+no CLIP. What a rule sends to None is known and not needed. WEIGHTS.md has all this as a table.
 """
 
 from torch import Tensor
@@ -95,6 +95,9 @@ REGION_RULES = (
     ),
 )
 
+# convolutions that a norm follows have no bias there; here they have one, which begins at zero and changes nothing
+ABSENT = (r"region_encoder\.exchanges\.\d+\.0\.bias",)
+
 # LLaVA's names; a projector of one layer, as LLaVA 1.0 has it, fits no GLaMM and stays unused
 LLAVA_RULES = (
     *rules_of((r"model\.mm_projector\.([02]\..+)", r"projector.\1")),
@@ -128,6 +131,8 @@ GLAMM = Layout(
 CLIP = Layout(title="CLIP (transformers)", sign=r"(?:vision_model\.)?embeddings\..+", rules=CLIP_RULES)
 SAM = Layout(title="SAM (transformers)", sign=r"(?:sam\.)?vision_encoder\..+", rules=SAM_RULES)
 SAM_ORIGINAL = Layout(title="SAM (segment-anything)", sign=r"image_encoder\..+", rules=SAM_ORIGINAL_RULES)
+
+EMBEDDINGS = r"(?:base_model\.model\.)?model\.embed_tokens\.weight"  # of a GLaMM: one row a token
 
 # what a folder may hold, the more special first
 LANGUAGE = (GLAMM, GPT4ROI, LLAVA, LLAMA)

@@ -70,6 +70,7 @@ class GlammTask(TrainTask[GlammBatch]):
         self._kinds = kinds
         self._rules = Rules(end=vocabulary.end, max_regions=max_regions, max_targets=max_targets, wordings=wordings)
         self.collator = Collator(blueprint, vocabulary)
+        self._filled: Mapping[str, Any] = {}
 
     def build_model(self) -> nn.Module:
         """Builds the model; its weights come later."""
@@ -86,7 +87,8 @@ class GlammTask(TrainTask[GlammBatch]):
                 raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
             loaded = frozenset(report.loaded)
         elif self._start.folders is not None:
-            loaded = frozenset(fill_from_published(model, self._start.folders).loaded)
+            filled = fill_from_published(model, self._start.folders)
+            loaded, self._filled = frozenset(filled.report.loaded), filled.facts()
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
 
     def collate(self, drawn: Sequence[Drawn]) -> GlammBatch:
@@ -114,8 +116,9 @@ class GlammTask(TrainTask[GlammBatch]):
         return glamm_loss(model, batch, self._weights, canvas=canvas, vocabulary=vocabulary)
 
     def describe(self) -> Mapping[str, Any]:
-        """Returns the family and everything needed to rebuild the model."""
-        return {"family": FAMILY, "model": self._blueprint.to_plain()}
+        """Returns the family, everything needed to rebuild the model, and what became of published weights."""
+        facts = {"family": FAMILY, "model": self._blueprint.to_plain()}
+        return {**facts, "published": self._filled} if self._filled else facts
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""

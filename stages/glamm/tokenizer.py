@@ -11,8 +11,12 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.glamm.config import SPECIAL_TOKENS
 from stages.glamm.prompts import BBOX, IM_START, PHRASE_END, PHRASE_START, SEG, tidy
+from stages.glamm.sentencepiece_files import FILE as SENTENCEPIECE
+from stages.glamm.sentencepiece_files import read_sentencepiece
 
-FILES = ("tokenizer.json", "tokenizer_config.json")
+FILES = ("tokenizer.json", "tokenizer_config.json")  # what is written
+ADDED = "added_tokens.json"  # of older folders: token -> id
+READ = (*FILES, "special_tokens_map.json", ADDED, SENTENCEPIECE)
 
 
 @record
@@ -52,25 +56,34 @@ class Vocabulary:
     def read(cls, folder: Path) -> "Vocabulary":
         """Reads a folder that `save` wrote, or one of Hugging Face's; special tokens that it lacks are added."""
         try:
-            return cls.of_files({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()})
+            return cls.of_files({name: (folder / name).read_bytes() for name in READ if (folder / name).is_file()})
         except InputError as error:
             raise InputError(f"{folder}: {error}") from None
 
     @classmethod
     def of_files(cls, files: "dict[str, bytes]") -> "Vocabulary":
-        """Builds one from the contents of `tokenizer.json` and `tokenizer_config.json`."""
-        if "tokenizer.json" not in files:
-            raise InputError("no tokenizer.json: give a folder with a fast tokenizer of Hugging Face")
+        """Builds one from the contents of files in READ.
+
+        Where a folder says which ids its special tokens had when its weights were trained, they must come out the same.
+        """
         try:
-            settings = json.loads(files.get("tokenizer_config.json", b"{}"))
-            inner = Tokenizer.from_str(files["tokenizer.json"].decode())
+            settings = json.loads(files.get("special_tokens_map.json", b"{}"))
+            settings |= json.loads(files.get("tokenizer_config.json", b"{}"))
+            inner, named = _inner(files)
+            added = json.loads(files.get(ADDED, b"{}"))
+            promised = {str(token): int(number) for token, number in added.items()}
+            promised |= {_content(token): int(key) for key, token in settings.get("added_tokens_decoder", {}).items()}
+        except InputError:
+            raise
         except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more precise
             raise InputError(f"the tokenizer cannot be read ({error})") from None
-        named = {
+        named |= {
             name: _content(settings[name]) for name in ("eos_token", "bos_token", "unk_token") if settings.get(name)
         }
         _add_specials(inner)
-        return cls(_fast(inner, named))
+        found = cls(_fast(inner, named))
+        _expect_ids(inner, promised)
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Returns the files that `read` needs: name -> content."""
@@ -137,6 +150,26 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
     _add_specials(inner)
     named = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
     return Vocabulary(_fast(inner, named))
+
+
+def _inner(files: "dict[str, bytes]") -> tuple[Tokenizer, dict[str, str]]:
+    """Opens the fast form if there is one, else LLaMA's older one; also names the special tokens, if it does."""
+    if "tokenizer.json" in files:
+        return Tokenizer.from_str(files["tokenizer.json"].decode()), {}
+    if SENTENCEPIECE in files:
+        return read_sentencepiece(files[SENTENCEPIECE])
+    raise InputError(f"no tokenizer.json: give a folder with a tokenizer of Hugging Face (or LLaMA's {SENTENCEPIECE})")
+
+
+def _expect_ids(inner: Tokenizer, promised: dict[str, int]) -> None:
+    wrong = {
+        token: (number, given)
+        for token, number in promised.items()
+        if token in SPECIAL_TOKENS and (given := inner.token_to_id(token)) != number
+    }
+    if wrong:
+        told = "; ".join(f"{token} had the id {old}, here it gets {new}" for token, (old, new) in wrong.items())
+        raise InputError(f"the weights of this folder were trained with other ids: {told}")
 
 
 def _fast(inner: Tokenizer, named: dict[str, str]) -> PreTrainedTokenizerFast:

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from orchestrator.training.optim import whole_shape
 from orchestrator.training.weights import LoadReport, fill
 
 log = logging.getLogger(__name__)
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @record
@@ -65,34 +68,50 @@ def recognise(source: TensorSource, layouts: Sequence[Layout]) -> Layout:
 
 
 def fill_from(
-    wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[Rule], *, growing: Collection[str] = ()
+    wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[Rule], *, growing: Mapping[str, int] = NOTHING
 ) -> LoadReport:
     """Fills weights of a model, also one that ZeRO-3 partitions: each rank reads each tensor and keeps what it holds.
 
-    `growing` names weights whose rows are tokens: where the model has more, they begin at the mean of the stored ones.
-    A tensor of another shape is refused, and so are adapters where the model has none: either would be lost silently.
+    `growing` names weights whose rows are tokens, and how many of these any publisher of the tokenizer has: where the
+    numbers of rows differ, so many are taken, and the rest begin at the mean of them. Any other tensor of another shape
+    is refused, and so are adapters where the model has none: either would be lost silently.
     """
-    placed, unused = _place(wanted, source, rules)
-    resized = _check(wanted, source, placed, growing)
+    placed, report = _matched(wanted, source, rules, growing)
     for place in placed:
         stored = source.read(place.stored)
         tensor = place.change(stored) if place.change is not None else stored
         goal = wanted[place.name]
-        fill(goal, with_mean_rows(tensor, whole_shape(goal)[0]) if place.name in resized else tensor)
-    loaded = {place.name for place in placed}
-    report = LoadReport(
-        loaded=tuple(sorted(loaded)),
-        resized=resized,
-        missing=tuple(sorted(set(wanted) - loaded)),
-        unexpected=tuple(unused),
-    )
+        if place.name in report.resized:
+            tensor = with_mean_rows(tensor[: growing[place.name]], whole_shape(goal)[0])
+        fill(goal, tensor)
     log.info("weights of %s: %s", source.label, report)
     return report
+
+
+def match(
+    wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[Rule], *, growing: Mapping[str, int] = NOTHING
+) -> LoadReport:
+    """Says what `fill_from` would do, and refuses what it would refuse; reads no tensor, so either may be on `meta`."""
+    return _matched(wanted, source, rules, growing)[1]
 
 
 def with_mean_rows(rows: Tensor, count: int) -> Tensor:
     """Adds rows for new tokens: the mean of the old ones, which no token is far from."""
     return torch.cat([rows, rows.float().mean(0, keepdim=True).to(rows.dtype).expand(count - rows.shape[0], -1)])
+
+
+def _matched(
+    wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[Rule], growing: Mapping[str, int]
+) -> tuple[list[Placed], LoadReport]:
+    placed, unused = _place(wanted, source, rules)
+    resized = _check(wanted, source, placed, growing)
+    loaded = {place.name for place in placed}
+    return placed, LoadReport(
+        loaded=tuple(sorted(loaded)),
+        resized=resized,
+        missing=tuple(sorted(set(wanted) - loaded)),
+        unexpected=tuple(unused),
+    )
 
 
 def _place(wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[Rule]) -> tuple[list[Placed], list[str]]:
@@ -118,15 +137,15 @@ def _place(wanted: Mapping[str, Tensor], source: TensorSource, rules: Sequence[R
 
 
 def _check(
-    wanted: Mapping[str, Tensor], source: TensorSource, placed: Sequence[Placed], growing: Collection[str]
+    wanted: Mapping[str, Tensor], source: TensorSource, placed: Sequence[Placed], growing: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Compares all shapes; returns the weights that have more rows than are stored."""
+    """Compares all shapes; returns the weights that have other numbers of rows than are stored."""
     resized, wrong = [], []
     for place in placed:
         given, needed = source.entries[place.stored].shape, tuple(whole_shape(wanted[place.name]))
         if given == needed:
             continue
-        if place.name in growing and given[1:] == needed[1:] and given[0] < needed[0]:
+        if place.name in growing and given[1:] == needed[1:] and given[0] >= growing[place.name]:
             resized.append(place.name)
         else:
             wrong.append(f"{place.stored} has the shape {given}, the model needs {needed} for {place.name}")

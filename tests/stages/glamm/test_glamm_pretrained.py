@@ -47,7 +47,7 @@ def test_sizes_come_from_the_folders(folders: GlammConfig) -> None:
 def test_every_part_is_filled_and_new_tokens_begin_at_the_mean_of_the_old(folders: GlammConfig) -> None:
     model = Glamm(blueprint_of(folders))
 
-    filled = fill_from_published(model, folders)
+    filled = fill_from_published(model, folders).report
 
     assert folders.language.path
     assert folders.vision.path
@@ -72,7 +72,7 @@ def test_adapters_are_added_beside_the_pretrained_weights(folders: GlammConfig) 
     blueprint = replace(blueprint_of(folders), lora=tiny_blueprint(WORDS, lora=True).lora)
     model = Glamm(blueprint)
 
-    filled = fill_from_published(model, folders)
+    filled = fill_from_published(model, folders).report
 
     name = "language_model.model.layers.0.self_attn.q_proj.base_layer.weight"
     assert folders.language.path

@@ -152,7 +152,7 @@ def test_segment_anythings_own_file_fills_sam_and_says_its_sizes(theirs: Glamm, 
     config = replace(TINY, grounding=GroundingConfig(path=path))
 
     model = ours(config)
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert config.faults() == {}
     assert config.files() == [path]
@@ -180,7 +180,7 @@ def test_the_two_names_of_sams_positions_mean_the_same(theirs: Glamm, tmp_path: 
     config = replace(SMALL, grounding=GroundingConfig(path=tmp_path))
 
     model = ours(config)
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert (report.missing, report.unexpected) == ((), ())
     assert equal(model.sam, theirs.sam)
@@ -193,7 +193,7 @@ def test_a_published_glamm_fills_everything_but_clip(theirs: Glamm, tmp_path: Pa
 
     model = ours(config)
     clip, before = weights_of(model.vision_tower), weights_of(model.region_encoder)["exchanges.0.0.bias"]
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert report.unexpected == ()
     assert report.missing == ("region_encoder.exchanges.0.0.bias",)  # theirs has none, and ours begins at zero
@@ -235,7 +235,7 @@ def test_gpt4roi_and_llava_fill_what_they_have(theirs: Glamm, tmp_path: Path, mo
     config = replace(SMALL, weights=tmp_path / "m.safetensors")
 
     model = ours(config)
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert report.unexpected == ("model.layers.0.self_attn.rotary_emb.inv_freq",)
     parts = ["language_model", "projector", "vision_tower"]
@@ -253,7 +253,7 @@ def test_clip_is_found_in_a_file_of_both_its_halves(theirs: Glamm, tmp_path: Pat
     config = replace(SMALL, vision=replace(SMALL.vision, path=tmp_path))
 
     model = ours(config)
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert sorted(report.unexpected) == sorted(extra)
     assert equal(model.vision_tower, theirs.vision_tower)
@@ -279,7 +279,7 @@ def test_an_adapter_is_merged_or_kept_and_means_the_same(theirs: Glamm, tmp_path
     config = replace(SMALL, language=language, lora=LoraConfig(rank=2, alpha=4) if kept else None)
 
     model = ours(config)
-    report = fill_from_published(model, config)
+    report = fill_from_published(model, config).report
 
     assert (config.faults(), report.missing, report.unexpected) == ({}, (), ())
     assert any("lora_A" in name for name in report.loaded) == kept
