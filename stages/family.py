@@ -12,6 +12,7 @@ from PIL import Image
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages import FAMILIES
+from stages.samples import Turn
 
 
 @record
@@ -31,6 +32,14 @@ class GroundedCaption:
     phrases: tuple[GroundedPhrase, ...]
 
 
+@record
+class Referred:
+    """What was said about where something is, and the pixels of each time it was pointed at: none, one or more."""
+
+    text: str
+    masks_HW: tuple[NDArray[np.bool_], ...]  # at the image's own size
+
+
 class Model(Protocol):
     """A trained model of any family, in one process, ready to answer."""
 
@@ -42,8 +51,16 @@ class Model(Protocol):
     ) -> list[list[str]]:
         """Writes a caption for each box of each image."""
 
-    def answer(self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]]) -> GroundedCaption:
-        """Answers a free prompt about an image, boxes given in order of `<bbox>` in the prompt."""
+    def refer(self, image: Image.Image, expression: str, *, max_new_tokens: int) -> Referred:
+        """Points at what an expression means ("the left cup")."""
+
+    def answer(
+        self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()
+    ) -> GroundedCaption:
+        """Answers a free prompt about an image, after what was said before.
+
+        Boxes are given in the order of `<bbox>` in the questions of `before` and then in the prompt.
+        """
 
 
 class ModelFamily(Protocol):

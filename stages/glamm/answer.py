@@ -12,13 +12,24 @@ from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.family import GroundedCaption, GroundedPhrase
+from stages.family import GroundedCaption, GroundedPhrase, Referred
 from stages.glamm.collate import Collator, unit_boxes
 from stages.glamm.decoder import decode_masks, masks_at_image_size
 from stages.glamm.generate import Questions, Written, write
 from stages.glamm.model import Glamm
-from stages.glamm.prompts import BBOX, GCG_QUESTIONS, REGION_QUESTIONS, Conversation, clean, make_prompt, tidy
+from stages.glamm.prompts import (
+    BBOX,
+    GCG_QUESTIONS,
+    REGION_QUESTIONS,
+    SEGMENTATION_QUESTIONS,
+    TARGET,
+    Conversation,
+    clean,
+    make_prompt,
+    tidy,
+)
 from stages.glamm.tokenizer import Piece, Vocabulary
+from stages.samples import Turn
 from stages.vision import Mask
 
 ROWS_AT_ONCE = 32  # questions that share the memory of one cache
@@ -68,27 +79,48 @@ class GlammModel:
         written = iter(self.write(REGION_QUESTIONS[0], rows, max_new_tokens=max_new_tokens))
         return [[self.vocabulary.decode(next(written).ids) for _ in boxes] for boxes in boxes_xyxy_px]
 
-    def answer(self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]]) -> GroundedCaption:
-        """Answers a free prompt; boxes are given in the order of `<bbox>` in it."""
+    def refer(self, image: Image.Image, expression: str, *, max_new_tokens: int) -> Referred:
+        """Points at what an expression means: one mask for each [SEG] that is written, whatever stands around it."""
+        if not (meant := clean(expression)):
+            raise InputError(f"the expression {expression!r} holds no words to look for")
+        question = SEGMENTATION_QUESTIONS[0].replace(TARGET, meant)
+        (written,) = self.write(question, [Row(image=image)], max_new_tokens=max_new_tokens)
+        segs = range(written.ids.count(self.vocabulary.seg_id))
+        masks = tuple(self._at_image_size(low_HW, image) for low_HW in self.point(image, written, segs)) if segs else ()
+        return Referred(text=self.vocabulary.decode(written.ids), masks_HW=masks)
+
+    def answer(
+        self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()
+    ) -> GroundedCaption:
+        """Answers a free prompt after what was said before; boxes are given in the order of `<bbox>` in all questions.
+
+        Answers of before are read without their tags, as captions are returned.
+        """
         question = clean(prompt, keep=BBOX)
-        if question.count(BBOX) != len(boxes_xyxy_px):
-            raise InputError(f"the prompt has {question.count(BBOX)} {BBOX}, but {len(boxes_xyxy_px)} boxes are given")
+        said = [Turn(question=clean(turn.question, keep=BBOX), answer=clean(turn.answer)) for turn in before]
+        wanted = sum(text.count(BBOX) for text in (question, *(turn.question for turn in said)))
+        if wanted != len(boxes_xyxy_px):
+            where = "prompts have" if said else "prompt has"
+            raise InputError(f"the {where} {wanted} {BBOX}, but {len(boxes_xyxy_px)} boxes are given")
         row = Row(image=image, boxes_xyxy_px=tuple(boxes_xyxy_px))
-        (written,) = self.write(question, [row], max_new_tokens=MAX_ANSWER_TOKENS)
+        (written,) = self.write(question, [row], max_new_tokens=MAX_ANSWER_TOKENS, before=said)
         return self._grounded(image, written)
 
-    def write(self, question: str, rows: Sequence[Row], *, max_new_tokens: int) -> list[Written]:
+    def write(
+        self, question: str, rows: Sequence[Row], *, max_new_tokens: int, before: Sequence[Turn] = ()
+    ) -> list[Written]:
         """Puts one question to all rows, as many at once as memory should bear."""
         written: list[Written] = []
         for first in range(0, len(rows), ROWS_AT_ONCE):
-            asked = self.questions(question, rows[first : first + ROWS_AT_ONCE])
+            asked = self.questions(question, rows[first : first + ROWS_AT_ONCE], before)
             end_id = self.vocabulary.end_id
             written += write(self.network, asked, end_id=end_id, max_new_tokens=max_new_tokens)
         return written
 
-    def questions(self, question: str, rows: Sequence[Row]) -> Questions:
+    def questions(self, question: str, rows: Sequence[Row], before: Sequence[Turn] = ()) -> Questions:
         """Makes of words, images and boxes what the model reads."""
-        tokens = self.collator.tokens(Conversation(text=make_prompt(question), answers=()))
+        text = make_prompt(question, before=before, end=self.vocabulary.end)
+        tokens = self.collator.tokens(Conversation(text=text, answers=()))
         images = {id(row.image): row.image for row in rows}  # rows about one image share its encoding
         place = {key: number for number, key in enumerate(images)}
         return Questions(

@@ -1,6 +1,7 @@
 """Conversation template, question wordings and special tokens; pure text, no torch."""
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from stages.samples import Rle, Turn
 
 IM_START, IM_END, BBOX, POINT, SEG, PHRASE_START, PHRASE_END = SPECIAL_TOKENS
 IMAGE = f"{IM_START}{IM_END}"  # the image tokens go between the two
+_LLAMA_3_TOKEN = re.compile(r"<\|\w+\|>")  # <|eot_id|> and its like
 SYSTEM = "A user talks with an assistant that sees a picture and answers what is asked."
 LEAD_IN = f"Here is the picture: {IMAGE}\n"
 
@@ -161,9 +163,10 @@ def make_conversation(
     return Conversation(text=text, answers=tuple(answers), boxes_xyxy_px=tuple(boxes_xyxy_px), masks=tuple(masks))
 
 
-def make_prompt(question: str) -> str:
-    """Writes the same up to the point where the assistant begins to speak."""
-    return f"{SYSTEM} USER: {LEAD_IN}{question} ASSISTANT:"
+def make_prompt(question: str, *, before: Sequence[Turn] = (), end: str = "") -> str:
+    """Writes the same up to the point where the assistant begins to speak, after the turns that came before."""
+    lead = "" if before else LEAD_IN
+    return f"{make_conversation(before, end=end).text} USER: {lead}{question} ASSISTANT:"
 
 
 def clean(text: str, *, keep: str = "") -> str:
@@ -171,6 +174,7 @@ def clean(text: str, *, keep: str = "") -> str:
     for token in (*SPECIAL_TOKENS, "<s>", "</s>", "<unk>"):
         if token != keep:
             text = text.replace(token, " ")
+    text = _LLAMA_3_TOKEN.sub(" ", text)
     return " ".join(text.split())
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.artifacts import Checkpoint
-from stages.family import GroundedCaption, GroundedPhrase
-from stages.samples import Sample
+from stages.family import GroundedCaption, GroundedPhrase, Referred
+from stages.samples import Sample, Turn
 from stages.vision import decode_image, mask_from_rle
 
 TRUTH = "truth.json"
@@ -61,9 +61,22 @@ class Oracle:
             for image, boxes in zip(images, boxes_xyxy_px, strict=True)
         ]
 
-    def answer(self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]]) -> GroundedCaption:
+    def refer(self, image: Image.Image, expression: str, *, max_new_tokens: int) -> Referred:
+        del max_new_tokens
+        sample = self._sample(image)
+        regions = () if sample is None else sample.regions
+        masks = [region.mask for region in regions if region.mask and expression in (region.phrase, region.caption)]
+        return Referred(
+            text=f"It is {len(masks)} times there.",
+            masks_HW=tuple(np.roll(mask_from_rle(mask), self._shift_px, axis=1) for mask in masks),
+        )
+
+    def answer(
+        self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()
+    ) -> GroundedCaption:
+        said = "".join(f"{turn.question} {turn.answer} " for turn in before)
         seen = "; ".join(self._describe(image, tuple(box)) for box in boxes_xyxy_px)
-        return GroundedCaption(caption=f"{prompt} {seen}".strip(), phrases=())
+        return GroundedCaption(caption=f"{said}{prompt} {seen}".strip(), phrases=())
 
     def _sample(self, image: Image.Image) -> Sample | None:
         plain = self._truth.get(pixel_hash(image))
