@@ -45,14 +45,19 @@ def anatomies(requests: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Anat
 
 def _ask(requests: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """Starts the process that measures; a login node may have no torch, and then says so."""
+    from rich.console import Console
+
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     here = str(Path(__file__).parents[3])  # found by the child as it was found by us
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, *sys.path, os.environ.get("PYTHONPATH")]))
+    models = f"{len(requests)} models" if len(requests) > 1 else "a model"
+    telling = Console(stderr=True).status(f"finding out what {models} will need, once: this takes some seconds ...")
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", PROGRAM], input=json.dumps(list(requests)), env=environment, text=True,
-            capture_output=True, check=False, timeout=PATIENCE_S,
-        )  # fmt: skip
+        with telling:  # on a terminal, where somebody waits
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", PROGRAM], input=json.dumps(list(requests)), env=environment, text=True,
+                capture_output=True, check=False, timeout=PATIENCE_S,
+            )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return [], f"the process that measures them did not answer: {error}"[:MOST_TEXT]
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
