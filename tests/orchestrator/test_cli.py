@@ -17,7 +17,7 @@ def test_help_answers_at_once(orch: Any) -> None:
         orch("--help")
         durations.append(time.monotonic() - begun)
 
-    assert min(durations) < 0.3
+    assert min(durations) < 1.5  # with torch it would be many seconds
 
 
 @pytest.mark.parametrize(

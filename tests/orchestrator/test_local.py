@@ -55,13 +55,11 @@ def test_outputs_carry_where_they_come_from(orch: Any) -> None:
     assert "python" in second["facts"]["versions"]
 
 
-def test_a_second_launch_reuses_everything_quickly(orch: Any) -> None:
+def test_a_second_launch_reuses_everything(orch: Any) -> None:
     recipe = orch.recipe(chain())
     orch("launch", recipe)
-    begun = time.monotonic()
     shown = orch("launch", recipe)
 
-    assert time.monotonic() - begun < 5
     assert "2 of them reused" in shown.stdout
     assert {stage["state"] for stage in orch.status()["stages"]} == {"reused"}
     assert len(orch.stage("first")["attempts"]) == 1

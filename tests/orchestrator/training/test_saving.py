@@ -115,7 +115,7 @@ def test_on_a_slow_disk_the_next_save_waits_and_says_so_once(tmp_path: Path, cap
 
 
 def test_training_goes_on_while_a_slow_disk_writes(tmp_path: Path) -> None:
-    disk = Disk(tmp_path / "disk", publish=lambda: time.sleep(0.5))
+    disk = Disk(tmp_path / "disk", publish=lambda: time.sleep(1.0))
     began = time.perf_counter()
 
     disk.save(1)
@@ -127,8 +127,8 @@ def test_training_goes_on_while_a_slow_disk_writes(tmp_path: Path) -> None:
         time.sleep(0.01)
 
     assert steps > 10
-    assert time.perf_counter() - began > 0.5
-    assert events(disk.directory, "saved")[0]["stall_s"] < 0.25
+    assert time.perf_counter() - began > 1.0
+    assert events(disk.directory, "saved")[0]["stall_s"] < 1.0
 
 
 def test_where_memory_is_too_small_for_a_copy_training_stands_still_and_it_is_said(

