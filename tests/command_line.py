@@ -44,7 +44,7 @@ class Orch:
         """Runs a command to its end, which must be `code`, without a traceback."""
         process = self.start(*arguments)
         try:
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=180)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -59,7 +59,7 @@ class Orch:
         places = [str(REPOSITORY), *([str(path)] if path else [])]
         environment = {**self._environment, "ORCH_CATALOG": catalog, "PYTHONPATH": os.pathsep.join(places)}
         return subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=environment, text=True, capture_output=True, timeout=60,
+            [sys.executable, *arguments], cwd=self.folder, env=environment, text=True, capture_output=True, timeout=180,
             check=False,
         )  # fmt: skip
 

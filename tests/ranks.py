@@ -21,7 +21,7 @@ class RankFailed(AssertionError):
 
 
 def run_ranks(
-    size: int, function: Callable[..., Any], *arguments: Any, directory: Path, timeout_s: float = 120.0
+    size: int, function: Callable[..., Any], *arguments: Any, directory: Path, timeout_s: float = 240.0
 ) -> list[Any]:
     """Calls `function(world, *arguments)` on `size` ranks and returns what they returned, in rank order.
 
@@ -92,7 +92,7 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
-        world = World.from_environment(timeout_s=60)
+        world = World.from_environment(timeout_s=180)
         result = function(world, *arguments)
         world.leave()
     except BaseException:  # noqa: BLE001 - whatever it was, the test must hear of it

@@ -41,9 +41,11 @@ class StoredWeights:
 
     def __init__(self, checkpoint: Path) -> None:
         """Reads what there is, and where it lies."""
+        from orchestrator.training.reading import Reader  # imported with it, torch's checkpoints take half a second
+
         self._directory = checkpoint / WEIGHTS
         self.label = str(self._directory)
-        self._reader = elastic.Reader(self._directory)
+        self._reader = Reader(self._directory)
         self.entries = {
             name: Entry(shape=tuple(entry["shape"]), dtype=elastic.dtype_named(entry["dtype"], self._directory))
             for name, entry in elastic.tensors(self._directory).items()

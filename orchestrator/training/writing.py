@@ -17,15 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 from xxhash import xxh3_64
 
 from orchestrator.artifacts import write_json
@@ -165,6 +156,16 @@ def write_index(directory: Path, pieces: Iterable[Piece], files: Iterable[Writte
     `pieces` are one rank's, of which types and whole shapes count; `files` are all ranks'. Raises DamagedArtifact where
     they do not hold each element of each tensor exactly once.
     """
+    from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo  # see reading.py
+    from torch.distributed.checkpoint.metadata import (
+        ChunkStorageMetadata,
+        Metadata,
+        MetadataIndex,
+        StorageMeta,
+        TensorProperties,
+        TensorStorageMetadata,
+    )
+
     placed: dict[str, list[tuple[Run, str]]] = {}
     for file in files:
         for run in file.runs:

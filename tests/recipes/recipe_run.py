@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -49,10 +50,7 @@ class RecipeRun:
 
     def wait(self, question: Callable[[], bool], seconds: float) -> None:
         """Asks until the answer is yes."""
-        deadline = time.monotonic() + seconds
-        while not question():
-            assert time.monotonic() < deadline, "it never became true"
-            time.sleep(0.05)
+        until(question, seconds)
 
 
 def workers(run_folder: Path, stage: str) -> list[int]:

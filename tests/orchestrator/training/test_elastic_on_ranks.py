@@ -25,7 +25,7 @@ def _written(world: World, directory: Path) -> str:
 def test_all_ranks_raise_where_the_first_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    said = run_ranks(2, _written, tmp_path / "file" / "weights", directory=tmp_path, timeout_s=60)
+    said = run_ranks(2, _written, tmp_path / "file" / "weights", directory=tmp_path)
 
     assert said[0] == said[1]
     assert "Not a directory" in said[0]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import yaml
 from orchestrator.artifacts import Shards
 from tests.stages.conversion import REPOSITORY
 from tests.stages.own_data import many_lines, write_lines
+from tests.waiting import until
 
 RECIPE = {
     "name": "mine",
@@ -44,10 +44,7 @@ def orch(place: Path, *arguments: str, code: int = 0) -> str:
 
 
 def wait_for(path: Path, pattern: str, count: int) -> None:
-    until = time.monotonic() + 60
-    while len(list(path.glob(pattern))) < count:
-        assert time.monotonic() < until, f"there are not {count} of {pattern} in {path}"
-        time.sleep(0.01)
+    until(lambda: len(list(path.glob(pattern))) >= count, what=f"there are {count} of {pattern} in {path}")
 
 
 def a_rank_of(place: Path) -> int:

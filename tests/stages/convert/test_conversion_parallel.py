@@ -7,8 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from orchestrator.world import World
 from tests.ranks import run_ranks
 from tests.stages.conversion import REPOSITORY, Converted, context_in, convert, stage_for
 from tests.stages.own_data import convert_lines, digests, many_lines, write_lines
+from tests.waiting import until
 
 RECORDS, PER_TAR = 58, 5
 TARS = 12
@@ -147,13 +146,6 @@ def start(directory: Path, mine: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", KILLED, str(directory), str(mine)], cwd=REPOSITORY)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)
-
-
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -164,12 +156,12 @@ def test_a_killed_conversion_keeps_its_finished_tars_and_ends_with_the_same_byte
     undisturbed = run(tmp_path / "undisturbed", mine, per_tar=20)
     receipts, shards = tmp_path / "run/chunks", tmp_path / "run/shards"
     process = start(tmp_path / "run", mine)
-    wait_for(lambda: len(list(receipts.glob("*.json"))) >= 5 and bool(children_of(process.pid)))
+    until(lambda: len(list(receipts.glob("*.json"))) >= 5 and bool(children_of(process.pid)))
     children = children_of(process.pid)
 
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
     finished = {f"shard-{path.stem}{end}" for path in receipts.glob("*.json") for end in (".tar", ".idx")}
     before = {name: state for name, state in states(shards).items() if name in finished}
