@@ -25,11 +25,20 @@ class GroundedPhrase:
 
 
 @record
+class Unpaired:
+    """What was written and does not pair up: each phrase in tags, each mask pointed at, in their orders."""
+
+    phrases: tuple[str, ...]
+    masks_HW: tuple[NDArray[np.bool_], ...]  # at the image's own size
+
+
+@record
 class GroundedCaption:
     """A caption whose phrases carry masks."""
 
     caption: str
     phrases: tuple[GroundedPhrase, ...]
+    unpaired: Unpaired | None = None  # None: every phrase had its mask, and every mask its phrase
 
 
 @record
@@ -53,6 +62,12 @@ class Model(Protocol):
 
     def refer(self, image: Image.Image, expression: str, *, max_new_tokens: int) -> Referred:
         """Points at what an expression means ("the left cup")."""
+
+    def refer_told(self, image: Image.Image, expressions: Sequence[str]) -> list[NDArray[np.bool_] | None]:
+        """Points at what each expression means, all in one dialogue whose answers it is told (teacher-forced).
+
+        Masks are at the image's own size; None where the dialogue was too long and was cut before its mask.
+        """
 
     def answer(
         self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()

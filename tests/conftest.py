@@ -23,6 +23,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: bool(INITDB) and importlib.util.find_spec("psycopg2") is not None,
         "PostgreSQL and its client: apt-get install postgresql, pip install psycopg2-binary",
     ),
+    "pycocoevalcap": (
+        lambda: importlib.util.find_spec("pycocoevalcap") is not None,
+        "pip install '.[scores]' (104 MB)",
+    ),
     "raw_data": (RAW_DATA.is_dir, f"real images and annotations at {RAW_DATA} (ORCH_RAW_DATA names another place)"),
     "root": (lambda: os.geteuid() == 0, "to be root"),
     "slurm": (lambda: shutil.which("slurmctld") is not None, "slurmctld on the path"),

@@ -1,6 +1,6 @@
 """The part of the report that says how good the model is: headline and score tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.report.gather import RunView, Scores
@@ -8,9 +8,10 @@ from orchestrator.report.text import safe
 
 HEADLINE = (("gcg", "miou", "GCG mIoU"), ("gcg", "phrases_found", "phrases found"), ("gcg", "ap50", "AP50"),
             ("gcg", "cider", "CIDEr"), ("region_captions", "exact", "region captions exact"),
-            ("region_captions", "cider", "region CIDEr"))  # fmt: skip
+            ("region_captions", "cider", "region CIDEr"), ("refer", "ciou", "referring cIoU"),
+            ("refer_compat", "ciou", "referring cIoU, answers told"))  # fmt: skip
 TILES = 4
-SCALES = {"cider": 10.0}  # the largest value a score can have, where that is not 1
+SCALES = {"cider": 10.0, "cider_strict": 10.0}  # the largest value a score can have, where that is not 1
 
 
 def headline(run: RunView) -> str:
@@ -57,10 +58,12 @@ def _tables_of(scores: Scores) -> str:
     parts = [f'<p>Evaluated by stage <a href="#stage-{safe(scores.stage)}">{safe(scores.stage)}</a>.</p>']
     parts.append(_checks(scores.metrics.get("checks", [])))
     for name, benchmark in scores.metrics["benchmarks"].items():
-        parts.append(f"<h3>{safe(name)}, {int(benchmark['images'])} images</h3>{_table(benchmark)}")
+        title = f"<h3>{safe(name)}, {int(benchmark['images'])} images</h3>"
+        parts.append(f"{title}{_table(benchmark)}{_published(benchmark)}")
         for source, part in benchmark.get("by_shards", {}).items():
             title = f"Only {safe(source)}, {int(part['images'])} images"
-            parts.append(f"<details><summary>{title}</summary>{_table({**benchmark, **part})}</details>")
+            inside = f"{_table({**benchmark, **part})}{_published(part)}"
+            parts.append(f"<details><summary>{title}</summary>{inside}</details>")
         parts.append(f'<p class="soft small">{safe(benchmark["protocol"])}</p>')
     return "".join(parts)
 
@@ -84,8 +87,9 @@ def _gain(check: Mapping[str, Any]) -> str:
 def _table(benchmark: Mapping[str, Any]) -> str:
     untrained: Mapping[str, float] = benchmark.get("untrained") or {}
     meanings: Mapping[str, str] = benchmark.get("meanings", {})
+    modes: Mapping[str, str] = benchmark.get("modes", {})
     rows = "".join(
-        f"<tr><td>{safe(score)}{_meaning(meanings.get(score, ''))}</td>"
+        f"<tr><td>{safe(score)}{_meaning(modes.get(score, ''), meanings.get(score, ''))}</td>"
         f'<td class="number"><b>{value:.3f}</b></td>'
         f'<td class="number">{_number(untrained.get(score))}</td>'
         f'<td class="bars">{_bars(score, value, untrained)}</td></tr>'
@@ -95,8 +99,33 @@ def _table(benchmark: Mapping[str, Any]) -> str:
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
-def _meaning(text: str) -> str:
-    return f'<br><span class="soft small">{safe(text)}</span>' if text else ""
+def _published(benchmark: Mapping[str, Any]) -> str:
+    """Shows papers' numbers beside these, and says first what keeps the two from being compared."""
+    published = benchmark.get("published")
+    if not published:
+        return ""
+    times, rows, apart = published["times"], published["rows"], published["differs_in"]
+    found: Mapping[str, float] = benchmark["scores"]
+    ours = {score: found[score] * factor for score, factor in times.items() if score in found}
+    head = "".join(f'<th class="number">{safe(score)}</th>' for score in times)
+    lines = [_published_row("<b>this model</b>", "", ours, times)]
+    lines += [_published_row(safe(row["model"]), safe(row["source"]), row["scores"], times) for row in rows]
+    table = f"<table><thead><tr><th>model</th>{head}<th>source</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    reasons = [*published["differs"], *(f"{score}: {why}" for score, why in apart.items())]
+    said = "Not comparable" if published["differs"] else "Not all comparable"
+    told = f'<p class="missed small"><b>{said}</b>: {safe("; ".join(reasons))}</p>' if reasons else ""
+    summary = f"Published numbers, {safe(published['data'])}, as printed (times 100)"
+    return f'<details><summary>{summary}</summary>{told}<div class="wide">{table}</div></details>'
+
+
+def _published_row(model: str, source: str, scores: Mapping[str, float], columns: Iterable[str]) -> str:
+    cells = "".join(f'<td class="number">{f"{scores[score]:.1f}" if score in scores else ""}</td>' for score in columns)
+    return f'<tr><td>{model}</td>{cells}<td class="soft small">{source}</td></tr>'
+
+
+def _meaning(mode: str, text: str) -> str:
+    said = ": ".join(part for part in (mode, text) if part)
+    return f'<br><span class="soft small">{safe(said)}</span>' if said else ""
 
 
 def _number(value: float | None) -> str:

@@ -21,6 +21,8 @@ class Said:
     span: tuple[int, int] | None = None  # code points of the caption
     mask: Rle | None = None
     box_xyxy_px: Box | None = None
+    others: tuple[str, ...] = ()  # other words for the same thing
+    num_masks: int | None = None  # how many were given for it and joined to `mask`; None: one, or none
 
 
 @record
@@ -29,26 +31,42 @@ class Answer:
 
     caption: str
     said: tuple[Said, ...]
+    unpaired: Grounding | None = None  # phrases and masks in their orders, where not every one belongs to another
 
     def grounding(self) -> Grounding:
         """Returns the phrases that carry masks."""
         grounded = [(said.phrase, said.mask) for said in self.said if said.mask is not None]
         return Grounding(phrases=tuple(phrase for phrase, _ in grounded), masks=tuple(mask for _, mask in grounded))
 
+    def as_written(self) -> Grounding:
+        """Returns every phrase and every mask, also those without a partner: the two may differ in number."""
+        return self.unpaired or self.grounding()
+
     def to_plain(self) -> dict[str, Any]:
         """Returns the answer as JSON holds it; masks as COCO run lengths."""
-        return {"caption": self.caption, "phrases": [_plain(said) for said in self.said]}
+        plain: dict[str, Any] = {"caption": self.caption, "phrases": [_plain(said) for said in self.said]}
+        if self.unpaired is not None:
+            masks = [_plain_mask(mask) for mask in self.unpaired.masks]
+            plain["unpaired"] = {"phrases": list(self.unpaired.phrases), "masks": masks}
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Answer":
         """Reads what `to_plain` returned."""
-        return cls(caption=plain["caption"], said=tuple(_said(entry) for entry in plain["phrases"]))
+        said, unpaired = tuple(_said(entry) for entry in plain["phrases"]), plain.get("unpaired")
+        if unpaired is not None:
+            masks = tuple(_mask(mask) for mask in unpaired["masks"])
+            unpaired = Grounding(phrases=tuple(unpaired["phrases"]), masks=masks)
+        return cls(caption=plain["caption"], said=said, unpaired=unpaired)
 
 
 def answer_of(grounded: GroundedCaption) -> Answer:
     """Turns a model's grounded caption into an answer."""
     said = (Said(phrase=part.phrase, span=part.span, mask=rle_from_mask(part.mask_HW)) for part in grounded.phrases)
-    return Answer(caption=grounded.caption, said=tuple(said))
+    loose, unpaired = grounded.unpaired, None
+    if loose is not None:
+        unpaired = Grounding(phrases=loose.phrases, masks=tuple(rle_from_mask(mask_HW) for mask_HW in loose.masks_HW))
+    return Answer(caption=grounded.caption, said=tuple(said), unpaired=unpaired)
 
 
 def panel_of(title: str, answer: Answer) -> Panel:
@@ -70,10 +88,18 @@ def _plain(said: Said) -> dict[str, Any]:
     if said.span is not None:
         plain["span"] = list(said.span)
     if said.mask is not None:
-        plain["mask"] = {"size": [said.mask.height_px, said.mask.width_px], "counts": said.mask.counts}
+        plain["mask"] = _plain_mask(said.mask)
     if said.box_xyxy_px is not None:
         plain["box_xyxy_px"] = list(said.box_xyxy_px)
+    if said.others:
+        plain["others"] = list(said.others)
+    if said.num_masks is not None:
+        plain["num_masks"] = said.num_masks
     return plain
+
+
+def _plain_mask(mask: Rle) -> dict[str, Any]:
+    return {"size": [mask.height_px, mask.width_px], "counts": mask.counts}
 
 
 def _said(plain: Mapping[str, Any]) -> Said:
@@ -81,6 +107,12 @@ def _said(plain: Mapping[str, Any]) -> Said:
     return Said(
         phrase=plain["phrase"],
         span=None if span is None else (span[0], span[1]),
-        mask=None if mask is None else Rle(height_px=mask["size"][0], width_px=mask["size"][1], counts=mask["counts"]),
+        mask=None if mask is None else _mask(mask),
         box_xyxy_px=None if box is None else (box[0], box[1], box[2], box[3]),
+        others=tuple(plain.get("others", ())),
+        num_masks=plain.get("num_masks"),
     )
+
+
+def _mask(plain: Mapping[str, Any]) -> Rle:
+    return Rle(height_px=plain["size"][0], width_px=plain["size"][1], counts=plain["counts"])

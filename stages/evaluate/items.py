@@ -29,6 +29,7 @@ class HeldOut:
             for source, samples in self._sets.items()
             for number in range(len(samples) if limit is None else min(limit, len(samples)))
         ]
+        self.limited = {source for source, samples in self._sets.items() if limit is not None and limit < len(samples)}
         if not self.places:
             raise InputError(f"there is not one sample in {', '.join(self._sets) or 'no shards at all'}")
 

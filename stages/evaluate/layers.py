@@ -1,6 +1,7 @@
 """A picture in layers: the image as it is, and apart what was said of it, for pages that show and hide masks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +26,8 @@ def write_layers(path: Path, image: Image.Image, said: Sequence[tuple[str, Answe
     shown.thumbnail((LONGEST_PX, LONGEST_PX))
     shown.save(plain, quality=QUALITY)
     folder = path.parent.name
-    panels = [{"title": title, **answer.to_plain()} for title, answer in said]
+    # a page has no use for masks without a phrase
+    panels = [{"title": title, **replace(answer, unpaired=None).to_plain()} for title, answer in said]
     picture = {"image": f"{folder}/{plain.name}", "width_px": image.width, "height_px": image.height}
     write_json(path, {**picture, "panels": panels})
     return f"{folder}/{path.name}"

@@ -1,4 +1,4 @@
-"""Scores of grounded captions: mask IoU, AP at IoU 0.5, and how many reference masks were found.
+"""Scores of masks: IoU, AP at IoU 0.5, and how many reference masks were found.
 
 P predicted phrases, G phrases of the reference. Each score has a `compat` form, computed as the released GLaMM
 evaluation does, so that numbers can be compared, and where that form forgives mistakes a `strict` one beside it.
@@ -40,18 +40,22 @@ class Pair:
     predicted: Grounding
     truth: Grounding
 
+    def phrases(self) -> tuple[str, ...]:
+        """Returns the phrases of both."""
+        return self.predicted.phrases + self.truth.phrases
+
 
 def mean_iou(pairs: Sequence[Pair]) -> float:
     """Averages over images the mean IoU of the greedily matched pairs alone; an image without a match counts 0.
 
     Compat: phrases without a partner cost nothing, neither invented nor missed ones.
     """
-    return _mean([_mean([iou for *_, iou in greedy_pairs(pair_ious(pair))]) for pair in pairs])
+    return mean([mean([iou for *_, iou in greedy_pairs(pair_ious(pair))]) for pair in pairs])
 
 
 def mean_iou_strict(pairs: Sequence[Pair]) -> float:
     """Averages over images the mean IoU of every reference mask under the best assignment; a missed one counts 0."""
-    return _mean([_strict_iou(pair) for pair in pairs if pair.truth.masks])
+    return mean([_strict_iou(pair) for pair in pairs if pair.truth.masks])
 
 
 def ap50(pairs: Sequence[Pair]) -> float:
@@ -77,10 +81,11 @@ def ap50(pairs: Sequence[Pair]) -> float:
 def mask_recall(pairs: Sequence[Pair], similarity: Similarity) -> float:
     """Returns the share of reference phrases found: mask IoU and phrase similarity both at least 0.5.
 
-    Compat: an image's matching stops at its first best pair that fails either test.
+    Compat: an image's matching stops at its first best pair that fails either test, ties go to the earlier true mask,
+    and the number of a mask is that of its phrase: where a matched one has none, the image's hits are all lost.
     """
     found = sum(_hits_until_first_miss(pair, similarity) for pair in pairs)
-    return _share(found, sum(len(pair.truth.masks) for pair in pairs))
+    return _share(found, sum(len(pair.truth.phrases) for pair in pairs))
 
 
 def mask_recall_strict(pairs: Sequence[Pair], similarity: Similarity) -> float:
@@ -118,6 +123,40 @@ def best_pairs(ious_PG: Floats) -> list[tuple[int, int, float]]:
     return [pair for pair in pairs if pair[2] > 0]
 
 
+Areas = tuple[int, int]  # pixels of the intersection, and of the union
+
+
+def areas(predicted: Rle | None, truth: Rle) -> Areas:
+    """Counts the pixels that two masks share, and those of both together; None is an empty mask."""
+    true = to_coco(truth)
+    if predicted is None:
+        return 0, int(coco_mask.area(true))
+    both = [to_coco(predicted), true]
+    shared, together = (coco_mask.merge(both, intersect=only_shared) for only_shared in (True, False))
+    return int(coco_mask.area(shared)), int(coco_mask.area(together))
+
+
+def iou(intersection: int, together: int) -> float:
+    """Returns the IoU; nothing predicted where nothing is true counts as 1."""
+    return intersection / together if together else 1.0
+
+
+def cumulative_iou(found: Sequence[Areas]) -> float:
+    """Divides the sum of all intersections by that of all unions; nothing at all on both sides counts as 1."""
+    return iou(sum(shared for shared, _ in found), sum(together for _, together in found)) if found else 0.0
+
+
+def cumulative_iou_compat(found: Sequence[Areas]) -> float:
+    """Divides as the released script does: 1e-10 more than the union."""
+    return sum(shared for shared, _ in found) / (sum(together for _, together in found) + 1e-10)
+
+
+def mean_iou_compat(found: Sequence[Areas]) -> float:
+    """Averages as the released script does: every union is 1e-5 larger, and so is the number of expressions."""
+    ious = [shared / (together + 1e-5) if together else 1.0 for shared, together in found]
+    return sum(ious) / (len(ious) + 1e-5)
+
+
 def to_coco(mask: Rle) -> dict[str, object]:
     """Returns the mask as pycocotools wants it."""
     return {"size": [mask.height_px, mask.width_px], "counts": mask.counts.encode()}
@@ -129,16 +168,21 @@ def _strict_iou(pair: Pair) -> float:
 
 def _hits_until_first_miss(pair: Pair, similarity: Similarity) -> int:
     hits = 0
-    for p, g, iou in greedy_pairs(pair_ious(pair)):
-        if not _is_hit(pair, p, g, iou, similarity):
+    for g, p, overlap in greedy_pairs(pair_ious(pair).T):
+        if overlap < MATCH_IOU:
+            break
+        if p >= len(pair.predicted.phrases) or g >= len(pair.truth.phrases):
+            return 0  # the released script catches its own IndexError here and goes on with the next image
+        if not _is_hit(pair, p, g, overlap, similarity):
             break
         hits += 1
     return hits
 
 
-def _is_hit(pair: Pair, p: int, g: int, iou: float, similarity: Similarity) -> bool:
-    same = similarity(pair.predicted.phrases[p], pair.truth.phrases[g])
-    return iou >= MATCH_IOU and same >= MATCH_SIMILARITY
+def _is_hit(pair: Pair, p: int, g: int, overlap: float, similarity: Similarity) -> bool:
+    if overlap < MATCH_IOU:
+        return False
+    return similarity(pair.predicted.phrases[p], pair.truth.phrases[g]) >= MATCH_SIMILARITY
 
 
 def _coco_truth(pairs: Sequence[Pair]) -> dict[str, list[dict[str, object]]]:
@@ -170,7 +214,8 @@ def _coco_object(image_id: int, mask: Rle) -> dict[str, object]:
     return {"image_id": image_id, "category_id": 1, "segmentation": rle, "area": area, "bbox": box}
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Averages; 0 where there is nothing."""
     return float(np.mean(values)) if values else 0.0
 
 

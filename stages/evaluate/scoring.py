@@ -3,20 +3,24 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts import Checkpoint, write_json
-from orchestrator.errors import InputError, Preempted
-from orchestrator.records import record
+from orchestrator.artifacts import write_json
+from orchestrator.errors import InputError
 from orchestrator.stage import StageContext
+from orchestrator.world import World
 from stages.evaluate.answers import Answer, panel_of
+from stages.evaluate.asking import Asked, ask_all
+from stages.evaluate.benchmark import Benchmark, Tools
 from stages.evaluate.benchmarks import BENCHMARKS
-from stages.evaluate.items import HeldOut, Place, rounds_of
+from stages.evaluate.caption_scorers import open_caption_scorer
+from stages.evaluate.items import HeldOut
 from stages.evaluate.layers import write_layers
+from stages.evaluate.likeness import open_likeness
+from stages.evaluate.published import Setting, beside
 from stages.evaluate.stage import Evaluate
-from stages.family import Model, load_family
 from stages.pictures import contact_sheet, draw_panels
 from stages.vision import decode_image
 
@@ -28,105 +32,41 @@ log = logging.getLogger(__name__)
 SHEET_PICTURES = 6
 
 
-@record
-class Asked:
-    """One image, one benchmark: what is true, and what each model said."""
-
-    benchmark: str
-    place: Place
-    key: str
-    reference: Answer
-    answers: Mapping[str, Answer]  # "trained", "untrained"
-
-    def to_plain(self) -> dict[str, Any]:
-        """Returns the line of predictions.jsonl."""
-        said = {model: answer.to_plain() for model, answer in self.answers.items()}
-        shown = {"benchmark": self.benchmark, "source": self.place.source, "number": self.place.number, "key": self.key}
-        return {**shown, "reference": self.reference.to_plain(), **said}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Asked":
-        """Reads what `to_plain` returned."""
-        models = [model for model in ("trained", "untrained") if model in plain]
-        return cls(
-            benchmark=plain["benchmark"],
-            place=Place(source=plain["source"], number=plain["number"]),
-            key=plain["key"],
-            reference=Answer.from_plain(plain["reference"]),
-            answers={model: Answer.from_plain(plain[model]) for model in models},
-        )
-
-
 def evaluate(
     config: Evaluate.Config, inputs: Evaluate.Inputs, directory: Path, context: StageContext
 ) -> Mapping[str, Any]:
     """Writes metrics.json, predictions.jsonl and pictures/; returns facts. Collective: every rank must call."""
     held_out = HeldOut(inputs.shards, config.limit)
-    asked = _ask_all(config, inputs.model, held_out, context)
+    tools = _open_tools(config, context.world)  # before hours of asking: what cannot be loaded is known at once
+    asked = ask_all(config, inputs.model, held_out, context)
     facts: Mapping[str, Any] = {}
-    if context.world.is_main:
-        facts = _write(config, inputs.model, held_out, asked, directory, context)
+    if tools is not None:
+        facts = _write(config, inputs, held_out, asked, tools, directory, context)
     held_out.close()
     return context.world.broadcast(facts)
 
 
-def _ask_all(config: Evaluate.Config, checkpoint: Checkpoint, held_out: HeldOut, context: StageContext) -> list[Asked]:
-    """Lets every model answer this rank's share, and gathers all shares. Collective: every rank must call."""
-    family = load_family(str(checkpoint.facts()["family"]))
-    loaders: dict[str, Callable[[], Model]] = {"trained": lambda: family.load(checkpoint.path)}
-    if config.untrained:
-        loaders["untrained"] = lambda: family.untrained(checkpoint.path, seed=context.seed)
-    rounds = rounds_of(held_out.places, context.world, config.batch_size)
-    answers: dict[tuple[str, Place], dict[str, Answer]] = {}
-    for number, (name, load) in enumerate(loaders.items()):
-        log.info("asking the %s model about %d images", name, len(held_out.places))
-        model = load()
-        for turn, places in enumerate(rounds):
-            if context.world.any(flag=context.stop()):
-                raise Preempted("the evaluation was asked to stop; it starts again from its first image")
-            for asked, answer in _ask(config, model, held_out, places):
-                answers.setdefault(asked, {})[name] = answer
-            done = min(len(held_out.places), (turn + 1) * config.batch_size * context.world.size)
-            total = len(loaders) * len(held_out.places)
-            context.progress.advance(number * len(held_out.places) + done, total, "image")
-        del model  # two models at once may not fit
-    mine = [_asked(held_out, benchmark, place, said).to_plain() for (benchmark, place), said in answers.items()]
-    everything = [Asked.from_plain(plain) for share in context.world.gather(mine) for plain in share]
-    order = {place: number for number, place in enumerate(held_out.places)}
-    return sorted(everything, key=lambda one: (config.benchmarks.index(one.benchmark), order[one.place]))
-
-
-def _ask(
-    config: Evaluate.Config, model: Model, held_out: HeldOut, places: Sequence[Place]
-) -> list[tuple[tuple[str, Place], Answer]]:
-    """Puts every benchmark's question to the images of one batch that can answer it."""
-    samples = [(place, held_out.read(place)) for place in places]
-    answered = []
-    for name in config.benchmarks:
-        benchmark = BENCHMARKS[name]
-        fitting = [
-            (place, sample, truth) for place, sample in samples if (truth := benchmark.reference(sample)) is not None
-        ]
-        if fitting:
-            images = [decode_image(sample.image) for _, sample, _ in fitting]
-            said = benchmark.ask(model, images, [truth for *_, truth in fitting], config.max_new_tokens)
-            answered += [((name, place), answer) for (place, *_), answer in zip(fitting, said, strict=True)]
-    return answered
-
-
-def _asked(held_out: HeldOut, benchmark: str, place: Place, answers: Mapping[str, Answer]) -> Asked:
-    sample = held_out.read(place)
-    reference = BENCHMARKS[benchmark].reference(sample)
-    if reference is None:
-        raise InputError(f"sample {sample.key!r} of {place.source} changed while it was evaluated")
-    return Asked(benchmark=benchmark, place=place, key=sample.key, reference=reference, answers=answers)
+def _open_tools(config: Evaluate.Config, world: World) -> Tools | None:
+    """Loads what scores text, on the first rank; a failure is every rank's. Collective: every rank must call."""
+    tools, problem = None, ""
+    if world.is_main:
+        try:
+            tools = Tools(
+                captions=open_caption_scorer(config.caption_scorer), likeness=open_likeness(config.phrase_encoder)
+            )
+        except InputError as error:
+            problem = str(error)
+    if problem := world.broadcast(problem):
+        raise InputError(problem)
+    return tools
 
 
 def _write(
     config: Evaluate.Config,
-    checkpoint: Checkpoint,
+    inputs: Evaluate.Inputs,
     held_out: HeldOut,
     asked: Sequence[Asked],
+    tools: Tools,
     directory: Path,
     context: StageContext,
 ) -> dict[str, Any]:
@@ -134,17 +74,27 @@ def _write(
     (directory / "pictures").mkdir(parents=True)
     with (directory / "predictions.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(one.to_plain(), ensure_ascii=False) + "\n" for one in asked)
-    benchmarks = {name: _scores_of(name, [one for one in asked if one.benchmark == name]) for name in config.benchmarks}
+    shown = {source: _setting(config, inputs, held_out, tools, source) for source in sorted(inputs.shards)}
+    benchmarks = {
+        name: _scores_of(name, [one for one in asked if one.benchmark == name], shown) for name in config.benchmarks
+    }
     checks = list(_checks(config, benchmarks))
+    family = inputs.model.facts()["family"]
     metrics: dict[str, Any] = {
         "benchmarks": benchmarks,
         "checks": checks,
-        "family": checkpoint.facts()["family"],
-        "checkpoint": checkpoint.digest(),
+        "family": family,
+        "checkpoint": inputs.model.digest(),
         "pictures": _draw(config, held_out, asked, directory / "pictures", context),
     }
     write_json(directory / "metrics.json", metrics)
-    step = int(checkpoint.facts().get("step", 0))
+    _tell(benchmarks, checks, int(inputs.model.facts().get("step", 0)), context)
+    scores = {name: found["scores"] for name, found in benchmarks.items()}
+    return {"scores": scores, "passed": all(check["passed"] for check in checks), "family": family}
+
+
+def _tell(benchmarks: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], step: int, context: StageContext) -> None:
+    """Tells log and journal the scores, and the log what was wished for in vain."""
     for name, found in benchmarks.items():
         log.info("%s over %d images: %s", name, found["images"], _shown(found["scores"]))
         context.journal.metrics(step, {f"eval/{name}/{score}": value for score, value in found["scores"].items()})
@@ -152,33 +102,55 @@ def _write(
         context.journal.metrics(step, {f"eval_untrained/{name}/{score}": value for score, value in untrained.items()})
     for check in (check for check in checks if not check["passed"]):
         log.warning("%s is %.4g, wanted is at least %.4g", check["score"], check["is"], check["wanted"])
-    scores = {name: found["scores"] for name, found in benchmarks.items()}
-    return {"scores": scores, "passed": all(check["passed"] for check in checks), "family": metrics["family"]}
 
 
-def _scores_of(name: str, asked: Sequence[Asked]) -> dict[str, Any]:
+def _setting(config: Evaluate.Config, inputs: Evaluate.Inputs, held_out: HeldOut, tools: Tools, source: str) -> Setting:
+    return Setting(
+        facts=inputs.shards[source].facts(),
+        limited=source in held_out.limited,
+        max_new_tokens=config.max_new_tokens,
+        tools=tools,
+    )
+
+
+def _scores_of(name: str, asked: Sequence[Asked], settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Scores all answers together, and those of each input where there are several."""
     if not asked:
         raise InputError(f"benchmarks: not one sample of the shards can be asked about for {name}")
     benchmark, sources = BENCHMARKS[name], sorted({one.place.source for one in asked})
+    together = _scored(name, asked, [settings[source] for source in sources])
     by_shards = {
-        source: _scored(name, [one for one in asked if one.place.source == source]) for source in sources
+        source: _scored(name, [one for one in asked if one.place.source == source], [settings[source]])
+        for source in sources
     } if len(sources) > 1 else {}  # fmt: skip
     return {
-        **_scored(name, asked),
+        **together,
         "by_shards": by_shards,
         "sources": sources,
-        "protocol": benchmark.protocol,
+        "protocol": " ".join((benchmark.protocol, *_told(benchmark, settings[sources[0]].tools))),
         "meanings": dict(benchmark.meanings),
+        "modes": {score: "compat" if score in benchmark.compat else "strict" for score in benchmark.meanings},
     }
 
 
-def _scored(name: str, asked: Sequence[Asked]) -> dict[str, Any]:
-    references = [one.reference for one in asked]
+def _told(benchmark: Benchmark, tools: Tools) -> list[str]:
+    told = {tools.captions.told: benchmark.worded, tools.likeness.told: benchmark.likened}
+    return [text for text, scores in told.items() if scores]
+
+
+def _scored(name: str, asked: Sequence[Asked], settings: Sequence[Setting]) -> dict[str, Any]:
+    benchmark, references = BENCHMARKS[name], [one.reference for one in asked]
     scores = {
-        model: BENCHMARKS[name].score([one.answers[model] for one in asked], references) for model in asked[0].answers
+        model: benchmark.score([one.answers[model] for one in asked], references, settings[0].tools)
+        for model in asked[0].answers
     }
-    items = sum(len(reference.said) for reference in references)
-    return {"images": len(asked), "phrases": items, "scores": scores["trained"], "untrained": scores.get("untrained")}
+    return {
+        "images": len(asked),
+        "phrases": sum(len(reference.said) for reference in references),
+        "scores": scores["trained"],
+        "untrained": scores.get("untrained"),
+        "published": beside(name, benchmark, settings),
+    }
 
 
 def _checks(config: Evaluate.Config, benchmarks: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import field
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
 from orchestrator.artifacts import Checkpoint, Report, Shards
 from orchestrator.records import incidental, record
@@ -14,12 +16,26 @@ SCORES: Mapping[str, tuple[str, ...]] = {
         "miou", "miou_strict", "ap50", "mask_recall", "mask_recall_strict", "mask_recall_exact", "phrase_exact",
         "phrases_found", "phrases_right", "meteor", "cider",
     ),
-    "region_captions": ("meteor", "cider", "exact"),
+    "region_captions": ("meteor", "cider", "meteor_strict", "cider_strict", "exact"),
+    "refer": ("ciou", "giou", "precision50", "pointed_once"),
+    "refer_compat": ("ciou", "giou"),
 }  # fmt: skip
 
 
 class Evaluate(Stage):
-    """Asks a trained model every benchmark, on every rank, and beside it the same model with fresh weights."""
+    """Asks a trained model every benchmark, on every rank, and beside it the same model with fresh weights.
+
+    benchmarks: gcg (captions with grounded phrases), region_captions, refer (every expression alone, answered freely),
+    refer_compat (as GLaMM's release asks: up to three expressions an image, answers given). Scores are computed as the
+    released scripts compute them (compat), and strictly where those forgive mistakes; stages/evaluate/README.md says
+    how each is computed.
+
+    caption_scorer: what computes METEOR and CIDEr. auto = pycocoevalcap where package and Java are there, else plain,
+    the fallback in Python, which the report names; pycocoevalcap = that or an error.
+    phrase_encoder: a folder with a text encoder in Hugging Face's layout (bert-base-uncased, as the release has, or a
+    sentence encoder) for mask recall; null = phrases are compared by their words, which the report says.
+    at_least, gains: wishes, checked and shown; the stage does not fail where one is missed.
+    """
 
     @record
     class Config:
@@ -29,6 +45,8 @@ class Evaluate(Stage):
         limit: int | None = None  # samples of each input; null = all
         max_new_tokens: int = 256
         batch_size: int = 8
+        caption_scorer: Literal["auto", "pycocoevalcap", "plain"] = "auto"  # auto = pycocoevalcap if it can run
+        phrase_encoder: Path | None = None  # folder of the encoder that compares phrases; null = by their words
         untrained: bool = False  # also score the same architecture with fresh weights: what the training brought
         pictures: int = incidental(default=8)  # of each benchmark: the first ones, not the best ones
         at_least: dict[str, dict[str, float]] = field(default_factory=dict)  # benchmark -> score -> wanted value
@@ -78,9 +96,20 @@ class Evaluate(Stage):
         for name, wishes in (("at_least", self.config.at_least), ("gains", self.config.gains)):
             for benchmark in sorted(set(wishes) - set(self.config.benchmarks)):
                 found[f"config.{name}.{benchmark}"] = f"{benchmark} is not among config.benchmarks"
+        if self.config.caption_scorer == "pycocoevalcap" and find_spec("pycocoevalcap") is None:
+            found["config.caption_scorer"] = "pycocoevalcap is not installed (pip install '.[scores]'); auto needs none"
+        encoder = self.config.phrase_encoder
+        if encoder is not None and not (encoder / "config.json").is_file():
+            found["config.phrase_encoder"] = f"{encoder} has no config.json: give a folder in Hugging Face's layout"
         if not self.inputs.shards:
             found["inputs.shards"] = "needs at least one set of shards"
         return found
+
+    def outside(self) -> Mapping[str, str]:
+        """Watches the files of the encoder: size and time of change."""
+        encoder = self.config.phrase_encoder
+        files = [] if encoder is None or not encoder.is_dir() else sorted(encoder.iterdir())
+        return {str(one): f"{one.stat().st_size}:{one.stat().st_mtime_ns}" for one in files if one.is_file()}
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks and scores, which planning does not import."""

@@ -12,19 +12,21 @@ from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.family import GroundedCaption, GroundedPhrase, Referred
+from stages.family import GroundedCaption, GroundedPhrase, Referred, Unpaired
 from stages.glamm.collate import Collator, unit_boxes
 from stages.glamm.decoder import decode_masks, masks_at_image_size
-from stages.glamm.generate import Questions, Written, write
+from stages.glamm.generate import Questions, Written, embed, write
 from stages.glamm.model import Glamm
 from stages.glamm.prompts import (
     BBOX,
     GCG_QUESTIONS,
     REGION_QUESTIONS,
+    SEGMENTATION_ANSWERS,
     SEGMENTATION_QUESTIONS,
     TARGET,
     Conversation,
     clean,
+    make_conversation,
     make_prompt,
     tidy,
 )
@@ -33,6 +35,8 @@ from stages.samples import Turn
 from stages.vision import Mask
 
 ROWS_AT_ONCE = 32  # questions that share the memory of one cache
+MASKS_AT_ONCE = 32  # prompts that share the memory of the mask decoder
+MOST_MASKS = 100  # of an answer, beside those of its phrases: as many as COCO's AP looks at
 MAX_ANSWER_TOKENS = 256  # of an answer to a free prompt
 
 
@@ -85,9 +89,22 @@ class GlammModel:
             raise InputError(f"the expression {expression!r} holds no words to look for")
         question = SEGMENTATION_QUESTIONS[0].replace(TARGET, meant)
         (written,) = self.write(question, [Row(image=image)], max_new_tokens=max_new_tokens)
-        segs = range(written.ids.count(self.vocabulary.seg_id))
-        masks = tuple(self._at_image_size(low_HW, image) for low_HW in self.point(image, written, segs)) if segs else ()
-        return Referred(text=self.vocabulary.decode(written.ids), masks_HW=masks)
+        segs = range(min(MOST_MASKS, written.ids.count(self.vocabulary.seg_id)))
+        return Referred(text=self.vocabulary.decode(written.ids), masks_HW=tuple(self._masks(image, written, segs)))
+
+    @torch.inference_mode()
+    def refer_told(self, image: Image.Image, expressions: Sequence[str]) -> list[Mask | None]:
+        """Points at what each expression means, all in one dialogue whose answers it is told."""
+        turns = [
+            Turn(question=SEGMENTATION_QUESTIONS[0].replace(TARGET, clean(text)), answer=SEGMENTATION_ANSWERS[0])
+            for text in expressions
+        ]
+        asked = self._questions(make_conversation(turns, end=self.vocabulary.end), [Row(image=image)])
+        embeds_BLD = embed(self.network, asked)
+        hidden_LD = self.network.language_model.model(inputs_embeds=embeds_BLD, use_cache=False).last_hidden_state[0]
+        low_MHW = self._decode(image, hidden_LD[list(asked.tokens.before_segs)])
+        found = [self._at_image_size(low_HW, image) for low_HW in low_MHW]
+        return [*found, *[None] * (len(expressions) - len(found))]
 
     def answer(
         self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()
@@ -120,7 +137,10 @@ class GlammModel:
     def questions(self, question: str, rows: Sequence[Row], before: Sequence[Turn] = ()) -> Questions:
         """Makes of words, images and boxes what the model reads."""
         text = make_prompt(question, before=before, end=self.vocabulary.end)
-        tokens = self.collator.tokens(Conversation(text=text, answers=()))
+        return self._questions(Conversation(text=text, answers=()), rows)
+
+    def _questions(self, conversation: Conversation, rows: Sequence[Row]) -> Questions:
+        tokens = self.collator.tokens(conversation)
         images = {id(row.image): row.image for row in rows}  # rows about one image share its encoding
         place = {key: number for number, key in enumerate(images)}
         return Questions(
@@ -134,24 +154,32 @@ class GlammModel:
     def point(self, image: Image.Image, written: Written, segs: Sequence[int]) -> Tensor:
         """Decodes the masks of these [SEG], counted from 0: logits M x H x W at the decoder's resolution."""
         places = [place for place, token in enumerate(written.ids) if token == self.vocabulary.seg_id]
-        prompts_MC = self.network.prompt_projection(written.hidden_TD[[places[seg] for seg in segs]])
+        return self._decode(image, written.hidden_TD[[places[seg] for seg in segs]])
+
+    def _decode(self, image: Image.Image, hidden_MD: Tensor) -> Tensor:
+        if not len(hidden_MD):
+            return hidden_MD.new_zeros(0, 1, 1)
+        prompts_MC = self.network.prompt_projection(hidden_MD)
         pixels_CHW, _ = self.collator.sam_pixels(image)
         seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device)).last_hidden_state
-        return decode_masks(self.network.sam, seen, prompts_MC[None])[0]
+        parts = prompts_MC[None].split(MASKS_AT_ONCE, dim=1)
+        return torch.cat([decode_masks(self.network.sam, seen, part)[0] for part in parts])
+
+    def _masks(self, image: Image.Image, written: Written, segs: Sequence[int]) -> list[Mask]:
+        # one by one: logits of many masks of a large picture would not fit in memory together
+        return [self._at_image_size(low_HW, image) for low_HW in self.point(image, written, segs)]
 
     def _grounded(self, image: Image.Image, written: Written) -> GroundedCaption:
         caption, stretches = read_pieces(self.vocabulary.pieces(written.ids))
-        if not stretches:
-            return GroundedCaption(caption=caption, phrases=())
-        low_MHW = self.point(image, written, [stretch.seg for stretch in stretches])
-        # one by one: many masks of a large picture would not fit in memory together
-        phrases = (
-            GroundedPhrase(
-                phrase=caption[slice(*stretch.span)], span=stretch.span, mask_HW=self._at_image_size(low_HW, image)
-            )
-            for stretch, low_HW in zip(stretches, low_MHW, strict=True)
+        count, tagged = written.ids.count(self.vocabulary.seg_id), self.vocabulary.tagged(written.ids)
+        segs = sorted({*range(min(MOST_MASKS, count)), *(one.seg for one in stretches)})
+        masks = dict(zip(segs, self._masks(image, written, segs), strict=True))
+        phrases = tuple(
+            GroundedPhrase(phrase=caption[slice(*one.span)], span=one.span, mask_HW=masks[one.seg]) for one in stretches
         )
-        return GroundedCaption(caption=caption, phrases=tuple(phrases))
+        paired = len(stretches) == count == len(tagged)
+        unpaired = None if paired else Unpaired(phrases=tuple(tagged), masks_HW=tuple(masks.values()))
+        return GroundedCaption(caption=caption, phrases=phrases, unpaired=unpaired)
 
     def _at_image_size(self, low_HW: Tensor, image: Image.Image) -> Mask:
         inside = self.collator.sam_inside(image)

@@ -105,6 +105,18 @@ class Vocabulary:
         """Returns plain text, special tokens left out."""
         return tidy(" ".join(piece.text for piece in self.pieces(ids)))
 
+    def tagged(self, ids: Sequence[int]) -> list[str]:
+        """Returns the text of each `<p> ... </p>`, whether a [SEG] follows it or not, in order."""
+        found: list[str] = []
+        start: int | None = None
+        for place, token in enumerate(ids):
+            if token == self.phrase_start_id and start is None:
+                start = place + 1
+            elif token == self.phrase_end_id and start is not None:
+                found.append(tidy(str(self.tokenizer.decode(list(ids[start:place]), skip_special_tokens=True))))
+                start = None
+        return found
+
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
         """Cuts generated ids at phrases; a phrase that is not closed, or has no [SEG], is plain text."""
         found: list[Piece] = []

@@ -15,8 +15,8 @@ from PIL import Image
 
 from orchestrator.artifacts import Checkpoint
 from stages.family import GroundedCaption, GroundedPhrase, Referred
-from stages.samples import Sample, Turn
-from stages.vision import decode_image, mask_from_rle
+from stages.samples import Region, Sample, Turn
+from stages.vision import Mask, decode_image, mask_from_rle
 
 TRUTH = "truth.json"
 
@@ -65,11 +65,15 @@ class Oracle:
         del max_new_tokens
         sample = self._sample(image)
         regions = () if sample is None else sample.regions
-        masks = [region.mask for region in regions if region.mask and expression in (region.phrase, region.caption)]
+        masks = [region.mask for region in regions if region.mask and expression.lower() in _called(region)]
         return Referred(
             text=f"It is {len(masks)} times there.",
             masks_HW=tuple(np.roll(mask_from_rle(mask), self._shift_px, axis=1) for mask in masks),
         )
+
+    def refer_told(self, image: Image.Image, expressions: Sequence[str]) -> list[Mask | None]:
+        pointed = [self.refer(image, text, max_new_tokens=1).masks_HW for text in expressions]
+        return [masks_HW[0] if masks_HW else None for masks_HW in pointed]
 
     def answer(
         self, image: Image.Image, prompt: str, boxes_xyxy_px: Sequence[Sequence[float]], *, before: Sequence[Turn] = ()
@@ -103,6 +107,10 @@ class Oracle:
         sample = self._sample(image)
         regions = () if sample is None else sample.regions
         return next((region.caption or region.phrase for region in regions if region.box_xyxy_px == box), "something")
+
+
+def _called(region: Region) -> set[str]:
+    return {text.lower() for text in (region.phrase, *region.more_phrases, region.caption)}
 
 
 def pixel_hash(image: Image.Image) -> str:

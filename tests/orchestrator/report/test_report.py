@@ -85,6 +85,13 @@ def test_a_finished_run_is_told_from_result_to_commands(finished: Path) -> None:
     assert "rank 1 was killed" in text
     assert "attempt 2</text>" in text  # in the loss curve
     assert "METEOR is NLTK&#x27;s" in text
+    assert "compat: mean IoU of matched masks" in text
+    assert "strict: mean IoU over all reference masks" in text
+    assert "Published numbers, GranD-f val, as printed (times 100)" in text
+    assert re.search(r"<b>Not comparable</b>: the published numbers are of GranD-f val, these scores of data of", text)
+    assert re.search(r"<td><b>this model</b></td>(<td class=.number.>[\d.]+</td>){5}", text)
+    assert "<td>GLaMM</td>" in text
+    assert "arXiv 2311.03356, table 3" in text
     assert "torch 2.13.0" in text
     assert "git checkout 0123abcd" in text
     assert "with uncommitted changes" in text

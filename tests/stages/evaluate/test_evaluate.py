@@ -17,8 +17,10 @@ from orchestrator.journal import Journal, read_events
 from orchestrator.progress import Progress
 from orchestrator.stage import StageContext
 from orchestrator.world import World
-from stages.evaluate.benchmarks import BENCHMARKS, read_grounded, read_regions
+from stages.evaluate.benchmarks import BENCHMARKS
+from stages.evaluate.grounded import read_grounded
 from stages.evaluate.items import HeldOut, rounds_of
+from stages.evaluate.regions import read_regions
 from stages.evaluate.stage import SCORES, Evaluate
 from stages.samples import Region, Sample
 from tests.ranks import run_ranks
@@ -76,6 +78,19 @@ def test_a_model_that_knows_the_truth_has_full_scores_and_fresh_weights_have_non
     assert gcg["scores"]["cider"] > 5 > gcg["untrained"]["cider"]
     assert regions["scores"]["exact"] == 1.0
     assert (gcg["images"], gcg["phrases"], regions["phrases"]) == (7, 14, 14)
+
+
+def test_referring_is_scored_for_every_expression_strictly_and_as_the_release_does(tmp_path: Path) -> None:
+    # bars of 300 px, moved by 2 of 10 columns: 240 px shared, 360 together
+    model = write_oracle(tmp_path / "model", SCENES, shift_px=2)
+    shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
+
+    found = evaluate(tmp_path / "score", model, shards, benchmarks=["refer", "refer_compat"])["benchmarks"]
+
+    strict, compat = found["refer"]["scores"], found["refer_compat"]["scores"]
+    assert strict == pytest.approx({"ciou": 2 / 3, "giou": 2 / 3, "precision50": 1.0, "pointed_once": 1.0})
+    assert compat["ciou"] == pytest.approx(2 / 3)
+    assert compat["giou"] == pytest.approx(14 * 240 / (360 + 1e-5) / (14 + 1e-5), rel=1e-12)
 
 
 def test_known_errors_give_known_scores(tmp_path: Path) -> None:
@@ -199,8 +214,11 @@ def test_an_unknown_family_is_named_with_the_known_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"benchmarks": []}, "benchmarks must name at least one of gcg, region_captions"),
-        ({"benchmarks": ["gcg", "bleu"]}, "benchmarks: 'bleu' is unknown; known are gcg, region_captions"),
+        ({"benchmarks": []}, "benchmarks must name at least one of gcg, region_captions, refer, refer_compat"),
+        (
+            {"benchmarks": ["gcg", "bleu"]},
+            "benchmarks: 'bleu' is unknown; known are gcg, region_captions, refer, refer_compat",
+        ),
         ({"benchmarks": ["gcg"], "batch_size": 0}, "batch_size must be 1 or more, not 0"),
         ({"benchmarks": ["gcg"], "limit": 0}, "limit must be 1 or more, or null for all, not 0"),
         (
@@ -262,12 +280,15 @@ def test_a_phrase_of_the_caption_is_no_region_caption() -> None:
     assert [said.phrase for said in answer.said] == ["brown dog", "A brown dog sleeps."]
 
 
+ALL = ["gcg", "region_captions", "refer", "refer_compat"]
+
+
 def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
     """Runs the evaluation of `directory` on one of several ranks; rank 0 writes."""
     dict_of_families()["oracle"] = ORACLE
     context = context_in(directory / f"rank{world.rank}", world)
     stage = Evaluate(
-        Evaluate.Config(benchmarks=["gcg", "region_captions"], untrained=True, batch_size=2),
+        Evaluate.Config(benchmarks=ALL, untrained=True, batch_size=2),
         Evaluate.Inputs(model=Checkpoint(directory / "model"), shards={"bars": Shards(directory / "bars")}),
         Evaluate.Outputs(report=Report(directory / "rank0/report")),
     )
@@ -278,16 +299,44 @@ def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.needs("torch")
-def test_two_ranks_write_the_report_that_one_rank_writes(tmp_path: Path) -> None:
+def test_three_ranks_count_every_item_once_and_write_the_report_that_one_rank_writes(tmp_path: Path) -> None:
     shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
     model = write_oracle(tmp_path / "model", SCENES, shift_px=2)
-    evaluate(tmp_path / "alone", model, shards, benchmarks=["gcg", "region_captions"], untrained=True)
+    alone = evaluate(tmp_path / "alone", model, shards, benchmarks=ALL, untrained=True)
 
-    facts = run_ranks(2, score_on_rank, tmp_path, directory=tmp_path)
+    facts = run_ranks(3, score_on_rank, tmp_path, directory=tmp_path)
 
     for name in ("metrics.json", "predictions.jsonl"):
         assert (tmp_path / "rank0/report" / name).read_bytes() == (tmp_path / "alone/report" / name).read_bytes()
-    assert facts[0] == facts[1]
+    assert facts[0] == facts[1] == facts[2]
+    assert [alone["benchmarks"][name]["phrases"] for name in ALL] == [14, 14, 14, 14]  # 7 images on 3 ranks: no padding
+
+
+def refused_on_rank(world: World, directory: Path) -> str:
+    dict_of_families()["oracle"] = ORACLE
+    context = context_in(directory / f"rank{world.rank}", world)
+    (directory / "empty").mkdir(exist_ok=True)
+    stage = Evaluate(
+        Evaluate.Config(benchmarks=["gcg"], phrase_encoder=directory / "empty"),
+        Evaluate.Inputs(model=Checkpoint(directory / "model"), shards={"bars": Shards(directory / "bars")}),
+        Evaluate.Outputs(report=Report(directory / "rank0/report")),
+    )
+    with pytest.raises(InputError) as refused:
+        stage.run(context)
+    context.journal.close()
+    return str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("torch")
+def test_an_encoder_that_cannot_be_loaded_ends_every_rank(tmp_path: Path) -> None:
+    write_shards(tmp_path / "bars", SCENES)
+    write_oracle(tmp_path / "model", SCENES)
+
+    told = run_ranks(2, refused_on_rank, tmp_path, directory=tmp_path)
+
+    assert told[0] == told[1]
+    assert told[0].startswith("config.phrase_encoder: ")
 
 
 def test_planning_an_evaluation_and_an_export_imports_nothing_heavy() -> None:

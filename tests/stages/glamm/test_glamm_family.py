@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,18 @@ from stages.glamm.answer import GlammModel, Row, read_pieces
 from stages.glamm.collate import Collator, Example
 from stages.glamm.decoder import masks_at_image_size
 from stages.glamm.family import GlammFamily
-from stages.glamm.prompts import BBOX, GCG_QUESTIONS, PHRASE_END, PHRASE_START, SEG, make_conversation
+from stages.glamm.generate import Written
+from stages.glamm.prompts import (
+    BBOX,
+    GCG_QUESTIONS,
+    PHRASE_END,
+    PHRASE_START,
+    SEG,
+    SEGMENTATION_ANSWERS,
+    SEGMENTATION_QUESTIONS,
+    TARGET,
+    make_conversation,
+)
 from stages.samples import Turn
 from tests.stages.glamm_models import half, picture, taught, tiny_checkpoint, vocabulary, write_checkpoint
 from tests.stages.scenes import scene, write_shards
@@ -121,6 +133,58 @@ def test_what_is_well_formed_is_kept(text: str, caption: str, phrases: list[tupl
     assert [(found[slice(*stretch.span)], stretch.seg) for stretch in stretches] == phrases
 
 
+@pytest.mark.parametrize(
+    ("text", "phrases", "masks"),
+    [
+        ("<p> A red bar </p> [SEG] is here.", None, 0),  # all pair up
+        ("A bar.", None, 0),
+        ("[SEG] <p> A bar </p> [SEG]", ["A bar"], 2),  # a [SEG] too many
+        ("<p> A bar </p> is <p> a disc </p> [SEG]", ["A bar", "a disc"], 1),  # one too few
+        ("<p> A bar </p> and <p> a disc </p>", ["A bar", "a disc"], 0),  # none at all
+        ("<p> </p> [SEG]", [""], 1),
+    ],
+)
+def test_what_does_not_pair_up_is_kept_in_its_order(
+    model: GlammModel, text: str, phrases: list[str] | None, masks: int
+) -> None:
+    ids, _ = WORDS.encode(f" {text}")
+    hidden_TD = torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(0))
+
+    said = model._grounded(PICTURES[1], Written(ids=tuple(ids), hidden_TD=hidden_TD))
+
+    assert (said.unpaired and list(said.unpaired.phrases)) == phrases
+    assert len(said.unpaired.masks_HW if said.unpaired else ()) == masks
+    if said.unpaired and said.phrases:
+        assert any(np.array_equal(said.phrases[-1].mask_HW, mask_HW) for mask_HW in said.unpaired.masks_HW)
+
+
+def test_told_its_answers_it_points_as_in_training_and_what_is_cut_off_has_no_mask(model: GlammModel) -> None:
+    image, texts = PICTURES[1], ["the left half", "a grey bar"]
+    turns = [
+        Turn(question=SEGMENTATION_QUESTIONS[0].replace(TARGET, text), answer=SEGMENTATION_ANSWERS[0]) for text in texts
+    ]
+    example = Example(image=image, conversation=make_conversation(turns, end=WORDS.end), masks=())
+    batch = Collator(model.network.blueprint, WORDS).batch([example])
+    with torch.inference_mode():
+        low_MHW = model.network(batch)["mask_logits_BMHW"][0]
+    inside = (int(batch.sam_sizes_B2[0][0]), int(batch.sam_sizes_B2[0][1]))
+
+    told = model.refer_told(image, texts)
+
+    wide = masks_at_image_size(low_MHW, canvas=32, inside=inside, image=(image.height, image.width))
+    assert len(told) == 2
+    for found, wide_HW in zip(told, wide, strict=True):
+        assert found is not None
+        sure = wide_HW.abs() > 1e-3
+        assert torch.equal(torch.from_numpy(found)[sure], (wide_HW > 0)[sure])
+    many = model.refer_told(image, ["a grey bar near the left half"] * 20)
+    kept = [mask_HW is not None for mask_HW in many]
+    assert len(many) == 20
+    assert kept[0]
+    assert kept == sorted(kept, reverse=True)
+    assert not kept[-1]
+
+
 @settings(max_examples=200, deadline=None)
 @given(some.lists(some.one_of(some.integers(0, WORDS.size - 1), some.integers(WORDS.size - 7, WORDS.size - 1))))
 def test_no_text_breaks_the_reading(ids: list[int]) -> None:
@@ -208,7 +272,8 @@ def test_an_evaluation_from_shards_to_report(tmp_path: Path, noisy: Checkpoint) 
     (tmp_path / "score").mkdir()
     stage = Evaluate(
         Evaluate.Config(
-            benchmarks=["gcg", "region_captions"], untrained=True, max_new_tokens=12, batch_size=3, pictures=1
+            benchmarks=["gcg", "region_captions", "refer", "refer_compat"], untrained=True, max_new_tokens=12,
+            batch_size=3, pictures=1,
         ),
         Evaluate.Inputs(model=noisy, shards={"bars": write_shards(tmp_path / "bars", [scene(n) for n in range(4)])}),
         Evaluate.Outputs(report=report),
@@ -226,4 +291,5 @@ def test_an_evaluation_from_shards_to_report(tmp_path: Path, noisy: Checkpoint) 
     assert metrics["benchmarks"]["gcg"]["images"] == 4
     assert metrics["benchmarks"]["region_captions"]["phrases"] == 8
     assert metrics["benchmarks"]["gcg"]["untrained"].keys() == metrics["benchmarks"]["gcg"]["scores"].keys()
-    assert len((report.path / "predictions.jsonl").read_text().splitlines()) == 8
+    assert metrics["benchmarks"]["refer"]["phrases"] == metrics["benchmarks"]["refer_compat"]["phrases"] == 8
+    assert len((report.path / "predictions.jsonl").read_text().splitlines()) == 16
