@@ -1,7 +1,8 @@
 """What one step of GLaMM reads, as named tensors.
 
-Legend: B images, L tokens, R boxes of all images together, M masks of an image (padded), C channels, H W pixels,
-K points of a box, V words of the vocabulary.
+Legend: B images, each with its conversation; L tokens, R boxes of all images together, M masks of one image, N masks of
+all images together, P images that have masks, C channels, H W pixels, K points of a box, V words of the vocabulary.
+Where conversations are packed, B counts sequences in what ends with L: several images then share one.
 """
 
 from dataclasses import dataclass
@@ -17,23 +18,27 @@ class GlammBatch:
     """A micro-batch, of whatever kind: an image without boxes or masks simply has none of them."""
 
     clip_pixels_BCHW: Tensor  # normalised, for the global image encoder
-    sam_pixels_BCHW: Tensor  # normalised and padded right and below, for the grounding image encoder
+    sam_pixels_PCHW: Tensor  # normalised and padded right and below, for the grounding image encoder; never none
     sam_sizes_B2: Tensor  # height and width of the image inside the padded square
     ids_BL: Tensor
     labels_BL: Tensor  # the id itself where the assistant speaks, else IGNORED
-    attention_BL: Tensor  # bool; False = padding, on the right
+    attention_BL: Tensor  # bool; False = padding, on the right, where no token looks
+    position_BL: Tensor | None  # of each token in its own conversation; None where no sequence holds two
     is_image_BL: Tensor  # bool; places of the image tokens
     is_box_BL: Tensor  # bool; places of <bbox>, as many as there are boxes
     boxes_R4: Tensor  # xyxy in units of the image (0..1), in the order of their places
     box_image_R: Tensor  # which image a box lies in
-    seg_place_BM: Tensor  # position of the token before each [SEG]; 0 where there is no mask
-    has_mask_BM: Tensor  # bool
-    masks: list[Tensor]  # per image: M_i x H x W, 0 or 1, at the image's own size
+    seg_sequence_N: Tensor  # the sequence in which each [SEG] stands that has a mask, in the order of the masks
+    seg_place_N: Tensor  # position of the token before it
+    seg_image_N: Tensor  # which of the P images it points into
+    masks: list[Tensor]  # per image: M x H x W, 0 or 1 at the image's own size; 0..1 where they were made smaller
 
     def to(self, device: str | torch.device) -> "GlammBatch":
         """Moves every tensor to a device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "masks"}
-        return GlammBatch(**moved, masks=[mask.to(device) for mask in self.masks])
+        position_BL = None if self.position_BL is None else self.position_BL.to(device)
+        others = [name for name in self.__slots__ if name not in {"masks", "position_BL"}]
+        moved = {name: getattr(self, name).to(device) for name in others}
+        return GlammBatch(**moved, position_BL=position_BL, masks=[mask.to(device) for mask in self.masks])
 
 
 @dataclass(slots=True)

@@ -23,6 +23,8 @@ class _Losses(Protocol):
     @property
     def dice_weight(self) -> float: ...
     @property
+    def mask_side_px(self) -> int | None: ...
+    @property
     def max_regions(self) -> int: ...
     @property
     def max_targets(self) -> int: ...
@@ -84,7 +86,9 @@ def _vocabulary(model: GlammConfig, tokenizer: Tokenizer | None) -> Vocabulary:
 def _task(
     config: _Losses, kinds: Mapping[str, str], blueprint: Blueprint, vocabulary: Vocabulary, start: Start
 ) -> GlammTask:
-    weights = Weights(text=config.text_weight, bce=config.bce_weight, dice=config.dice_weight)
+    weights = Weights(
+        text=config.text_weight, bce=config.bce_weight, dice=config.dice_weight, mask_side_px=config.mask_side_px
+    )
     return GlammTask(
         blueprint,
         vocabulary,

@@ -1,6 +1,7 @@
 """Pictures and conversations to a GlammBatch; the same code for training and for answering."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from orchestrator.records import record
 from stages.glamm.batches import IGNORED, GlammBatch
@@ -42,32 +44,40 @@ class Tokens:
 class Collator:
     """Builds batches for one model and one vocabulary."""
 
-    def __init__(self, blueprint: Blueprint, vocabulary: Vocabulary) -> None:
-        """Reads the sizes that images must have."""
+    def __init__(self, blueprint: Blueprint, vocabulary: Vocabulary, *, mask_side_px: int | None = None) -> None:
+        """Reads the sizes that images must have; `mask_side_px` as in `task.Weights`."""
         self.blueprint, self.vocabulary = blueprint, vocabulary
         self.clip_size: int = blueprint.vision["image_size"]
         self.sam_size = blueprint.canvas_px
+        self._mask_side = mask_side_px
 
-    def batch(self, examples: Sequence[Example]) -> GlammBatch:
-        """Pads the conversations to the longest; boxes and masks whose token was cut off are left out."""
+    def batch(self, examples: Sequence[Example], *, packs: Sequence[int] | None = None) -> GlammBatch:
+        """Pads the sequences to the longest; boxes and masks whose token was cut off are left out.
+
+        `packs` says how many of the examples share each sequence; None: every one has its own.
+        """
         tokens = [self.tokens(example.conversation) for example in examples]
-        sam = [self.sam_pixels(example.image) for example in examples]
+        rows = list(_packed(tokens, packs or [1] * len(tokens)))
         boxes = [self._boxes(example, cut) for example, cut in zip(examples, tokens, strict=True)]
         masks = [self._masks(example, cut) for example, cut in zip(examples, tokens, strict=True)]
-        place, has = _padded_places(tokens)
+        pointed = [number for number, some in enumerate(masks) if len(some)]
+        sam = [self.sam_pixels(examples[number].image)[0] for number in pointed or [0]]  # every batch runs SAM
+        segs = _segs(rows, masks, pointed)
         return GlammBatch(
             clip_pixels_BCHW=torch.stack([self.clip_pixels(example.image) for example in examples]),
-            sam_pixels_BCHW=torch.stack([pixels for pixels, _ in sam]),
-            sam_sizes_B2=torch.tensor([size for _, size in sam]),
-            ids_BL=_padded([cut.ids for cut in tokens], self.vocabulary.end_id),
-            labels_BL=_padded([cut.labels for cut in tokens], IGNORED),
-            attention_BL=_padded([(1,) * len(cut.ids) for cut in tokens], 0).bool(),
-            is_image_BL=_marked(tokens, [range(*cut.image) for cut in tokens]),
-            is_box_BL=_marked(tokens, [cut.boxes for cut in tokens]),
+            sam_pixels_PCHW=torch.stack(sam),
+            sam_sizes_B2=torch.tensor([self.sam_inside(example.image) for example in examples]),
+            ids_BL=_padded([row.ids for row in rows], self.vocabulary.end_id),
+            labels_BL=_padded([row.labels for row in rows], IGNORED),
+            attention_BL=_padded([(1,) * len(row.ids) for row in rows], 0).bool(),
+            position_BL=_positions(rows) if len(rows) < len(tokens) else None,
+            is_image_BL=_marked(rows, [[place for image in row.images for place in image] for row in rows]),
+            is_box_BL=_marked(rows, [row.boxes for row in rows]),
             boxes_R4=torch.cat(boxes),
             box_image_R=torch.tensor([i for i, some in enumerate(boxes) for _ in some], dtype=torch.long),
-            seg_place_BM=place,
-            has_mask_BM=has,
+            seg_sequence_N=segs[0],
+            seg_place_N=segs[1],
+            seg_image_N=segs[2],
             masks=masks,
         )
 
@@ -116,8 +126,7 @@ class Collator:
 
     def sam_inside(self, image: Image.Image) -> tuple[int, int]:
         """Returns height and width of the image inside SAM's square."""
-        scale = self.sam_size / max(image.size)
-        return max(1, round(image.height * scale)), max(1, round(image.width * scale))
+        return fit_inside(image.size, self.sam_size)
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
         return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)
@@ -127,7 +136,10 @@ class Collator:
         kept = example.masks[: len(tokens.before_segs)]
         if not kept:
             return torch.zeros(0, height, width, dtype=torch.bool)
-        return torch.from_numpy(np.stack(kept))
+        if self._mask_side is None:
+            return torch.from_numpy(np.stack(kept))
+        size = fit_inside(example.image.size, self._mask_side)
+        return torch.cat([_shrunk(torch.from_numpy(mask), size) for mask in kept])  # one by one: they may be large
 
 
 def unit_boxes(boxes_xyxy_px: Sequence[Sequence[float]], image: Image.Image) -> Tensor:
@@ -136,6 +148,12 @@ def unit_boxes(boxes_xyxy_px: Sequence[Sequence[float]], image: Image.Image) -> 
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes_R4 = torch.tensor([tuple(box) for box in boxes_xyxy_px], dtype=torch.float32).reshape(-1, 4)
     return (boxes_R4 / scale).clamp(0, 1)
+
+
+def fit_inside(size: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Returns height and width of an image of this width and height whose longest side is brought to `side_px`."""
+    scale = side_px / max(size)
+    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
 
 
 def _normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -149,19 +167,61 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     return torch.tensor([[*row, *([fill] * (longest - len(row)))] for row in rows], dtype=torch.long)
 
 
-def _marked(tokens: Sequence[Tokens], places: Sequence[Sequence[int]]) -> Tensor:
-    marks = torch.zeros(len(tokens), max(len(cut.ids) for cut in tokens), dtype=torch.bool)
+def _marked(rows: Sequence["_Row"], places: Sequence[Sequence[int]]) -> Tensor:
+    marks = torch.zeros(len(rows), max(len(row.ids) for row in rows), dtype=torch.bool)
     for row, marked in enumerate(places):
         marks[row, list(marked)] = True
     return marks
 
 
-def _padded_places(tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    most = max(1, *(len(cut.before_segs) for cut in tokens)) if tokens else 1
-    places = torch.zeros(len(tokens), most, dtype=torch.long)
-    has = torch.zeros(len(tokens), most, dtype=torch.bool)
-    for row, cut in enumerate(tokens):
-        count = len(cut.before_segs)
-        places[row, :count] = torch.tensor(cut.before_segs, dtype=torch.long)
-        has[row, :count] = True
-    return places, has
+@record
+class _Row:
+    """One sequence: the conversations that share it, one after the other."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    lengths: tuple[int, ...]  # of its conversations
+    images: tuple[range, ...]  # places of their image tokens
+    boxes: tuple[int, ...]
+    before_segs: tuple[tuple[int, ...], ...]  # of each conversation
+
+
+def _packed(tokens: Sequence[Tokens], packs: Sequence[int]) -> Iterator[_Row]:
+    left = iter(tokens)
+    for count in packs:
+        own = list(islice(left, count))
+        starts = [0, *accumulate(len(cut.ids) for cut in own)]
+        moved = list(zip(own, starts, strict=False))  # the last start is the end of the row
+        yield _Row(
+            ids=tuple(token for cut in own for token in cut.ids),
+            labels=tuple(label for cut in own for label in cut.labels),
+            lengths=tuple(len(cut.ids) for cut in own),
+            images=tuple(range(cut.image[0] + start, cut.image[1] + start) for cut, start in moved),
+            boxes=tuple(place + start for cut, start in moved for place in cut.boxes),
+            before_segs=tuple(tuple(place + start for place in cut.before_segs) for cut, start in moved),
+        )
+
+
+def _positions(rows: Sequence[_Row]) -> Tensor:
+    """Counts the tokens of each conversation from 0; what pads a sequence counts as one more conversation."""
+    longest = max(len(row.ids) for row in rows)
+    counted = [[*row.lengths, longest - len(row.ids)] for row in rows]
+    return torch.tensor([[place for length in lengths for place in range(length)] for lengths in counted])
+
+
+def _segs(rows: Sequence[_Row], masks: Sequence[Tensor], pointed: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tells of each mask its sequence, the place of the token before its [SEG], and its image among the pointed."""
+    among = {number: order for order, number in enumerate(pointed)}
+    conversations = [(row, places) for row, held in enumerate(rows) for places in held.before_segs]
+    found = [
+        (row, place, among[number])
+        for number, (row, places) in enumerate(conversations)
+        for place in places[: len(masks[number])]
+    ]
+    sequence_N, place_N, image_N = torch.tensor(found, dtype=torch.long).reshape(-1, 3).unbind(1)
+    return sequence_N, place_N, image_N
+
+
+def _shrunk(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averages a mask over the pixels of another size: 1 x H x W, 0..1."""
+    return functional.interpolate(mask_HW[None, None].float(), size=size, mode="area")[0]

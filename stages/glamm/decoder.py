@@ -1,6 +1,6 @@
 """Language tokens to masks: the hidden state that predicts [SEG] becomes a prompt of SAM's mask decoder.
 
-Legend: B images, M masks of an image (padded), D language width, C prompt channels, H W pixels.
+Legend: B images, M masks of an image, N masks of all images together, D language width, C prompt channels, H W pixels.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class PromptProjection(nn.Module):
         self.hidden = nn.Linear(language_size, language_size)
         self.out = nn.Linear(language_size, prompt_size)
 
-    def forward(self, hidden_BMD: Tensor) -> Tensor:
-        """Returns B x M x C."""
-        prompts: Tensor = self.out(torch.relu(self.hidden(hidden_BMD)))
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """Returns N x C."""
+        prompts: Tensor = self.out(torch.relu(self.hidden(hidden_ND)))
         return prompts
 
 
@@ -44,18 +44,15 @@ def decode_masks(sam: SamModel, images_BCHW: Tensor, prompts_BMC: Tensor) -> Ten
     return low
 
 
-def masks_at_image_size(low_MHW: Tensor, *, canvas: int, inside: tuple[int, int], image: tuple[int, int]) -> Tensor:
-    """Enlarges logits to SAM's square canvas, cuts the padding off, and resizes to the image: M x H x W, float32."""
-    return batch_at_image_size(low_MHW[None], canvas=canvas, inside=inside, image=image)[0]
-
-
-def batch_at_image_size(low_BMHW: Tensor, *, canvas: int, inside: tuple[int, int], image: tuple[int, int]) -> Tensor:
-    """Does the same for images of one size together: B x M x H x W, float32."""
-    wide = functional.interpolate(low_BMHW.float(), size=(canvas, canvas), mode="bilinear", align_corners=False)
-    wide = wide[..., : inside[0], : inside[1]]
-    if inside == image:
-        return wide
-    return functional.interpolate(wide, size=image, mode="bilinear", align_corners=False)
+def masks_at_image_size(low_NHW: Tensor, *, canvas: int, inside: tuple[int, int], image: tuple[int, int]) -> Tensor:
+    """Enlarges logits to a square canvas, cuts the padding off, and resizes to the image: N x H x W, float32."""
+    wide_1NHW = low_NHW.float()[None]
+    if low_NHW.shape[-2:] != (canvas, canvas):
+        wide_1NHW = functional.interpolate(wide_1NHW, size=(canvas, canvas), mode="bilinear", align_corners=False)
+    wide_1NHW = wide_1NHW[..., : inside[0], : inside[1]]
+    if inside != image:
+        wide_1NHW = functional.interpolate(wide_1NHW, size=image, mode="bilinear", align_corners=False)
+    return wide_1NHW[0]
 
 
 def mask_losses(logits_NHW: Tensor, masks_NHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,19 +67,22 @@ def mask_losses(logits_NHW: Tensor, masks_NHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def summed_mask_losses(
-    low_BMHW: Tensor, has_mask_BM: Tensor, masks: Sequence[Tensor], sizes_B2: Tensor, *, canvas: int
+    low_NHW: Tensor, masks: Sequence[Tensor], insides: Sequence[tuple[int, int]], *, canvas: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Sums both losses over all masks of the batch at the images' own sizes; images of one size go together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    sizes: list[list[int]] = sizes_B2.tolist()
-    for index, mask in enumerate(masks):
+    """Sums both losses over all masks of the batch, each at the size it has; images of one size go together.
+
+    The logits are in the order of the masks; `insides` are heights and widths of the images inside the square canvas.
+    """
+    count = sum(len(mask) for mask in masks)
+    bce, dice = low_NHW.sum().float() * 0, low_NHW.sum().float() * 0
+    if not count:
+        return bce, dice, 0
+    groups: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[Tensor, Tensor]]] = {}
+    for mask, inside, low in zip(masks, insides, low_NHW.split([len(mask) for mask in masks]), strict=True):
         if len(mask):
-            groups.setdefault((*sizes[index], *mask.shape[-2:]), []).append(index)
-    bce, dice = low_BMHW.sum().float() * 0, low_BMHW.sum().float() * 0
-    for (inside_h, inside_w, height, width), indices in groups.items():
-        chosen = low_BMHW[indices]
-        wide = batch_at_image_size(chosen, canvas=canvas, inside=(inside_h, inside_w), image=(height, width))
-        truth = torch.cat([masks[index] for index in indices])
-        bce_N, dice_N = mask_losses(wide[has_mask_BM[indices]], truth)
+            groups.setdefault((inside, (mask.shape[-2], mask.shape[-1])), []).append((low, mask))
+    for (inside, image), pairs in groups.items():
+        chosen, truth = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        bce_N, dice_N = mask_losses(masks_at_image_size(chosen, canvas=canvas, inside=inside, image=image), truth)
         bce, dice = bce + bce_N.sum(), dice + dice_N.sum()
-    return bce, dice, sum(len(mask) for mask in masks)
+    return bce, dice, count

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from orchestrator.data.rules import PackRule
 from orchestrator.records import record
 from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
@@ -23,18 +24,21 @@ from stages.glamm.conversations import KINDS
 OPENER = "stages.glamm.sitting:open_sitting"
 WORDS = "words"  # the kind of a source of which only words are read
 IMAGE_PX = (640, 480)  # width and height of a photograph of COCO; masks are compared at this size
+_SHORTEST_TEXT = 40  # tokens of a system text, a question and a short answer
 Facts = Mapping[str, Any]  # of a manifest
 
 
 @record
 class BatchShape:
-    """The most that each sample of a micro-batch brings."""
+    """The most that each place of a micro-batch brings: a sample, or a pack of some."""
 
     tokens: int  # of the sequence, image tokens included
     predicted: int  # of these, what the assistant says
-    boxes: int
-    masks: int
+    boxes: int  # of each image
+    masks: int  # of each image
     image_px: tuple[int, int] = IMAGE_PX  # width, height
+    images: int = 1  # that share the sequence
+    mask_side_px: int | None = None  # the longest side of the masks; None: as large as their image
 
 
 @record
@@ -58,6 +62,10 @@ class ForeseenStage(TrainingStage):
     @abstractmethod
     def asked(self) -> Asked:
         """Returns the kinds of its sources, and how much of an image is asked about at most."""
+
+    def mask_side_px(self) -> int | None:
+        """Returns at which longest side masks are compared; None: at their image's own size."""
+        return None
 
     def model(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
         """Draws the model from the facts of its inputs; None while nobody knows them."""
@@ -95,7 +103,8 @@ class ForeseenStage(TrainingStage):
         if model is None:
             return None
         asked = self.asked()
-        shape = longest(model, asked)
+        shape = packed(longest(model, asked), model, self.train.order.pack)
+        shape = replace(shape, mask_side_px=self.mask_side_px())
         return Sketch(
             opener=OPENER,
             plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in asked.kinds},
@@ -114,6 +123,21 @@ def longest(blueprint: Blueprint, asked: Asked) -> BatchShape:
         predicted=max(1, blueprint.max_tokens - blueprint.num_image_tokens - 1),
         boxes=asked.max_regions if boxes else 0,
         masks=max(masks, default=0),
+    )
+
+
+def packed(shape: BatchShape, blueprint: Blueprint, rule: PackRule | None) -> BatchShape:
+    """Takes as many conversations as may share a place, all short; or one long one, where that may stand alone."""
+    if rule is None:
+        return shape
+    images = max(1, rule.budget // (blueprint.num_image_tokens + _SHORTEST_TEXT))
+    tokens = max(rule.budget, shape.tokens) if rule.too_long == "alone" else rule.budget
+    return replace(
+        shape,
+        tokens=tokens,
+        predicted=max(1, tokens - images * (blueprint.num_image_tokens + 1)),
+        images=images,
+        boxes=min(shape.boxes, tokens // images - blueprint.num_image_tokens - 1),
     )
 
 

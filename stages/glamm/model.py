@@ -1,6 +1,7 @@
 """Glamm: a language model, two image encoders, and how they meet.
 
-Legend: B images, L tokens, N tokens of one image, T predicted tokens, R boxes, M masks of an image, D language width.
+Legend: B images or sequences (see `batches.py`), L tokens, N tokens of one image or masks of all, T predicted tokens,
+R boxes, P images with masks, D language width.
 """
 
 import torch
@@ -11,6 +12,8 @@ from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
 from stages.glamm.config import Blueprint, LoraConfig
 from stages.glamm.decoder import PromptProjection, decode_masks
 from stages.glamm.region import RegionEncoder, at_points
+
+_FEW_PATCHES = 4  # a square of two by two: the least that group norms take
 
 
 class Glamm(nn.Module):
@@ -38,7 +41,7 @@ class Glamm(nn.Module):
         self.canvas = blueprint.canvas_px
 
     def forward(self, batch: GlammBatch | WordsBatch) -> dict[str, Tensor]:
-        """Returns `text_logits_TV`, `targets_T`, and `mask_logits_BMHW` at the decoder's resolution.
+        """Returns `text_logits_TV`, `targets_T`, and `mask_logits_NHW` at the decoder's resolution.
 
         Of a WordsBatch, what `name` returns.
 
@@ -52,7 +55,7 @@ class Glamm(nn.Module):
         return {
             "text_logits_TV": self.language_model.lm_head(hidden_BLD[:, :-1][wanted_BL]),
             "targets_T": batch.labels_BL[:, 1:][wanted_BL],
-            "mask_logits_BMHW": self.point(hidden_BLD, batch),
+            "mask_logits_NHW": self.point(hidden_BLD, batch),
         }
 
     def name(self, batch: WordsBatch) -> dict[str, Tensor]:
@@ -66,9 +69,23 @@ class Glamm(nn.Module):
 
     def read(self, batch: GlammBatch) -> Tensor:
         """Runs the language model over text, image and boxes: last hidden states B x L x D."""
-        embeds_BLD = self.embed(batch)
-        output = self.language_model.model(inputs_embeds=embeds_BLD, attention_mask=batch.attention_BL, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
+        implementation: str = self.language_model.config._attn_implementation  # noqa: SLF001 - its only name
+        return self.attend(self.embed(batch), batch.position_BL, as_one="flash" in implementation)
+
+    def attend(self, embeds_BLD: Tensor, position_BL: Tensor | None, *, as_one: bool) -> Tensor:
+        """Runs the language model: last hidden states B x L x D.
+
+        Padding needs no mask: it stands on the right, where a causal model does not look. Nor do conversations that
+        share a sequence: transformers sees by positions that begin anew where one ends, and cuts attention there; by a
+        mask of its own, or, in the kernels of flash attention, by the ends within one long sequence (`as_one`).
+        """
+        language = self.language_model.model
+        if position_BL is not None and as_one:
+            flat_LD = language(
+                inputs_embeds=embeds_BLD.flatten(0, 1)[None], position_ids=position_BL.flatten()[None], use_cache=False
+            ).last_hidden_state[0]
+            return flat_LD.view_as(embeds_BLD)
+        hidden: Tensor = language(inputs_embeds=embeds_BLD, position_ids=position_BL, use_cache=False).last_hidden_state
         return hidden
 
     def embed(self, batch: GlammBatch) -> Tensor:
@@ -79,7 +96,8 @@ class Glamm(nn.Module):
         else:
             whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=image_BND.device)
             first = torch.zeros(1, dtype=torch.long, device=image_BND.device)
-            regions_RD = self.region_encoder([level[:1] for level in levels_BND], whole, first, self.roi_scale)
+            little = [level[:1, :_FEW_PATCHES] for level in levels_BND]  # only its weights are asked for
+            regions_RD = self.region_encoder(little, whole, first, self.roi_scale)
         embeds_BLD = self.language_model.get_input_embeddings()(batch.ids_BL)
         embeds_BLD = embeds_BLD.masked_scatter(batch.is_image_BL[..., None], image_BND.to(embeds_BLD.dtype))
         if len(batch.boxes_R4):
@@ -97,16 +115,17 @@ class Glamm(nn.Module):
         return projected_BND, [states[layer][:, 1:] for layer in self.blueprint.region.layers]
 
     def point(self, hidden_BLD: Tensor, batch: GlammBatch) -> Tensor:
-        """Decodes the masks of a batch: logits B x M x H x W at the decoder's resolution."""
-        rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)[:, None]
-        prompts_BMC = self.prompt_projection(hidden_BLD[rows, batch.seg_place_BM])
-        pixels_BCHW = batch.sam_pixels_BCHW.to(hidden_BLD.dtype)  # SAM, unlike CLIP, does not see to it itself
-        if batch.has_mask_BM.any():
-            images = self.sam.vision_encoder(pixels_BCHW).last_hidden_state
-            return decode_masks(self.sam, images, prompts_BMC)
-        # nothing to point at: one image and one prompt keep every weight in use, with weight zero in the loss
-        images = self.sam.vision_encoder(pixels_BCHW[:1]).last_hidden_state
-        return decode_masks(self.sam, images, prompts_BMC[:1, :1])
+        """Decodes the masks of a batch, all at once: logits N x H x W at the decoder's resolution.
+
+        Of a batch without masks one prompt is decoded, which keeps every weight in use, with weight zero in the loss.
+        """
+        sequence_N, place_N, image_N = batch.seg_sequence_N, batch.seg_place_N, batch.seg_image_N
+        if not len(place_N):
+            sequence_N = place_N = image_N = torch.zeros(1, dtype=torch.long, device=hidden_BLD.device)
+        prompts_NC = self.prompt_projection(hidden_BLD[sequence_N, place_N])
+        pixels_PCHW = batch.sam_pixels_PCHW.to(hidden_BLD.dtype)  # SAM, unlike CLIP, does not see to it itself
+        images_PCHW = self.sam.vision_encoder(pixels_PCHW).last_hidden_state
+        return decode_masks(self.sam, images_PCHW[image_N], prompts_NC[:, None])[:, 0]
 
 
 def inject_lora(language_model: nn.Module, config: LoraConfig) -> None:

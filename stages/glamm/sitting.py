@@ -1,6 +1,6 @@
 """A GLaMM and its longest micro-batch, to be looked at without weights: for the planner of memory.
 
-Legend: B images, L tokens, R boxes, M masks of an image, K points of a box, V words, C channels, H W pixels.
+Legend: as in `batches.py`.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from torch import nn
 
 from orchestrator.training.task import Losses
 from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
+from stages.glamm.collate import fit_inside
 from stages.glamm.config import Blueprint
 from stages.glamm.foresight import BatchShape
 from stages.glamm.model import Glamm
@@ -51,33 +52,42 @@ class GlammSitting:
         if isinstance(batch, WordsBatch):
             return words_loss(model, batch)
         canvas, vocabulary = self._blueprint.canvas_px, self._blueprint.vocabulary_size
-        return glamm_loss(model, batch, Weights(), canvas=canvas, vocabulary=vocabulary)
+        weights = Weights(mask_side_px=self._shape.mask_side_px)
+        return glamm_loss(model, batch, weights, canvas=canvas, vocabulary=vocabulary)
 
     def _glamm_batch(self, samples: int) -> GlammBatch:
-        shape, images = self._shape, self._blueprint.num_image_tokens
+        shape, tokens = self._shape, self._blueprint.num_image_tokens
         width, height = shape.image_px
+        canvas = self._blueprint.canvas_px
+        images, each = samples * shape.images, shape.tokens // shape.images  # images of the batch, tokens of one
         labels_BL = torch.full((samples, shape.tokens), IGNORED)
         labels_BL[:, shape.tokens - shape.predicted :] = 0
-        attention_BL = torch.ones(samples, shape.tokens, dtype=torch.bool)
-        attention_BL[0, -1] = samples == 1  # samples of one length would need no mask of attention
         places_L = torch.arange(shape.tokens)
-        masks = max(1, shape.masks)  # a batch without any carries the place of one
-        scale = self._blueprint.canvas_px / max(shape.image_px)
+        own_L = torch.where(places_L < each * shape.images, places_L % each, 0)  # within a conversation; 0: of none
+        sequence_N = torch.arange(images).repeat_interleave(shape.masks)
         return GlammBatch(
-            clip_pixels_BCHW=self._clip_pixels(samples),
-            sam_pixels_BCHW=torch.zeros(samples, 3, self._blueprint.canvas_px, self._blueprint.canvas_px),
-            sam_sizes_B2=torch.tensor([[max(1, round(height * scale)), max(1, round(width * scale))]] * samples),
+            clip_pixels_BCHW=self._clip_pixels(images),
+            sam_pixels_PCHW=torch.zeros(images if shape.masks else 1, 3, canvas, canvas),
+            sam_sizes_B2=torch.tensor([fit_inside(shape.image_px, canvas)] * images),
             ids_BL=torch.zeros(samples, shape.tokens, dtype=torch.long),
             labels_BL=labels_BL,
-            attention_BL=attention_BL,
-            is_image_BL=((places_L >= 1) & (places_L <= images)).expand(samples, -1).clone(),
-            is_box_BL=((places_L > images) & (places_L <= images + shape.boxes)).expand(samples, -1).clone(),
-            boxes_R4=torch.zeros(samples * shape.boxes, 4),
-            box_image_R=torch.arange(samples).repeat_interleave(shape.boxes),
-            seg_place_BM=torch.zeros(samples, masks, dtype=torch.long),
-            has_mask_BM=torch.full((samples, masks), shape.masks > 0),
-            masks=[torch.zeros(shape.masks, height, width, dtype=torch.bool) for _ in range(samples)],
+            attention_BL=torch.ones(samples, shape.tokens, dtype=torch.bool),
+            position_BL=(places_L % each).expand(samples, -1).clone() if shape.images > 1 else None,
+            is_image_BL=((own_L >= 1) & (own_L <= tokens)).expand(samples, -1).clone(),
+            is_box_BL=((own_L > tokens) & (own_L <= tokens + shape.boxes)).expand(samples, -1).clone(),
+            boxes_R4=torch.zeros(images * shape.boxes, 4),
+            box_image_R=torch.arange(images).repeat_interleave(shape.boxes),
+            seg_sequence_N=sequence_N // shape.images,
+            seg_place_N=torch.zeros_like(sequence_N),
+            seg_image_N=sequence_N,
+            masks=[self._masks(height, width) for _ in range(images)],
         )
+
+    def _masks(self, height: int, width: int) -> torch.Tensor:
+        side = self._shape.mask_side_px
+        if side is None:
+            return torch.zeros(self._shape.masks, height, width, dtype=torch.bool)
+        return torch.zeros(self._shape.masks, *fit_inside((width, height), side))
 
     def _words_batch(self, samples: int) -> WordsBatch:
         regions = samples * self._shape.boxes

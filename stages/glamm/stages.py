@@ -75,6 +75,7 @@ class GlammStage(ForeseenStage):
     """What the training stages share: sources of a kind each, a model that begins or goes on, losses."""
 
     measures = True
+    packs = True
     kind: ClassVar[str | None] = None  # what a source is unless config.tasks says otherwise; None = tasks must say
 
     @record
@@ -90,13 +91,14 @@ class GlammStage(ForeseenStage):
         text_weight: float = 1.0
         bce_weight: float = 2.0
         dice_weight: float = 0.5
+        mask_side_px: int | None = None  # masks are compared at this longest side; null: at their image's own size
         max_regions: int = 10  # of one image, asked about by their boxes
         max_targets: int = 3  # classes or expressions of one image, to be segmented
         wordings: int | None = None  # of each bank of questions or answers, the first ones; null = all
 
         def __post_init__(self) -> None:
             """Checks ranges."""
-            for name in ("max_regions", "max_targets", "wordings"):
+            for name in ("mask_side_px", "max_regions", "max_targets", "wordings"):
                 value = getattr(self, name)
                 if value is not None and value < 1:
                     raise ValueError(f"{name} must be above 0, not {value}")
@@ -156,6 +158,11 @@ class GlammStage(ForeseenStage):
         """Returns the kinds of its sources, and how much of an image is asked about at most."""
         config = self.config
         return Asked(kinds=self.kinds.values(), max_regions=config.max_regions, max_targets=config.max_targets)
+
+    def mask_side_px(self) -> int | None:
+        """Returns at which longest side masks are compared; None: at their image's own size."""
+        side: int | None = self.config.mask_side_px
+        return side
 
     def build_task(self) -> "GlammTask":
         """Begins with fresh or pretrained parts, or goes on from a checkpoint."""

@@ -1,6 +1,8 @@
 """GlammTask: samples to batches, batches to loss, for all stages of GLaMM but the one of words."""
 
 from collections.abc import Container, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ from stages.vision import decode_image, mask_from_rle, union
 
 @record
 class Weights:
-    """How much each part of the loss counts."""
+    """How much each part of the loss counts, and how closely masks are compared."""
 
     text: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
+    mask_side_px: int | None = None  # masks are brought to this longest side; None: compared at their image's own size
 
 
 @record
@@ -69,7 +72,7 @@ class GlammTask(TrainTask[GlammBatch]):
         self.vocabulary = vocabulary
         self._kinds = kinds
         self._rules = Rules(end=vocabulary.end, max_regions=max_regions, max_targets=max_targets, wordings=wordings)
-        self.collator = Collator(blueprint, vocabulary)
+        self.collator = Collator(blueprint, vocabulary, mask_side_px=weights.mask_side_px)
         self._filled: Mapping[str, Any] = {}
 
     def build_model(self) -> nn.Module:
@@ -92,8 +95,12 @@ class GlammTask(TrainTask[GlammBatch]):
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
 
     def collate(self, drawn: Sequence[Drawn]) -> GlammBatch:
-        """Makes a batch; wordings and the order of regions are functions of each sample's own seed."""
-        return self.collator.batch([self.example(one) for one in drawn])
+        """Makes a batch; wordings and the order of regions are functions of each sample's own seed.
+
+        Samples that were drawn for one place share a sequence.
+        """
+        packs = [len(list(shared)) for _, shared in groupby(drawn, key=attrgetter("place"))]
+        return self.collator.batch([self.example(one) for one in drawn], packs=packs)
 
     def example(self, drawn: Drawn) -> Example:
         """Turns one sample into an image with its conversation, in the way of its source's kind."""
@@ -130,9 +137,12 @@ def glamm_loss(model: nn.Module, batch: GlammBatch, weights: Weights, *, canvas:
     batch = batch.to(next(model.parameters()).device)
     out: dict[str, Tensor] = model(batch)
     text = text_loss(out["text_logits_TV"], out["targets_T"], vocabulary=vocabulary)
-    bce, dice, count = summed_mask_losses(
-        out["mask_logits_BMHW"], batch.has_mask_BM, batch.masks, batch.sam_sizes_B2, canvas=canvas
-    )
+    side = weights.mask_side_px
+    if side is None:
+        insides = [(height, width) for height, width in batch.sam_sizes_B2.tolist()]
+    else:  # the decoder's square is as large as the masks are: no pixel more
+        insides, canvas = [(mask.shape[-2], mask.shape[-1]) for mask in batch.masks], side
+    bce, dice, count = summed_mask_losses(out["mask_logits_NHW"], batch.masks, insides, canvas=canvas)
     bce, dice = bce / (count + 1e-8), dice / (count + 1e-8)
     total = weights.text * text + weights.bce * bce + weights.dice * dice
     return Losses(total=total, terms={"text": text.detach(), "bce": bce.detach(), "dice": dice.detach()})
