@@ -6,6 +6,7 @@ STAGES: Mapping[str, str] = {
     "make_shapes": "stages.shapes.stage:MakeShapes",
     "convert_shards": "stages.convert.stage:ConvertShards",
     "glamm_tokenizer": "stages.glamm.stages:GlammTokenizer",
+    "glamm_features": "stages.glamm.caching:GlammFeatures",
     "glamm_word_pretraining": "stages.glamm.stages:WordPretraining",
     "glamm_feature_alignment": "stages.glamm.stages:FeatureAlignment",
     "glamm_region_pretraining": "stages.glamm.stages:RegionPretraining",

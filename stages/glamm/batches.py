@@ -1,7 +1,8 @@
 """What one step of GLaMM reads, as named tensors.
 
-Legend: B images, each with its conversation; L tokens, R boxes of all images together, M masks of one image, N masks of
-all images together, P images that have masks, C channels, H W pixels, K points of a box, V words of the vocabulary.
+Legend: B images, each with its conversation; L tokens, M masks of one image, N masks of all images together (in `Seen`:
+patches of one), P images that have masks (or one, where none has), R boxes of all images together, C channels, H W
+pixels, K points of a box (in `Seen`: hidden states), V words of the vocabulary.
 Where conversations are packed, B counts sequences in what ends with L: several images then share one.
 """
 
@@ -14,11 +15,24 @@ IGNORED = -100  # label of a token that nobody predicts
 
 
 @dataclass(slots=True)
+class Seen:
+    """What the frozen image encoders made of the images: kept by `glamm_features`, read in the place of pixels."""
+
+    patches_KBNC: Tensor  # of the K hidden states that are read (`Blueprint.read_states`), without the class token
+    images_PCHW: Tensor  # of the grounding image encoder; never none
+
+    def to(self, device: str | torch.device) -> "Seen":
+        """Moves both to a device."""
+        return Seen(self.patches_KBNC.to(device), self.images_PCHW.to(device))
+
+
+@dataclass(slots=True)
 class GlammBatch:
     """A micro-batch, of whatever kind: an image without boxes or masks simply has none of them."""
 
-    clip_pixels_BCHW: Tensor  # normalised, for the global image encoder
-    sam_pixels_PCHW: Tensor  # normalised and padded right and below, for the grounding image encoder; never none
+    clip_pixels_BCHW: Tensor  # normalised, for the global image encoder; without pixels where it is not asked
+    sam_pixels_PCHW: Tensor  # normalised and padded right and below, for the grounding image encoder; the same
+    seen: Seen | None  # None: the encoders are asked
     sam_sizes_B2: Tensor  # height and width of the image inside the padded square
     ids_BL: Tensor
     labels_BL: Tensor  # the id itself where the assistant speaks, else IGNORED
@@ -35,10 +49,9 @@ class GlammBatch:
 
     def to(self, device: str | torch.device) -> "GlammBatch":
         """Moves every tensor to a device."""
-        position_BL = None if self.position_BL is None else self.position_BL.to(device)
-        others = [name for name in self.__slots__ if name not in {"masks", "position_BL"}]
-        moved = {name: getattr(self, name).to(device) for name in others}
-        return GlammBatch(**moved, position_BL=position_BL, masks=[mask.to(device) for mask in self.masks])
+        present = {name: getattr(self, name) for name in self.__slots__ if name != "masks"}
+        moved = {name: None if found is None else found.to(device) for name, found in present.items()}
+        return GlammBatch(**moved, masks=[mask.to(device) for mask in self.masks])
 
 
 @dataclass(slots=True)

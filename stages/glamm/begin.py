@@ -30,6 +30,8 @@ class _Losses(Protocol):
     def max_targets(self) -> int: ...
     @property
     def wordings(self) -> int | None: ...
+    @property
+    def features(self) -> bool: ...
 
 
 class _Tuned(_Losses, Protocol):
@@ -98,4 +100,5 @@ def _task(
         max_regions=config.max_regions,
         max_targets=config.max_targets,
         wordings=config.wordings,
+        features=config.features,
     )

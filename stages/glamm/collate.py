@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from orchestrator.records import record
-from stages.glamm.batches import IGNORED, GlammBatch
+from stages.glamm.batches import IGNORED, GlammBatch, Seen
 from stages.glamm.config import Blueprint
+from stages.glamm.features import ImageFeatures
 from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
 
@@ -28,6 +29,7 @@ class Example:
     image: Image.Image
     conversation: Conversation
     masks: tuple[NDArray[np.bool_], ...] = ()
+    features: ImageFeatures | None = None  # None: of the pixels
 
 
 @record
@@ -61,11 +63,12 @@ class Collator:
         boxes = [self._boxes(example, cut) for example, cut in zip(examples, tokens, strict=True)]
         masks = [self._masks(example, cut) for example, cut in zip(examples, tokens, strict=True)]
         pointed = [number for number, some in enumerate(masks) if len(some)]
-        sam = [self.sam_pixels(examples[number].image)[0] for number in pointed or [0]]  # every batch runs SAM
         segs = _segs(rows, masks, pointed)
+        clip_pixels_BCHW, sam_pixels_PCHW, seen = self._seen(examples, pointed or [0])  # every batch points
         return GlammBatch(
-            clip_pixels_BCHW=torch.stack([self.clip_pixels(example.image) for example in examples]),
-            sam_pixels_PCHW=torch.stack(sam),
+            clip_pixels_BCHW=clip_pixels_BCHW,
+            sam_pixels_PCHW=sam_pixels_PCHW,
+            seen=seen,
             sam_sizes_B2=torch.tensor([self.sam_inside(example.image) for example in examples]),
             ids_BL=_padded([row.ids for row in rows], self.vocabulary.end_id),
             labels_BL=_padded([row.labels for row in rows], IGNORED),
@@ -127,6 +130,21 @@ class Collator:
     def sam_inside(self, image: Image.Image) -> tuple[int, int]:
         """Returns height and width of the image inside SAM's square."""
         return fit_inside(image.size, self.sam_size)
+
+    def _seen(self, examples: Sequence[Example], pointed: Sequence[int]) -> tuple[Tensor, Tensor, Seen | None]:
+        """Returns the pixels for both encoders, or what they made of them, and then no pixels."""
+        features = [example.features for example in examples]
+        kept = [found for found in features if found is not None]
+        if not kept:
+            clip = [self.clip_pixels(example.image) for example in examples]
+            sam = [self.sam_pixels(examples[number].image)[0] for number in pointed]
+            return torch.stack(clip), torch.stack(sam), None
+        assert len(kept) == len(examples)  # noqa: S101 - a task reads them of all samples or of none
+        seen = Seen(
+            patches_KBNC=torch.stack([found.patches_KNC for found in kept], dim=1),
+            images_PCHW=torch.stack([kept[number].image_CHW for number in pointed]),
+        )
+        return torch.empty(len(examples), 3, 0, 0), torch.empty(len(pointed), 3, 0, 0), seen
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
         return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)

@@ -163,6 +163,16 @@ class Blueprint:
         return side * side
 
     @property
+    def read_states(self) -> tuple[int, ...]:
+        """Returns which hidden states of the image encoder are read, in their order; 0 = the embeddings."""
+        return tuple(sorted({self.state(layer) for layer in (self.feature_layer, *self.region.layers)}))
+
+    def state(self, layer: int) -> int:
+        """Counts a hidden state of the image encoder, as settings name it, from its embeddings."""
+        count: int = self.vision.get("num_hidden_layers", 12) + 1  # 12 is what CLIPVisionConfig takes
+        return layer % count
+
+    @property
     def canvas_px(self) -> int:
         """Returns the side of the square that the grounding image encoder reads."""
         side: int = self.grounding["vision_config"]["image_size"]

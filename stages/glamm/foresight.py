@@ -38,7 +38,16 @@ class BatchShape:
     masks: int  # of each image
     image_px: tuple[int, int] = IMAGE_PX  # width, height
     images: int = 1  # that share the sequence
+    mask_side_px: int | None = None  # as in `Shortcuts`
+    features: bool = False
+
+
+@record
+class Shortcuts:
+    """What a recipe may ask for to make steps smaller."""
+
     mask_side_px: int | None = None  # the longest side of the masks; None: as large as their image
+    features: bool = False  # the frozen image encoders do not run: what they see is read
 
 
 @record
@@ -63,9 +72,9 @@ class ForeseenStage(TrainingStage):
     def asked(self) -> Asked:
         """Returns the kinds of its sources, and how much of an image is asked about at most."""
 
-    def mask_side_px(self) -> int | None:
-        """Returns at which longest side masks are compared; None: at their image's own size."""
-        return None
+    def shortcuts(self) -> Shortcuts:
+        """Returns how the recipe makes steps smaller: not at all, unless a stage knows how."""
+        return Shortcuts()
 
     def model(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
         """Draws the model from the facts of its inputs; None while nobody knows them."""
@@ -104,7 +113,7 @@ class ForeseenStage(TrainingStage):
             return None
         asked = self.asked()
         shape = packed(longest(model, asked), model, self.train.order.pack)
-        shape = replace(shape, mask_side_px=self.mask_side_px())
+        shape = replace(shape, **asdict(self.shortcuts()))
         return Sketch(
             opener=OPENER,
             plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in asked.kinds},

@@ -65,7 +65,7 @@ def write(model: Glamm, questions: Questions, *, end_id: int, max_new_tokens: in
 def embed(model: Glamm, questions: Questions) -> Tensor:
     """Embeds the questions, image and boxes in their places: B x L x D."""
     tokens, image_B = questions.tokens, questions.image_B
-    image_UND, levels_UND = model.see(questions.clip_pixels_UCHW)
+    image_UND, levels_UND = model.see(model.encode(questions.clip_pixels_UCHW))
     ids_L = torch.tensor(tokens.ids, device=image_B.device)
     embeds_BLD: Tensor = model.language_model.get_input_embeddings()(ids_L).repeat(len(image_B), 1, 1)
     embeds_BLD[:, slice(*tokens.image)] = image_UND[image_B].to(embeds_BLD.dtype)

@@ -4,6 +4,8 @@ Legend: B images or sequences (see `batches.py`), L tokens, N tokens of one imag
 R boxes, P images with masks, D language width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamConfig, SamModel
@@ -60,7 +62,7 @@ class Glamm(nn.Module):
 
     def name(self, batch: WordsBatch) -> dict[str, Tensor]:
         """Reads words straight off image and region tokens: `patch_logits_RKV` and `region_logits_RV`."""
-        image_BND, levels_BND = self.see(batch.clip_pixels_BCHW)
+        image_BND, levels_BND = self.see(self.encode(batch.clip_pixels_BCHW))
         patches_RKD = at_points(image_BND, batch.points_RK2, batch.box_image_R)
         regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
         together_RJD = torch.cat([patches_RKD, regions_RD[:, None]], dim=1)
@@ -90,7 +92,8 @@ class Glamm(nn.Module):
 
     def embed(self, batch: GlammBatch) -> Tensor:
         """Embeds text, image and boxes into one sequence: B x L x D."""
-        image_BND, levels_BND = self.see(batch.clip_pixels_BCHW)
+        seen = batch.seen
+        image_BND, levels_BND = self.see(self.encode(batch.clip_pixels_BCHW) if seen is None else seen.patches_KBNC)
         if len(batch.boxes_R4):
             regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
         else:
@@ -107,12 +110,19 @@ class Glamm(nn.Module):
         together: Tensor = embeds_BLD
         return together
 
-    def see(self, clip_pixels_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encodes the image: its language tokens B x N x D, and the levels that the region encoder reads."""
+    def encode(self, clip_pixels_BCHW: Tensor) -> list[Tensor]:
+        """Encodes images: of each hidden state that is read (`Blueprint.read_states`) its patches, B x N x C."""
         states = self.vision_tower(clip_pixels_BCHW, output_hidden_states=True).hidden_states
-        patches_BPC = states[self.blueprint.feature_layer][:, 1:]
-        projected_BND = self.projector(patches_BPC)
-        return projected_BND, [states[layer][:, 1:] for layer in self.blueprint.region.layers]
+        return [states[number][:, 1:] for number in self.blueprint.read_states]
+
+    def see(self, patches: Sequence[Tensor] | Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Makes language tokens B x N x D of what `encode` gave, and the levels that the region encoder reads."""
+        blueprint, kind = self.blueprint, self.projector[0].weight.dtype
+        found = {
+            number: patches_BNC.to(kind) for number, patches_BNC in zip(blueprint.read_states, patches, strict=True)
+        }
+        projected_BND = self.projector(found[blueprint.state(blueprint.feature_layer)])
+        return projected_BND, [found[blueprint.state(layer)] for layer in blueprint.region.layers]
 
     def point(self, hidden_BLD: Tensor, batch: GlammBatch) -> Tensor:
         """Decodes the masks of a batch, all at once: logits N x H x W at the decoder's resolution.
@@ -123,8 +133,11 @@ class Glamm(nn.Module):
         if not len(place_N):
             sequence_N = place_N = image_N = torch.zeros(1, dtype=torch.long, device=hidden_BLD.device)
         prompts_NC = self.prompt_projection(hidden_BLD[sequence_N, place_N])
-        pixels_PCHW = batch.sam_pixels_PCHW.to(hidden_BLD.dtype)  # SAM, unlike CLIP, does not see to it itself
-        images_PCHW = self.sam.vision_encoder(pixels_PCHW).last_hidden_state
+        if batch.seen is None:
+            pixels_PCHW = batch.sam_pixels_PCHW.to(hidden_BLD.dtype)  # SAM, unlike CLIP, does not see to it itself
+            images_PCHW = self.sam.vision_encoder(pixels_PCHW).last_hidden_state
+        else:
+            images_PCHW = batch.seen.images_PCHW.to(hidden_BLD.dtype)
         return decode_masks(self.sam, images_PCHW[image_N], prompts_NC[:, None])[:, 0]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import SamConfig
 
 from orchestrator.training.task import Losses
-from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
+from stages.glamm.batches import IGNORED, GlammBatch, Seen, WordsBatch
 from stages.glamm.collate import fit_inside
 from stages.glamm.config import Blueprint
 from stages.glamm.foresight import BatchShape
@@ -65,9 +66,12 @@ class GlammSitting:
         places_L = torch.arange(shape.tokens)
         own_L = torch.where(places_L < each * shape.images, places_L % each, 0)  # within a conversation; 0: of none
         sequence_N = torch.arange(images).repeat_interleave(shape.masks)
+        pointed = images if shape.masks else 1
+        empty = torch.empty(images, 3, 0, 0)
         return GlammBatch(
-            clip_pixels_BCHW=self._clip_pixels(images),
-            sam_pixels_PCHW=torch.zeros(images if shape.masks else 1, 3, canvas, canvas),
+            clip_pixels_BCHW=empty if shape.features else self._clip_pixels(images),
+            sam_pixels_PCHW=empty[:pointed] if shape.features else torch.zeros(pointed, 3, canvas, canvas),
+            seen=self._seen(images, pointed) if shape.features else None,
             sam_sizes_B2=torch.tensor([fit_inside(shape.image_px, canvas)] * images),
             ids_BL=torch.zeros(samples, shape.tokens, dtype=torch.long),
             labels_BL=labels_BL,
@@ -81,6 +85,14 @@ class GlammSitting:
             seg_place_N=torch.zeros_like(sequence_N),
             seg_image_N=sequence_N,
             masks=[self._masks(height, width) for _ in range(images)],
+        )
+
+    def _seen(self, images: int, pointed: int) -> Seen:
+        blueprint, sam = self._blueprint, SamConfig(**self._blueprint.grounding).vision_config
+        states, cells = len(blueprint.read_states), blueprint.canvas_px // sam.patch_size
+        return Seen(
+            patches_KBNC=torch.zeros(states, images, blueprint.num_image_tokens, blueprint.vision["hidden_size"]),
+            images_PCHW=torch.zeros(pointed, sam.output_channels, cells, cells),
         )
 
     def _masks(self, height: int, width: int) -> torch.Tensor:

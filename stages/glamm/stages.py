@@ -8,6 +8,7 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
+from stages.glamm.caching import ReadsFeatures
 from stages.glamm.config import GlammConfig, LoraConfig
 from stages.glamm.conversations import KINDS
 from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
@@ -71,7 +72,7 @@ class GlammTokenizer(Stage):
         return {"tokenizer": facts}
 
 
-class GlammStage(ForeseenStage):
+class GlammStage(ReadsFeatures):
     """What the training stages share: sources of a kind each, a model that begins or goes on, losses."""
 
     measures = True
@@ -95,6 +96,7 @@ class GlammStage(ForeseenStage):
         max_regions: int = 10  # of one image, asked about by their boxes
         max_targets: int = 3  # classes or expressions of one image, to be segmented
         wordings: int | None = None  # of each bank of questions or answers, the first ones; null = all
+        features: bool = False  # inputs.shards are of glamm_features: the frozen image encoders do not run
 
         def __post_init__(self) -> None:
             """Checks ranges."""
@@ -119,7 +121,7 @@ class GlammStage(ForeseenStage):
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
-        found = {**super().faults(), **self._tasks_faults()}
+        found = {**super().faults(), **self._tasks_faults(), **self.features_faults()}
         model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
         if (model is None) != begun:
             given = "both given" if begun else "neither given"
@@ -158,11 +160,6 @@ class GlammStage(ForeseenStage):
         """Returns the kinds of its sources, and how much of an image is asked about at most."""
         config = self.config
         return Asked(kinds=self.kinds.values(), max_regions=config.max_regions, max_targets=config.max_targets)
-
-    def mask_side_px(self) -> int | None:
-        """Returns at which longest side masks are compared; None: at their image's own size."""
-        side: int | None = self.config.mask_side_px
-        return side
 
     def build_task(self) -> "GlammTask":
         """Begins with fresh or pretrained parts, or goes on from a checkpoint."""

@@ -21,6 +21,7 @@ from stages.glamm.collate import Collator, Example
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig
 from stages.glamm.conversations import Rules, converse
 from stages.glamm.decoder import summed_mask_losses
+from stages.glamm.features import read_features
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
@@ -53,7 +54,7 @@ class GlammTask(TrainTask[GlammBatch]):
 
     cut_logits = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything by name
         self,
         blueprint: Blueprint,
         vocabulary: Vocabulary,
@@ -64,13 +65,17 @@ class GlammTask(TrainTask[GlammBatch]):
         max_regions: int,
         max_targets: int = 3,
         wordings: int | None = None,
+        features: bool = False,
     ) -> None:
-        """Checks the vocabulary against the model; how samples are spoken of is explained by `Rules`."""
+        """Checks the vocabulary against the model; how samples are spoken of is explained by `Rules`.
+
+        `features`: samples bring what the frozen image encoders made of their images.
+        """
         if vocabulary.size != blueprint.vocabulary_size:
             raise InputError(f"the tokenizer has {vocabulary.size} tokens, the model {blueprint.vocabulary_size}")
         self._blueprint, self._start, self._weights = blueprint, start, weights
         self.vocabulary = vocabulary
-        self._kinds = kinds
+        self._kinds, self._features = kinds, features
         self._rules = Rules(end=vocabulary.end, max_regions=max_regions, max_targets=max_targets, wordings=wordings)
         self.collator = Collator(blueprint, vocabulary, mask_side_px=weights.mask_side_px)
         self._filled: Mapping[str, Any] = {}
@@ -107,7 +112,8 @@ class GlammTask(TrainTask[GlammBatch]):
         sample = Sample.from_members(drawn.key, drawn.members)
         conversation = self._conversation(drawn.source, sample, drawn.seed)
         masks = tuple(union(mask_from_rle(part) for part in parts) for parts in conversation.masks)
-        return Example(image=decode_image(sample.image), conversation=conversation, masks=masks)
+        features = read_features(drawn) if self._features else None
+        return Example(image=decode_image(sample.image), conversation=conversation, masks=masks, features=features)
 
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
         """Counts the tokens of the conversation in one wording; another wording differs by a few."""

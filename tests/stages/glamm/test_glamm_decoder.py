@@ -42,16 +42,20 @@ def test_padding_is_cut_off_before_a_mask_gets_the_size_of_its_image() -> None:
 
 
 def test_images_of_different_sizes_add_up_to_what_each_gives_alone() -> None:
-    low = torch.randn(3, 2, 8, 8)
-    masks = [torch.rand(2, 20, 30) > 0.5, torch.rand(1, 32, 32) > 0.5, torch.rand(2, 20, 30) > 0.5]
-    has = torch.tensor([[True, True], [True, False], [True, True]])
-    sizes = torch.tensor([[21, 32], [32, 32], [21, 32]])
+    low = torch.randn(5, 8, 8)
+    masks = [
+        torch.rand(2, 20, 30) > 0.5,
+        torch.rand(1, 32, 32) > 0.5,
+        torch.zeros(0, 9, 9),
+        torch.rand(2, 20, 30) > 0.5,
+    ]
+    insides = [(21, 32), (32, 32), (32, 32), (21, 32)]
 
-    bce, dice, count = summed_mask_losses(low, has, masks, sizes, canvas=32)
+    bce, dice, count = summed_mask_losses(low, masks, insides, canvas=32)
 
     alone = [
-        summed_mask_losses(low[i : i + 1], has[i : i + 1], masks[i : i + 1], sizes[i : i + 1], canvas=32)
-        for i in range(3)
+        summed_mask_losses(own, masks[i : i + 1], insides[i : i + 1], canvas=32)
+        for i, own in enumerate(low.split([2, 1, 0, 2]))
     ]
     assert count == 5
     torch.testing.assert_close(bce, sum(one[0] for one in alone))
@@ -59,11 +63,9 @@ def test_images_of_different_sizes_add_up_to_what_each_gives_alone() -> None:
 
 
 def test_without_masks_the_losses_are_zero_and_still_hang_on_the_decoder() -> None:
-    low = torch.randn(1, 1, 8, 8, requires_grad=True)
+    low = torch.randn(1, 8, 8, requires_grad=True)
 
-    bce, dice, count = summed_mask_losses(
-        low, torch.zeros(2, 1, dtype=torch.bool), [torch.zeros(0, 5, 5)] * 2, torch.tensor([[5, 5]] * 2), canvas=32
-    )
+    bce, dice, count = summed_mask_losses(low, [torch.zeros(0, 5, 5)] * 2, [(5, 5)] * 2, canvas=32)
     (bce + dice).backward()
 
     assert (bce.item(), dice.item(), count) == (0.0, 0.0, 0)

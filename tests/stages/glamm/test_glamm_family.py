@@ -86,7 +86,7 @@ def test_what_was_taught_is_said_with_phrases_spans_and_masks_of_each_image(mode
 def test_masks_are_those_of_training_on_the_same_text(model: GlammModel) -> None:
     batch = Collator(model.network.blueprint, WORDS).batch(LESSONS)
     with torch.inference_mode():
-        logits_BMHW = model.network(batch)["mask_logits_BMHW"]
+        logits_BMHW = model.network(batch)["mask_logits_NHW"].unflatten(0, (len(LESSONS), 2))
 
     written = model.write(GCG_QUESTIONS[0], [Row(image=image) for image in PICTURES], max_new_tokens=60)
     grounded = model.ground(PICTURES, max_new_tokens=60)

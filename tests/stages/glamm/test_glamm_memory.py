@@ -176,7 +176,16 @@ def test_what_a_model_will_be_is_passed_on_from_stage_to_stage_of_a_recipe() -> 
     plain: Any = sketches["sft"].plain  # type: ignore[union-attr]
     assert plain["model"]["lora"]["rank"] == 8
     assert plain["model"]["vocabulary_size"] == 600
-    assert plain["batch"] == {"tokens": 400, "predicted": 383, "boxes": 10, "masks": 10, "image_px": (640, 480)}
+    assert plain["batch"] == {
+        "tokens": 400,
+        "predicted": 383,
+        "boxes": 10,
+        "masks": 10,
+        "image_px": (640, 480),
+        "images": 1,
+        "mask_side_px": None,
+        "features": False,
+    }
     assert sketches["align"].plain["model"]["lora"] is None  # type: ignore[union-attr]
     assert not any("lora_" in pattern for pattern in sketches["region"].learning)  # type: ignore[union-attr]
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from stages.glamm.batches import IGNORED, GlammBatch
-from stages.glamm.decoder import batch_at_image_size, mask_losses
+from stages.glamm.decoder import mask_losses, masks_at_image_size
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.task import GlammTask, Start, Weights
@@ -45,7 +45,7 @@ def fresh(seed: int = 1) -> Glamm:
 
 
 def tensors_of(batch: GlammBatch) -> Mapping[str, Tensor]:
-    return {name: getattr(batch, name) for name in batch.__slots__ if name != "masks"}
+    return {name: getattr(batch, name) for name in batch.__slots__ if name not in {"masks", "position_BL"}}
 
 
 def touched(source: str) -> dict[str, bool]:
@@ -73,7 +73,7 @@ def test_each_kind_brings_what_it_speaks_of(source: str, boxes: int, masks: int)
     batch = batch_of(source, 0, 1)
 
     assert len(batch.boxes_R4) == int(batch.is_box_BL.sum()) == boxes
-    assert sum(len(mask) for mask in batch.masks) == int(batch.has_mask_BM.sum()) == masks
+    assert sum(len(mask) for mask in batch.masks) == len(batch.seg_place_N) == masks
 
 
 def test_a_segment_is_asked_for_by_its_box_and_answered_with_its_own_mask() -> None:
@@ -146,8 +146,8 @@ def test_the_loss_is_text_plus_twice_cross_entropy_plus_half_dice() -> None:
     text = functional.cross_entropy(logits, batch.labels_BL[:, 1:].flatten(), ignore_index=IGNORED)
     low = model.point(hidden, batch)
     side = batch.masks[0].shape[-1]
-    wide = batch_at_image_size(low, canvas=32, inside=(32, 32), image=(side, side))
-    bce, dice = mask_losses(wide.flatten(0, 1), torch.cat(batch.masks))
+    wide = masks_at_image_size(low, canvas=32, inside=(32, 32), image=(side, side))
+    bce, dice = mask_losses(wide, torch.cat(batch.masks))
     torch.testing.assert_close(losses.total, text + 2 * bce.mean() + 0.5 * dice.mean())
     assert losses.terms["text"].item() == pytest.approx(text.item(), rel=1e-5)
     assert losses.terms["bce"].item() == pytest.approx(bce.mean().item(), rel=1e-5)
