@@ -1,6 +1,7 @@
 """What takes turns in `benchmarks.glamm_step`: data on disk, one model with its optimizer, and ways to take a step."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from orchestrator.data.rules import OrderRules, PackRule
 from orchestrator.data.stream import SampleStream
 from orchestrator.records import record
 from orchestrator.training.optim import freeze
-from stages.glamm.batches import GlammBatch
+from stages.glamm.batches import GlammBatch, Seen
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.stages import GcgTuning
@@ -119,3 +120,13 @@ class Learner:
         from tests.allocations import allocated
 
         return allocated(work)[1]
+
+
+@torch.no_grad()
+def featured(model: Glamm, batch: GlammBatch) -> GlammBatch:
+    """Puts what the image encoders make of its images in the place of their pixels, as `glamm_features` keeps it."""
+    weight = next(model.sam.parameters())
+    images_PCHW = model.sam.vision_encoder(batch.sam_pixels_PCHW.to(weight.dtype)).last_hidden_state
+    seen = Seen(patches_KBNC=torch.stack(model.encode(batch.clip_pixels_BCHW)), images_PCHW=images_PCHW)
+    nothing = torch.empty(len(batch.clip_pixels_BCHW), 3, 0, 0, device=weight.device)
+    return replace(batch, seen=seen, clip_pixels_BCHW=nothing, sam_pixels_PCHW=nothing[: len(images_PCHW)])

@@ -22,7 +22,7 @@ from benchmarks import claims
 from benchmarks.claims import Claim
 from benchmarks.glamm_data import KINDS, SIZES
 from benchmarks.glamm_original import original_loss
-from benchmarks.glamm_sides import Data, Learner, Loss, Side
+from benchmarks.glamm_sides import Data, Learner, Loss, Side, featured
 from orchestrator.data.stream import SampleStream
 from stages.glamm.batches import GlammBatch
 from stages.glamm.config import Blueprint
@@ -53,7 +53,7 @@ def main() -> None:
 def _measured(name: str, folder: Path, rounds: int) -> list[Claim]:
     data = Data(folder, SIZES[name])
     learner = Learner(data)
-    sides = _sides(data, learner.device)
+    sides = _sides(data, learner)
     found = _agreement(name, data, learner)
     speeds = _speeds(learner, sides, rounds)
     peaks = {side.name: learner.peak_bytes(partial(learner.step, side, iter(side.batches))) for side in sides}
@@ -72,24 +72,25 @@ def _measured(name: str, folder: Path, rounds: int) -> list[Claim]:
                 peer_name=ORIGINAL, bar=None, direction="at most",
             )
         )  # fmt: skip
-    found.append(_data_wait(name, data, learner, sides[-1], rounds))
+    found.append(_data_wait(name, data, learner, sides[2], rounds))
     return [*found, *_flops(name, data.blueprint, learner, sides[-1], speeds)]
 
 
-def _sides(data: Data, device: str) -> list[Side]:
-    size, plain = data.size, data.task()
+def _sides(data: Data, learner: Learner) -> list[Side]:
+    size, plain, device = data.size, data.task(), learner.device
     low_px = data.blueprint.canvas_px // 4  # what SAM's decoder gives
     small = data.task(mask_side_px=low_px)
     padded = _batches(data.stream(plain, size.micro_batch), plain, device)
     packed = _batches(data.stream(small, size.micro_batch, packs=True), small, device)
     a_batch = statistics.mean(len(batch.clip_pixels_BCHW) for batch in packed)
-    many = size.step // size.micro_batch
+    many, few = size.step // size.micro_batch, max(1, round(size.step / a_batch))
     return [
         Side(name=ORIGINAL, batches=padded, micro_batches=many, loss=partial(original_loss, weights=Weights())),
         Side(name="as by default", batches=padded, micro_batches=many, loss=_loss_of(plain)),
+        Side(name=f"packed, masks at {low_px} px", batches=packed, micro_batches=few, loss=_loss_of(small)),
         Side(
-            name=f"packed, masks at {low_px} px", batches=packed, micro_batches=max(1, round(size.step / a_batch)),
-            loss=_loss_of(small),
+            name="the same, features kept", batches=[featured(learner.model, batch) for batch in packed],
+            micro_batches=few, loss=_loss_of(small),
         ),
     ]  # fmt: skip
 
@@ -111,12 +112,12 @@ def _agreement(name: str, data: Data, learner: Learner) -> list[Claim]:
         alone = [one._replace(place=number) for number, one in enumerate(drawn)]
         padded, packed = (task.collate(some).to(learner.device) for some in (alone, drawn))
         original, flat = learner.gradients(partial(original_loss, weights=Weights()), padded)
-        for batch in (padded, packed):
+        for batch in (padded, packed, featured(learner.model, packed)):
             ours, ours_flat = learner.gradients(_loss_of(task), batch)
             losses.append(abs(ours - original) / abs(original))
             gradients.append(float((ours_flat - flat).norm() / flat.norm()))
     exact = learner.device == "cpu"
-    note = f"largest of {len(KINDS)} kinds of batches, padded and packed{'' if exact else '; in bf16'}"
+    note = f"largest of {len(KINDS)} batches, padded, packed and with features kept{'' if exact else '; in bf16'}"
     return [
         claims.claim(
             f"{name}: {what} against the original's", [max(values)], None, "relative", peer_name=None,

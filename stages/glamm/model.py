@@ -117,7 +117,7 @@ class Glamm(nn.Module):
 
     def see(self, patches: Sequence[Tensor] | Tensor) -> tuple[Tensor, list[Tensor]]:
         """Makes language tokens B x N x D of what `encode` gave, and the levels that the region encoder reads."""
-        blueprint, kind = self.blueprint, self.projector[0].weight.dtype
+        blueprint, kind = self.blueprint, next(self.projector.parameters()).dtype
         found = {
             number: patches_BNC.to(kind) for number, patches_BNC in zip(blueprint.read_states, patches, strict=True)
         }
