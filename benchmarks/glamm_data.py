@@ -18,6 +18,8 @@ from stages.glamm.config import (
     VisionConfig,
     draw_blueprint,
 )
+from stages.glamm.corpus import QUESTIONS
+from stages.glamm.prompts import make_prompt
 from stages.glamm.tokenizer import Vocabulary, train_vocabulary
 from stages.samples import Region, Sample
 from stages.shapes.scenes import draw_scene
@@ -25,6 +27,8 @@ from stages.shapes.words import grounded_caption, segment_description
 from stages.vision import box_of_mask, rle_from_mask
 
 KINDS = {"captions": "caption", "grounded": "gcg", "segments": "region_mask"}
+WORDS = 1000
+_PROMPT_REPEATS = 5
 _OBJECTS = 4  # of a scene, at most; the ground counts as one more region
 
 
@@ -89,8 +93,9 @@ def write_scenes(directory: Path, count: int, *, image_px: int) -> list[str]:
 
 
 def drawn_up(size: Size, texts: list[str]) -> tuple[Blueprint, Vocabulary]:
-    """Learns a tokenizer from the texts, and draws the model with it: a small vocabulary, at every size."""
-    vocabulary = train_vocabulary(texts, 600)
+    """Learns a tokenizer from texts and prompts, and draws the model with it: a small vocabulary, at every size."""
+    prompts = [make_prompt(question) for bank in QUESTIONS for question in bank]
+    vocabulary = train_vocabulary([*texts, *prompts * _PROMPT_REPEATS], WORDS)
     return draw_blueprint(size.model, vocabulary.size), vocabulary
 
 

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 
 from orchestrator.artifacts import Checkpoint, Shards, write_json
 from orchestrator.data.reader import ShardSet
@@ -62,8 +63,11 @@ def keep_features(
     if not world.is_main:
         return {}
     inherited = {name: value for name, value in source.facts().items() if name not in _COUNTED}
-    kept = {"encoders": encoders.digest, "precision": config.precision}
-    return inherited | receipts.counts(len(tars)) | {FACT: kept}
+    counts = receipts.counts(len(tars))
+    left_out = sum(map(len, tars)) - counts["samples"]
+    return (
+        inherited | counts | {FACT: {"encoders": encoders.digest, "precision": config.precision, "left_out": left_out}}
+    )
 
 
 class Receipts:
@@ -135,18 +139,24 @@ def _written(
     return draft.finish(), draft.samples
 
 
-def _fill(draft: TarDraft, readable: Iterator[tuple[str, dict[str, bytes]]], encoders: Encoders, at_once: int) -> None:
+def _fill(draft: TarDraft, readable: Iterator["_Read"], encoders: Encoders, at_once: int) -> None:
     while some := list(islice(readable, at_once)):
-        images = [decode_image(Sample.from_members(key, members).image) for key, members in some]
-        for (key, members), features in zip(some, encoders.encode(images), strict=True):
-            draft.write(key, {**members, MEMBER: features})
+        for one, features in zip(some, encoders.encode([one.image for one in some]), strict=True):
+            draft.write(one.key, {**one.members, MEMBER: features})
     if not draft.samples:
         raise InputError(f"{draft.path}: no sample of its source can be read")
 
 
-def _readable(samples: ShardSet, numbers: list[int]) -> Iterator[tuple[str, dict[str, bytes]]]:
+class _Read(NamedTuple):
+    key: str
+    members: dict[str, bytes]
+    image: Image.Image
+
+
+def _readable(samples: ShardSet, numbers: list[int]) -> Iterator[_Read]:
     for number in numbers:
         try:
-            yield samples.read(number)
-        except DamagedSample as error:
-            log.warning("has no features, and is left out: %s", error)
+            key, members = samples.read(number)
+            yield _Read(key, members, decode_image(Sample.from_members(key, members).image))
+        except (DamagedSample, InputError) as error:
+            log.warning("sample %d has no features, and is left out: %s", number, error)
