@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.glamm.batches import IGNORED, GlammBatch, Seen
 from stages.glamm.config import Blueprint
@@ -95,6 +96,8 @@ class Collator:
             for token, (low, _) in zip(text_ids, offsets, strict=True)
         ]
         limit = self.blueprint.max_tokens
+        if at + count > limit:
+            raise InputError(f"max_tokens: {limit} leave no room for the {count} tokens of an image")
         # the image tokens carry the id of <im_end>: never read, for image features take their place
         ids = (text_ids[:at] + [words.image_id] * count + text_ids[at:])[:limit]
         labels = (said[:at] + [IGNORED] * count + said[at:])[:limit]

@@ -146,7 +146,7 @@ def packed(shape: BatchShape, blueprint: Blueprint, rule: PackRule | None) -> Ba
         tokens=tokens,
         predicted=max(1, tokens - images * (blueprint.num_image_tokens + 1)),
         images=images,
-        boxes=min(shape.boxes, tokens // images - blueprint.num_image_tokens - 1),
+        boxes=max(0, min(shape.boxes, tokens // images - blueprint.num_image_tokens - 1)),
     )
 
 
