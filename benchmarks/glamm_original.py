@@ -92,4 +92,4 @@ def _mask_losses(model: Glamm, batch: GlammBatch, prompts_BLC: Tensor, seen_PCHW
 
 
 def _dtype(model: Glamm) -> torch.dtype:
-    return model.language_model.lm_head.weight.dtype
+    return next(model.projector.parameters()).dtype

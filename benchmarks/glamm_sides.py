@@ -17,6 +17,7 @@ from orchestrator.data.reader import ShardSet
 from orchestrator.data.rules import OrderRules, PackRule
 from orchestrator.data.stream import SampleStream
 from orchestrator.records import record
+from orchestrator.training.engine import checkpoint_activations
 from orchestrator.training.optim import freeze
 from stages.glamm.batches import GlammBatch, Seen
 from stages.glamm.initial import draw_weights
@@ -82,7 +83,7 @@ class Learner:
             draw_weights(self.model, 1)
         else:
             self.model.bfloat16()
-            self.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(self.model.language_model)
         freeze(self.model, GcgTuning.trainable)
         self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self.learning, lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

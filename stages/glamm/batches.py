@@ -49,9 +49,12 @@ class GlammBatch:
 
     def to(self, device: str | torch.device) -> "GlammBatch":
         """Moves every tensor to a device."""
-        present = {name: getattr(self, name) for name in self.__slots__ if name != "masks"}
-        moved = {name: None if found is None else found.to(device) for name, found in present.items()}
-        return GlammBatch(**moved, masks=[mask.to(device) for mask in self.masks])
+        position_BL = None if self.position_BL is None else self.position_BL.to(device)
+        seen = None if self.seen is None else self.seen.to(device)
+        others = [name for name in self.__slots__ if name not in {"masks", "position_BL", "seen"}]
+        moved = {name: getattr(self, name).to(device) for name in others}
+        masks = [mask.to(device) for mask in self.masks]
+        return GlammBatch(**moved, position_BL=position_BL, seen=seen, masks=masks)
 
 
 @dataclass(slots=True)

@@ -78,7 +78,7 @@ def summed_mask_losses(
     if not count:
         return bce, dice, 0
     groups: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[Tensor, Tensor]]] = {}
-    for mask, inside, low in zip(masks, insides, low_NHW.split([len(mask) for mask in masks]), strict=True):
+    for mask, inside, low in zip(masks, insides, torch.split(low_NHW, [len(mask) for mask in masks]), strict=True):
         if len(mask):
             groups.setdefault((inside, (mask.shape[-2], mask.shape[-1])), []).append((low, mask))
     for (inside, image), pairs in groups.items():

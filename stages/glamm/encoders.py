@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamConfig, SamModel
 from transformers.initialization import no_init_weights
 
@@ -41,7 +41,8 @@ class Encoders:
         with no_init_weights():
             self._vision = CLIPVisionModel(CLIPVisionConfig(**self._blueprint.vision))
             self._grounding = SamModel(SamConfig(**self._blueprint.grounding)).vision_encoder
-        for module, prefix in ((self._vision, _VISION), (self._grounding, _GROUNDING)):
+        parts: dict[str, nn.Module] = {_VISION: self._vision, _GROUNDING: self._grounding}
+        for prefix, module in parts.items():
             own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
             try:
                 module.load_state_dict(own)

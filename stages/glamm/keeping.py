@@ -76,6 +76,8 @@ class Receipts:
     def __init__(self, folder: Path, target: Path, made_of: str) -> None:
         """Keeps a file for each tar in `folder`; those of anything else than `made_of` count for nothing."""
         self._folder, self._target, self._made_of = folder, target, made_of
+        for place in (folder, target):
+            place.mkdir(parents=True, exist_ok=True)
 
     def tar(self, number: int) -> Path:
         """Returns where a tar is written."""
@@ -83,8 +85,6 @@ class Receipts:
 
     def tidy(self) -> None:
         """Removes what is no finished tar. One rank calls it, at first."""
-        for folder in (self._folder, self._target):
-            folder.mkdir(parents=True, exist_ok=True)
         whole = set[str]()
         for path in self._folder.iterdir():
             found = self.read(int(path.stem)) if path.stem.isdecimal() else None

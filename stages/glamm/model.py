@@ -83,7 +83,7 @@ class Glamm(nn.Module):
         """
         language = self.language_model.model
         if position_BL is not None and as_one:
-            flat_LD = language(
+            flat_LD: Tensor = language(
                 inputs_embeds=embeds_BLD.flatten(0, 1)[None], position_ids=position_BL.flatten()[None], use_cache=False
             ).last_hidden_state[0]
             return flat_LD.view_as(embeds_BLD)

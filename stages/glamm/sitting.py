@@ -88,11 +88,11 @@ class GlammSitting:
         )
 
     def _seen(self, images: int, pointed: int) -> Seen:
-        blueprint, sam = self._blueprint, SamConfig(**self._blueprint.grounding).vision_config
-        states, cells = len(blueprint.read_states), blueprint.canvas_px // sam.patch_size
+        blueprint, sam = self._blueprint, SamConfig(**self._blueprint.grounding).to_dict()["vision_config"]
+        states, cells = len(blueprint.read_states), blueprint.canvas_px // sam["patch_size"]
         return Seen(
             patches_KBNC=torch.zeros(states, images, blueprint.num_image_tokens, blueprint.vision["hidden_size"]),
-            images_PCHW=torch.zeros(pointed, sam.output_channels, cells, cells),
+            images_PCHW=torch.zeros(pointed, sam["output_channels"], cells, cells),
         )
 
     def _masks(self, height: int, width: int) -> torch.Tensor:

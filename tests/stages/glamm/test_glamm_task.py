@@ -45,7 +45,8 @@ def fresh(seed: int = 1) -> Glamm:
 
 
 def tensors_of(batch: GlammBatch) -> Mapping[str, Tensor]:
-    return {name: getattr(batch, name) for name in batch.__slots__ if name not in {"masks", "position_BL"}}
+    found = {name: getattr(batch, name) for name in batch.__slots__}
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
 def touched(source: str) -> dict[str, bool]:
