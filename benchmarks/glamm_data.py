@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from orchestrator.artifacts import Shards
 from orchestrator.data.writer import ShardWriter
 from orchestrator.records import record
 from stages.glamm.config import (
@@ -88,7 +89,8 @@ def write_scenes(directory: Path, count: int, *, image_px: int) -> list[str]:
             sample = _scene(number, image_px)
             texts += [sample.caption, *(region.caption for region in sample.regions)]
             writer.write(sample.key, sample.to_members())
-        writer.close()
+        facts = writer.close()
+    Shards(directory).commit("0" * 64, facts=facts, sha256=writer.sha256)
     return texts
 
 
