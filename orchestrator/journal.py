@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.redaction import Screen
+
 JOURNAL = "journal.jsonl"
 BLOCK_BYTES = 1 << 16
 
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """Appends one JSON line an event to `journal.jsonl`; never raises into training, never waits for a network.
 
+    Secrets are hidden before they reach the disk: what reads it (MLflow, reports, alerts) need not look for them.
+
     Events: {"event": "metrics", "time": s, "step": n, "values": {...}}, {"event": "params", "values": {...}},
     {"event": "picture" | "table" | "file", "path": relative to the stage folder, "name": ...}.
     """
@@ -24,6 +28,7 @@ class Journal:
         """Writes into `directory`; None writes nowhere (ranks other than the first, tests)."""
         # unbuffered: what a full disk refused must not be tried again, and fail again, at the end of training
         self._file = None if directory is None else (directory / JOURNAL).open("ab", buffering=0)
+        self._screen = Screen()
         self._torn = _ends_in_half_a_line(directory)  # the next event must not be glued to it
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -34,7 +39,7 @@ class Journal:
         """Records one event with its time."""
         if self._file is None:
             return
-        text = json.dumps({"event": event, "time": time.time(), **fields}, ensure_ascii=False)
+        text = json.dumps({"event": event, "time": time.time(), **self._screen.plain(fields)}, ensure_ascii=False)
         line = b"\n" * self._torn + text.encode() + b"\n"
         try:
             self._torn = self._file.write(line) != len(line)

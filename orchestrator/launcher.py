@@ -175,6 +175,7 @@ def _record(plan: Plan, launcher: Launcher) -> Launch:
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
         tracking={"uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment},
         notify=asdict(plan.recipe.notify),
+        tflops_per_gpu=launcher.hardware().tflops_per_gpu,
     )
 
 

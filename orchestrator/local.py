@@ -18,6 +18,7 @@ from orchestrator.launcher import CLUSTER, Waiting
 from orchestrator.lock import busy
 from orchestrator.plan import Plan, PlannedStage
 from orchestrator.ranks import Patience
+from orchestrator.redaction import screen_output
 from orchestrator.resources import rank_count
 from orchestrator.run import Run, RunLock
 from orchestrator.state import (
@@ -183,6 +184,7 @@ def _close(directory: Path, launch: Launch) -> None:
 
 def main(arguments: list[str]) -> int:
     """Supervises a run until its stages have ended: `python -m orchestrator.local RUN`, started by LocalLauncher."""
+    screen_output()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s supervisor %(levelname)s: %(message)s"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.errors import RunBusy, SurroundingsError
+from orchestrator.redaction import hide
 
 LOCK = "lock"
 
@@ -81,7 +82,7 @@ class RunLock:
             "host": socket.gethostname(),
             "user": user_name(),
             "started": time.time(),
-            "command": command,
+            "command": hide(command),
         }
         content = json.dumps(holder, ensure_ascii=False).encode()
         with contextlib.suppress(OSError):  # a full disk leaves a lock without a name, which is still a lock

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError
+from orchestrator.redaction import Screen
 
 CHUNK_BYTES = 1 << 14  # of each of thousands of ranks
 RANK_LOG = re.compile(r"rank_(\d+)\.log")
@@ -50,10 +51,14 @@ class Log:
 
 
 def merged(logs: Sequence[Log], *, to_the_end: bool = False) -> Iterator[str]:
-    """Yields the new lines of all logs, in the order of their stamps as far as they have any."""
+    """Yields the new lines of all logs, in the order of their stamps as far as they have any; without secrets.
+
+    Ranks hide what they print themselves; what other programs print into their logs is hidden here.
+    """
+    screen = Screen()
     streams = [log.lines(to_the_end=to_the_end) for log in logs]
     for _, line in heapq.merge(*streams, key=lambda stamped: stamped[0]):
-        yield line.decode("utf-8", errors="replace") + "\n"
+        yield screen.text(line.decode("utf-8", errors="replace")) + "\n"
 
 
 class AttemptLogs:

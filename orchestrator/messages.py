@@ -6,16 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.redaction import redacted
-from orchestrator.tracking.addresses import without_password
-
 SUBJECT_LENGTH, TEXT_LENGTH = 150, 3000
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def without_secrets(text: str) -> str:
-    """Removes users and passwords from every URL of a text, and hides what else of it is secret."""
-    return redacted(without_password(text))
 
 
 def in_one_line(text: str) -> str:

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.messages import json_body, mail_of, slack_body, without_secrets
+from orchestrator.messages import json_body, mail_of, slack_body
 from orchestrator.records import record
+from orchestrator.redaction import hide
 from orchestrator.retry import policy_of
 from orchestrator.state import read_launch, read_plain_stage, read_state
 
@@ -84,7 +85,7 @@ def tell(
     that is about to end calls `wait` on what it gets.
     """
     try:
-        message = _message(run, event, stage=stage, cause=cause, detail=without_secrets(detail)) | dict(facts or {})
+        message = _message(run, event, stage=stage, cause=cause, detail=hide(detail)) | dict(facts or {})
         listeners = [listener for listener in dict.fromkeys([_of_recipe(run), *others]) if event in listener.events]
         sends = [
             threading.Thread(target=send, args=(listener, message), daemon=True)  # a name server may never answer

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.artifacts import write_json
 from orchestrator.heartbeat import Beat, Phase
+from orchestrator.redaction import hide
 
 PROGRESS = "progress.json"
 _MOST_NOTES = 5
@@ -37,7 +38,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Keeps a sentence for whoever looks at how far we are; the latest few."""
-        self._notes = [*self._notes, text][-_MOST_NOTES:]
+        self._notes = [*self._notes, hide(text)][-_MOST_NOTES:]
 
     def advance(self, done: int, total: int | None, unit: str, **values: float) -> None:
         """Says that `done` of `total` units are done; the rate counts from the first call on."""

@@ -15,6 +15,7 @@ from orchestrator.errors import Fault, RecipeError
 from orchestrator.heartbeat import Limits
 from orchestrator.notify import Notify
 from orchestrator.records import hidden, record
+from orchestrator.redaction import Screen
 from orchestrator.resources import Resources
 from orchestrator.retry import RetryPolicy
 from orchestrator.typed import allowed, dotted, plain, suggestion, typed
@@ -99,7 +100,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Reading:
         _override(written, override, faults)
     resolved = _resolve(written, "", faults)
     unresolved = {fault.key for fault in faults}
-    faults.extend(_secrets(resolved, "", kept=_written_uri(written)))
+    faults.extend(_secrets(resolved, "", kept=_written_uri(written), screen=Screen()))
     found: list[Fault] = []
     recipe = typed(Recipe, resolved, "", found)
     faults.extend(fault for fault in found if fault.key not in unresolved)
@@ -255,20 +256,21 @@ def _with_written_uri(recipe: Recipe, uri: str | None) -> Recipe:
     return replace(recipe, tracking=replace(recipe.tracking, written_uri=uri))
 
 
-def _secrets(value: Any, key: str, *, kept: str | None) -> list[Fault]:
-    """Finds addresses with passwords, which would be written into the run folder."""
-    if isinstance(value, dict):
-        return [fault for name in value for fault in _secrets(value[name], dotted(key, str(name)), kept=kept)]
-    if isinstance(value, list):
-        return [fault for at, item in enumerate(value) for fault in _secrets(item, dotted(key, str(at)), kept=kept)]
-    if not isinstance(value, str) or not CREDENTIALS.search(value) or key.partition(".")[0] == "vars":
+def _secrets(value: Any, key: str, *, kept: str | None, screen: Screen) -> list[Fault]:
+    """Finds passwords, tokens and signed addresses, which would be written into the run folder."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_secrets(item, dotted(key, str(name)), kept=kept, screen=screen) for name, item in items)
+        return [fault for faults in found for fault in faults]
+    if not isinstance(value, str) or key.partition(".")[0] == "vars":
         return []
     if key == "tracking.uri" and kept is not None and not CREDENTIALS.search(kept):
         return []
+    why = screen.why_secret(value, key)
     advice = (
         "put it into the environment and write ${oc.env:MLFLOW_TRACKING_URI}" if key == "tracking.uri" else "remove it"
     )
-    return [Fault(key=key, message=f"holds a password, which would be written into the run folder; {advice}")]
+    return [Fault(key=key, message=f"{why}, which would be written into the run folder; {advice}")] if why else []
 
 
 def _escaped(value: Any) -> Any:

@@ -1,10 +1,15 @@
-"""Takes secrets out of text that others will read: reports, logs, messages."""
+"""Takes secrets out of what others will read: journals, logs, states, MLflow, reports, messages."""
 
+import io
+import os
 import re
+import sys
 from collections.abc import Mapping
+from typing import Any, TextIO
 
 HIDDEN = "(hidden)"
 SHORTEST = 8  # a secret of the environment that is shorter would be found in harmless words too
+SURE = 16  # one of this length stands nowhere by chance
 
 # what a key ends in whose value nobody else may read; `max_new_tokens` and `pad_token` are none
 SECRET_NAME = re.compile(
@@ -18,7 +23,7 @@ _SECRET_VARIABLE = re.compile(
 # each shape; what its group holds stays, the rest is hidden. Repeats are bounded: text from data must not take for ever
 _SHAPES = re.compile(
     rf"""
-      (?P<user>://)[^/@\s"'<>]*@                                             # https://ada:password@host
+      (?P<user>://)[^/?#\s"'<>]*@                                            # https://ada:password@host
     | (?P<query>[?&](?:[\w.-]{{0,60}}(?:sig|token|credential|secret|passw|key)[\w.-]{{0,60}}|se|skoid)=)
       [^&\s"'<>]+                                                            # signed addresses of S3, GCS and Azure
     | (?P<named>{SECRET_NAME.pattern.removesuffix("$")}["']?\s{{0,3}}[:=]\s{{0,3}})
@@ -34,7 +39,83 @@ _SHAPES = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_USER = re.compile(r"://[^/@:\s]*@")
+_PASSWORD = re.compile(r"://[^/?#\s:@]*:([^/?#\s]+)@")
 _MAYBE = re.compile(r"://|[=:?&]|_\w{8}|-[\w-]{8}|bearer|A[KS]IA|eyJ|dapi", re.IGNORECASE)
+
+
+class Screen:
+    """Hides secrets: those of an environment wherever they stand, all others by their shape or the name before them."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        """Looks up the secrets of the environment once."""
+        self._secrets = secrets_of(environment)
+        self._variables = {
+            secret: name for secret in self._secrets for name, value in environment.items() if secret in value
+        }
+
+    def text(self, text: str) -> str:
+        """Returns a text without secrets."""
+        return without(redacted(text), self._secrets)
+
+    def plain(self, value: Any, name: str = "") -> Any:
+        """Returns plain data (mappings, lists, texts, numbers) without secrets; `name` is what the value is called."""
+        if isinstance(value, Mapping):
+            return {self.text(str(inner)): self.plain(value[inner], str(inner)) for inner in value}
+        if isinstance(value, list | tuple):
+            return [self.plain(item, name) for item in value]
+        if value is None or isinstance(value, bool | float):
+            return value
+        if name and SECRET_NAME.search(name):
+            return HIDDEN
+        return self.text(value) if isinstance(value, str) else value
+
+    def why_secret(self, text: str, name: str) -> str:
+        """Says why a text that somebody wrote down under a name should not lie in a file; empty where it may.
+
+        A user without a password in an address is no secret.
+        """
+        if SECRET_NAME.search(name) and text:
+            return "is named like a secret"
+        if (bare := _USER.sub("://", text)) != redacted(bare):
+            return "holds a password, a token or a signed address"
+        for secret in self._secrets:
+            if secret == text or (len(secret) >= SURE and secret in text):
+                return f"holds the secret of the environment variable {self._variables[secret]}"
+        return ""
+
+
+def hide(text: str) -> str:
+    """Hides every secret in a text, also those of this process's environment."""
+    return Screen().text(text)
+
+
+def screen_output() -> None:
+    """Hides secrets in what this process prints from now on: prints, logging, warnings, tracebacks.
+
+    What a library writes in C, or a child process of another program, goes by without us.
+    """
+    screen = Screen()
+    sys.stdout, sys.stderr = _Screened(sys.stdout, screen), _Screened(sys.stderr, screen)
+
+
+class _Screened(io.TextIOWrapper):
+    """A stream of text that hides secrets; each `write` by itself, so that nothing waits for the end of a line."""
+
+    def __init__(self, stream: TextIO, screen: Screen) -> None:
+        super().__init__(stream.buffer, encoding=stream.encoding, errors="backslashreplace", write_through=True)
+        self._screen = screen
+
+    def write(self, text: str) -> int:
+        """Writes a text without its secrets."""
+        super().write(self._screen.text(text))
+        self.flush()
+        return len(text)
+
+    def close(self) -> None:
+        """Leaves the stream beneath open: it is not ours."""
+        if not self.buffer.closed:
+            self.flush()
 
 
 def redacted(text: str) -> str:
@@ -53,13 +134,15 @@ def without(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the secret values of the environment, the longest first: one may hold another."""
-    found = {
-        value
-        for name, value in environment.items()
-        if len(value) >= SHORTEST and _SECRET_VARIABLE.search(name) and not value.startswith("/")  # where it lies
-    }
-    return tuple(sorted(found, key=len, reverse=True))
+    """Returns the secret values of the environment, the longest first: one may hold another.
+
+    Those are the values of variables that are named like a secret, and the passwords in addresses.
+    """
+    named = (value for name, value in environment.items() if _SECRET_VARIABLE.search(name))
+    in_addresses = (found[1] for value in environment.values() if (found := _PASSWORD.search(value)))
+    # a value that begins with a slash says where the secret lies
+    known = {value for value in (*named, *in_addresses) if len(value) >= SHORTEST and not value.startswith("/")}
+    return tuple(sorted(known, key=len, reverse=True))
 
 
 def _kept(found: re.Match[str]) -> str:

@@ -49,6 +49,7 @@ class StageContext:
     stop: Callable[[], bool]  # asked between steps; True = save and leave
     time_left_s: Callable[[], float] = _unlimited  # until this process is killed, as far as anybody knows
     straggler: float = 1.5  # a rank that needs so many times the ranks' median for a step is reported
+    peak_tflops: float | None = None  # of a rank's GPU in bf16, as its data sheet says; None = nobody says
     fail: Callable[[OrchError], NoReturn] = _leave  # ends this process at once, from any thread, and records why
 
 

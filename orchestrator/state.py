@@ -13,6 +13,7 @@ from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.history import last_checkpoint
 from orchestrator.journal import read_backwards
 from orchestrator.records import record
+from orchestrator.redaction import hide
 
 STATE = "state.json"
 LAUNCH = "launch.json"
@@ -80,6 +81,7 @@ class Launch:
     stages: tuple[Mapping[str, Any], ...]  # in order: {"name", "action", "reason"}
     tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment"}
     notify: Mapping[str, Any] = field(default_factory=dict)  # whom to tell: the fields of notify.Notify
+    tflops_per_gpu: float | None = None  # the peak of the place's GPUs in bf16; None = it does not say
     pid: int | None = None  # of the supervisor
     ended: float | None = None
     notes: tuple[str, ...] = ()  # what the user should hear at the end
@@ -99,7 +101,7 @@ def read_launch(run: Path) -> Launch | None:
 
 def write_launch(run: Path, launch: Launch) -> None:
     """Writes `launch.json`. The caller holds the run's lock."""
-    write_json(run / LAUNCH, asdict(launch))
+    write_json(run / LAUNCH, asdict(replace(launch, notes=tuple(map(hide, launch.notes)))))
 
 
 def read_tracking(directory: Path) -> dict[str, Any]:
@@ -160,9 +162,9 @@ def ended_attempt(directory: Path, before: StageState, ending: Ending, *, number
         ended=time.time(),
         state=ending.state,
         cause=ending.cause,
-        detail=ending.detail,
+        detail=hide(ending.detail),
         to_step=None if attempt.from_step is None else _last_step(directory, attempt),
-        evidence=ending.evidence,
+        evidence=tuple(map(hide, ending.evidence)),
         rank=ending.rank,
         node=ending.node,
         saved_step=_saved_step(directory),

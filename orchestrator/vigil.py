@@ -17,9 +17,10 @@ from typing import Any
 from orchestrator.alerts import Alerts, Judgement, Rules, alerts_of
 from orchestrator.goodput import Books
 from orchestrator.journal import JOURNAL
-from orchestrator.messages import json_body, without_secrets
+from orchestrator.messages import json_body
 from orchestrator.notify import Notify, Telling, tell
 from orchestrator.progress import read_progress
+from orchestrator.redaction import hide
 from orchestrator.state import Attempt, read_plain_stage
 from orchestrator.tails import Tail
 
@@ -114,7 +115,7 @@ class Vigil:
             if judgement.broken == (judgement.rule in self._open):
                 continue  # told already, or nothing to tell
             (self._open.add if judgement.broken else self._open.discard)(judgement.rule)
-            words = without_secrets(judgement.words)
+            words = hide(judgement.words)
             facts = {"rule": judgement.rule, "value": judgement.value, "threshold": judgement.threshold}
             if judgement.broken:
                 log.warning("%s: %s", self._stage, words)

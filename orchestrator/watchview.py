@@ -40,6 +40,7 @@ CURVES: Mapping[str, tuple[str, str]] = {
     "samples_per_s": ("samples/s", "{:.4g}"),
     "data_wait_share": ("data wait", "{:.1%}"),
     "grad_norm": ("grad norm", "{:.3g}"),
+    "mfu": ("MFU", "{:.1%}"),
 }
 ORDER = ("running", "failed", "cancelled", "queued", "waiting", "done", "reused")  # by what one wants to see first
 NAME_WIDTH, WIDEST_CURVE = 24, 60

@@ -23,9 +23,10 @@ from orchestrator.lifeline import die_with
 from orchestrator.plan import open_stage
 from orchestrator.progress import Progress
 from orchestrator.records import record
+from orchestrator.redaction import Screen, hide, screen_output
 from orchestrator.run import Run
 from orchestrator.stage import Stage, StageContext
-from orchestrator.state import outputs_ready
+from orchestrator.state import outputs_ready, read_launch
 from orchestrator.stopping import StopRequest
 from orchestrator.world import World
 
@@ -103,6 +104,7 @@ def run_stage(run_dir: Path, stage_name: str, beat: Beat) -> None:
         directory=directory, name=stage_name, fingerprint=document["fingerprint"], seed=document["seed"], world=world,
         journal=journal, progress=Progress(home, beat=beat), stop=stop, time_left_s=stop.time_left_s,
         fail=lambda error: _fail(directory, beat, error), straggler=limits_of(document).straggler,
+        peak_tflops=_peak_tflops(run_dir) if gpus else None,
     )  # fmt: skip
     started = time.monotonic()
     facts = stage.run(context)
@@ -113,6 +115,11 @@ def run_stage(run_dir: Path, stage_name: str, beat: Beat) -> None:
         log.info("done in %.1f s", time.monotonic() - started)
     journal.close()
     world.barrier()
+
+
+def _peak_tflops(run_dir: Path) -> float | None:
+    launch = read_launch(run_dir)
+    return None if launch is None else launch.tflops_per_gpu
 
 
 def die_with_parent() -> None:
@@ -170,7 +177,7 @@ def _commit(run: Run, document: Mapping[str, Any], stage: Stage, facts: Mapping[
             )
         told = dict(facts[name])
         known = told.pop("sha256", {})  # not facts of their own: the manifest lists every file with its digest
-        artifact.commit(document["fingerprint"], told | lineage, known)
+        artifact.commit(document["fingerprint"], Screen().plain(told) | lineage, known)
 
 
 def _versions() -> dict[str, str]:
@@ -199,7 +206,8 @@ def _fail(directory: Path, beat: Beat, error: OrchError) -> NoReturn:
 def _record_failure(directory: Path, beat: Beat, error: BaseException, exit_code: int) -> None:
     place = Place.from_environment()
     folder = place.folder(directory)
-    what = {"class": type(error).__name__, "message": str(error), "cause": cause_of(error), "exit_code": exit_code}
+    told = hide(str(error))
+    what = {"class": type(error).__name__, "message": told, "cause": cause_of(error), "exit_code": exit_code}
     where = {"step": beat.done, "phase": beat.phase, "node": socket.gethostname(), "time": time.time()}
     failure = {**what, **where}
     try:
@@ -210,6 +218,7 @@ def _record_failure(directory: Path, beat: Beat, error: BaseException, exit_code
 
 
 def _log_to_stderr(place: Place) -> None:
+    screen_output()
     prefix = f"rank {place.rank}" if place.size > 1 else "alone"
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {prefix} %(levelname)s %(name)s: %(message)s"

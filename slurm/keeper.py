@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.ballast import Ballast
 from orchestrator.errors import OrchError
+from orchestrator.redaction import screen_output
 from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, attempts_of, conclude, tell_verdict
 from orchestrator.state import (
@@ -59,6 +60,7 @@ class Keeper:
     def __init__(self, run: Path, stage: str, token: str) -> None:
         """Takes up its place; nothing is touched before the submission is claimed."""
         ear.hold()
+        screen_output()
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LAYOUT, force=True)
         self._run, self._name, self._token = run, stage, token
         self._stage = run / stage

@@ -18,11 +18,14 @@ REPOSITORY = Path(__file__).parents[1]
 class Orch:
     """`orch` in a folder of its own."""
 
-    def __init__(self, folder: Path, *, catalog: str = "tests.toychain") -> None:
+    def __init__(
+        self, folder: Path, *, catalog: str = "tests.toychain", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.run_folder = folder / "runs" / "toy"
         self._environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "ORCH_CATALOG": catalog, "OMP_NUM_THREADS": "1",
+            **(environment or {}),
         }  # fmt: skip
 
     def recipe(self, stages: Mapping[str, Any], **more: Any) -> Path:

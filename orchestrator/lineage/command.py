@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,7 +44,7 @@ def lineage(
     from orchestrator.lineage.lines import lineage_lines
     from orchestrator.lineage.picture import lineage_picture
     from orchestrator.lineage.wanted import find_lineage
-    from orchestrator.redaction import secrets_of, without
+    from orchestrator.redaction import Screen, secrets_of, without
     from orchestrator.report.text import safe
 
     secrets = secrets_of(os.environ)  # whatever they look like: others go by their shape
@@ -52,7 +52,7 @@ def lineage(
     if svg is not None:
         _write(svg, without(lineage_picture(found), (*secrets, *map(safe, secrets))))
     if as_json:
-        typer.echo(json.dumps(_harmless(found.document(), secrets), indent=1))
+        typer.echo(json.dumps(Screen().plain(found.document()), indent=1))
         return
     console, text = make_console(), Text()  # all at once: line by line a thousand stages would take seconds
     for line in lineage_lines(found, console.width):
@@ -82,14 +82,3 @@ def _write(path: Path, text: str) -> None:
         write_text(path, text)
     except OSError as error:
         raise SurroundingsError(f"--svg: {path} cannot be written: {error.strerror or error}") from None
-
-
-def _harmless(value: Any, secrets: tuple[str, ...]) -> Any:
-    """Takes secrets out of every text of a document, ids and the edges between them alike."""
-    from orchestrator.redaction import redacted, without
-
-    if isinstance(value, dict):
-        return {str(_harmless(name, secrets)): _harmless(inner, secrets) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_harmless(inner, secrets) for inner in value]
-    return without(redacted(value), secrets) if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import InputError, RunBusy, SurroundingsError, TrackingAway, TrackingRefused
 from orchestrator.local import settle
 from orchestrator.records import record
+from orchestrator.redaction import hide
 from orchestrator.state import LAUNCH, Launch, read_launch, read_state
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
 from orchestrator.tracking.story import recipe_story, stage_stories
@@ -116,7 +117,7 @@ class _Forwarder:
         try:
             self._tell()
         except (SurroundingsError, OSError) as error:
-            words = without_password(str(error))
+            words = hide(str(error))
             if words != self._last_complaint:
                 log.warning("MLflow was not told everything yet: %s", words)
             self._last_complaint = words

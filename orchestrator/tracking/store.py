@@ -25,7 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingAway, TrackingRefused
 from orchestrator.records import record
-from orchestrator.tracking.addresses import with_password, without_password
+from orchestrator.redaction import hide
+from orchestrator.tracking.addresses import with_password
 from orchestrator.tracking.journals import POINTS_PER_BATCH, Point
 
 PARAMS_PER_BATCH = TAGS_PER_BATCH = 100
@@ -205,13 +206,13 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        words = without_password(str(error).partition("\n")[0])[:400]
+        words = hide(str(error).partition("\n")[0])[:400]
         if error.error_code in FINAL_ANSWERS:
             raise TrackingRefused(f"MLflow refuses: {words}") from None
         hint = NO_ENTRY.get(str(error.error_code))
         raise TrackingAway(f"MLflow lets nobody in, {hint} ({words})" if hint else words) from None
     except (OSError, SQLAlchemyError) as error:  # RequestException is an OSError
-        raise TrackingAway(without_password(str(error))[:400]) from None
+        raise TrackingAway(hide(str(error))[:400]) from None
 
 
 def _pieces(values: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from orchestrator.artifacts import Artifact
 from orchestrator.records import record
-from orchestrator.redaction import HIDDEN, SECRET_NAME
+from orchestrator.redaction import Screen, hide
 from orchestrator.state import STAGE, Attempt, Launch, StageState, read_plain_stage, read_state
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.journals import accepted_name
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -60,11 +59,11 @@ def recipe_story(run: Path, launch: Launch) -> Story:
     """Tells of the run as a whole: the parent."""
     tags = {
         **_common_tags(run, launch),
-        "mlflow.source.name": without_password(launch.recipe),
+        "mlflow.source.name": hide(launch.recipe),
         "orch.kind": "recipe",
         "orch.name": run.name,
         "orch.stages": ", ".join(str(entry["name"]) for entry in launch.stages),
-        "orch.notes": _cut(without_password("\n".join(launch.notes)), TAG_LENGTH),
+        "orch.notes": _cut(hide("\n".join(launch.notes)), TAG_LENGTH),
     }
     status = _recipe_status(run, launch)
     names = [str(entry["name"]) for entry in launch.stages] if launch.ended is not None else []
@@ -116,7 +115,7 @@ def _stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) 
         status=status,
         started_ms=_ms(state.attempts[0].started),
         ended_ms=_ms(last.ended) if last.ended is not None and status not in {"RUNNING", "SCHEDULED"} else None,
-        params={**dict(_flat("", plain["config"])), "seed": str(plain["seed"])},
+        params={**params_of(plain["config"]), "seed": str(plain["seed"])},
         tags={**_common_tags(run, launch), **_stage_tags(plain, state, inputs, outputs)},
         inputs=inputs,
         outputs=outputs if state.state == "done" else (),
@@ -132,7 +131,7 @@ def _stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:
     """Flattens nested values to dotted names and texts that MLflow takes; hides what is named like a secret."""
-    return dict(_flat("", values))
+    return dict(_flat("", Screen().plain(values)))
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -141,8 +140,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _flat(f"{prefix}.{name}" if prefix else str(name), inner)
         return
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    hidden = SECRET_NAME.search(prefix) is not None
-    yield accepted_name(prefix), HIDDEN if hidden else _cut(without_password(text), PARAM_LENGTH)
+    yield accepted_name(prefix), _cut(text, PARAM_LENGTH)
 
 
 def _links(prefix: str, inputs: Mapping[str, Any]) -> Iterator[Link]:
@@ -214,14 +212,14 @@ def _stage_tags(
         "orch.state": state.state,
         "orch.attempts": str(len(state.attempts)),
         "orch.cause": last.cause or "",
-        "orch.detail": _cut(without_password(last.detail), TAG_LENGTH),
-        "orch.evidence": _cut(without_password("\n".join(last.evidence)), TAG_LENGTH),
-        "orch.decision": _cut(without_password(last.decision), TAG_LENGTH),
+        "orch.detail": _cut(hide(last.detail), TAG_LENGTH),
+        "orch.evidence": _cut(hide("\n".join(last.evidence)), TAG_LENGTH),
+        "orch.decision": _cut(hide(last.decision), TAG_LENGTH),
         "orch.nodes": _cut(", ".join(last.nodes), TAG_LENGTH),
         "orch.job_id": last.job_id,
     }
     for attempt in state.attempts:
-        tags[f"orch.attempt.{attempt.number}"] = _cut(without_password(_in_a_line(attempt)), TAG_LENGTH)
+        tags[f"orch.attempt.{attempt.number}"] = _cut(hide(_in_a_line(attempt)), TAG_LENGTH)
     for direction, links in (("input", inputs), ("output", outputs)):
         for link in links:
             tags[accepted_name(f"orch.{direction}.{link.name}")] = str(link.path)

@@ -21,6 +21,7 @@ from orchestrator.training.config import TrainConfig
 from orchestrator.training.damage import Damage
 from orchestrator.training.divergence import Divergence
 from orchestrator.training.engine import Engine
+from orchestrator.training.meters import Meters, metrics_of
 from orchestrator.training.saving import Saver
 from orchestrator.training.stragglers import Stragglers
 from orchestrator.training.symmetry import Guard
@@ -86,6 +87,7 @@ class _Training(Generic[Batch]):
         self._task, self._engine, self._stream, self._train = task, engine, stream, train
         self._checkpoints, self._context, self._guard, self._divergence = checkpoints, context, guard, divergence
         self._window, self._since_save, self._stragglers = Window(), Means(), Stragglers(context)
+        self._meters = Meters(context, train)
 
     def run_from(self, start: int) -> bool:
         """Trains on from a step; returns False where it is to go back. Collective: every rank must call."""
@@ -95,7 +97,7 @@ class _Training(Generic[Batch]):
         self._divergence.resume(start)
         self._damage = Damage(context, limit=train.max_bad_fraction, step=start)
         context.journal.append("begun", step=start)
-        self._window.restart()
+        self._restart()
         self._since_save.take()
         batches = self._stream.batches(self._task.collate, start_step=start, steps=train.steps - start)
         context.progress.enter("data")
@@ -114,7 +116,7 @@ class _Training(Generic[Batch]):
         seed_step(context.seed, step, self._train.reader(context.world.rank))
         divergence.begin()
         self._guard.begin(step)
-        losses = _learn(self._task, engine, batches, self._window, self._guard, context)
+        losses = _learn(self._task, engine, batches, self._window, self._meters, self._guard, context)
         context.progress.enter("agreeing")
         seen = _agree(losses, self._stream.take_losses(), self._checkpoints.saver, context)
         self._damage.take(step, seen.lost, drawn=self._stream.drawn_before(step))
@@ -153,7 +155,7 @@ class _Training(Generic[Batch]):
         measured = {**self._since_save.take(), **self._scalars()}
         wait = stopping or step == self._train.steps
         saved = _saved(self._engine, step, self._checkpoints, self._context, measured, wait=wait)
-        self._window.restart()
+        self._restart()
         if stopping or (step == self._train.steps and not saved):
             kept = "everything is saved" if saved else "there was no time to save it"
             raise Preempted(f"stopped after step {step} of {self._train.steps}; {kept}")
@@ -175,19 +177,31 @@ class _Training(Generic[Batch]):
         context.progress.advance(step, train.steps, "step", loss=seen.losses["loss"], **bad, **shown)
         if step % train.log_every and step != train.steps:
             return
-        step_s = window.step_s()
-        # of all ranks the longest: the others wait
-        wait_s = self._stragglers.look(step, wait_s=window.wait_s(), step_s=step_s)
-        shown |= {"data_wait_s": wait_s, "data_wait_share": wait_s / step_s}
+        seconds = window.seconds()
+        step_s = seconds / window.steps
+        told = context.world.gather((self._stragglers.pace(window.wait_s()), self._meters.read()))
+        self._stragglers.look(step, [pace for pace, _ in told], step_s=step_s)
+        wait_s = max(pace.wait_s for pace, _ in told)  # of all ranks the longest: the others wait
+        waits = {"data_wait_s": wait_s, "data_wait_share": wait_s / step_s}
+        shown = {"samples_per_s": train.global_batch / step_s, **waits}
+        shown |= metrics_of(
+            [reading for _, reading in told], seconds=seconds,
+            tensor_parallel=train.engine.tensor_parallel, peak_tflops=context.peak_tflops,
+        )  # fmt: skip
         counted = {"bad_samples": float(lost), "bad_fraction": lost / self._stream.drawn_before(step)}
         if self._divergence.left_out:
             counted["left_out_steps"] = float(len(self._divergence.left_out))
         values = {**window.means(), **self._scalars(), **counted, **shown}
         context.journal.metrics(step, values)
         if context.world.is_main:
-            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            log.info("step %d of %d: %s", step, train.steps, told)
-        window.restart()
+            words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            log.info("step %d of %d: %s", step, train.steps, words)
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begins to measure anew."""
+        self._window.restart()
+        self._meters.restart()
 
 
 def _saved(
@@ -237,7 +251,7 @@ class _Seen:
 
 
 def _learn(
-    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: Window, guard: Guard,
+    task: TrainTask[Batch], engine: Engine, batches: Iterator[Batch], window: Window, meters: Meters, guard: Guard,
     context: StageContext,
 ) -> dict[str, float]:  # fmt: skip
     """Runs the micro-batches of a step; returns this rank's mean losses. Collective: every rank must call."""
@@ -249,9 +263,10 @@ def _learn(
             batch = next(batches)
         context.progress.enter("forward")
         guard.forward(task.runs(batch))
-        losses = task.loss(engine.module, batch)
-        context.progress.enter("backward")
-        engine.backward(guard.backward(losses.total))
+        with meters.computing(task.tokens_of(batch)):
+            losses = task.loss(engine.module, batch)
+            context.progress.enter("backward")
+            engine.backward(guard.backward(losses.total))
         for name, value in {"loss": losses.total.detach(), **_prefixed(losses.terms)}.items():
             sums[name] = sums[name] + value.double() if name in sums else value.double()
     guard.agree()

@@ -49,12 +49,12 @@ class Stragglers:
         for _ in range(_WARM_UP):
             self._compute()
 
-    def look(self, step: int, *, wait_s: float, step_s: float) -> float:
-        """Compares the ranks, reports those that have become slow; returns the longest of their waits for data.
+    def pace(self, wait_s: float) -> Pace:
+        """Measures this rank, which waits so long for the data of a step."""
+        return Pace(node=socket.gethostname(), wait_s=wait_s, unit_s=self._unit_s())
 
-        Collective: every rank must call.
-        """
-        paces = self._context.world.gather(Pace(node=socket.gethostname(), wait_s=wait_s, unit_s=self._unit_s()))
+    def look(self, step: int, paces: Sequence[Pace], *, step_s: float) -> None:
+        """Compares the paces of all ranks, in their order, and reports those that have become slow."""
         needs_s = needs(paces, step_s)
         median_s = statistics.median_low(needs_s)  # of two ranks the faster one
         for rank, (pace, need_s) in enumerate(zip(paces, needs_s, strict=True)):
@@ -62,7 +62,6 @@ class Stragglers:
             self._row[rank] = self._row.get(rank, 0) + 1 if slow else 0
             if self._row[rank] == _IN_A_ROW:
                 self._report(step, rank, pace, paces, need_s / median_s)
-        return max(pace.wait_s for pace in paces)
 
     def _report(self, step: int, rank: int, pace: Pace, paces: Sequence[Pace], times: float) -> None:
         usual_wait_s = statistics.median_low(other.wait_s for other in paces)

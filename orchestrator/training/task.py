@@ -59,6 +59,11 @@ class TrainTask(ABC, Generic[Batch]):
         del batch
         return {}
 
+    def tokens_of(self, batch: Batch) -> int:
+        """Counts the tokens that a batch, as collated, puts through the model, for the log; 0 = it has none."""
+        del batch
+        return 0
+
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
         """Measures a sample for packs and buckets, e.g. in tokens; 0 = leave it out. Asked only where recipes use them.
 

@@ -10,11 +10,12 @@ class Window:
     def __init__(self) -> None:
         """Begins now."""
         self.save_wait_s = 0.0  # of the last step: until what it changes was copied
+        self.steps = 0  # that are done
         self.restart()
 
     def restart(self) -> None:
         """Begins anew."""
-        self._since, self._wait_s, self._samples, self._steps = time.perf_counter(), 0.0, 0, 0
+        self._since, self._wait_s, self._samples, self.steps = time.perf_counter(), 0.0, 0, 0
         self._losses = Means()
 
     def begin_step(self) -> None:
@@ -23,7 +24,7 @@ class Window:
 
     def add(self, losses: Mapping[str, float], samples: int) -> None:
         """Adds a step that is done."""
-        self._samples, self._steps = self._samples + samples, self._steps + 1
+        self._samples, self.steps = self._samples + samples, self.steps + 1
         self._losses.add(losses)
 
     def waiting(self) -> "_Waiting":
@@ -40,7 +41,7 @@ class Window:
 
     def samples_per_s(self) -> float:
         """Returns how many samples a second were learned from."""
-        return self._samples / max(time.perf_counter() - self._since, 1e-9)
+        return self._samples / self.seconds()
 
     def step_wait_s(self) -> float:
         """Returns how long the last step waited for its data."""
@@ -48,11 +49,15 @@ class Window:
 
     def wait_s(self) -> float:
         """Returns how long a step waited for its data."""
-        return self._wait_s / self._steps
+        return self._wait_s / self.steps
 
     def step_s(self) -> float:
         """Returns how long a step took."""
-        return max(time.perf_counter() - self._since, 1e-9) / self._steps
+        return self.seconds() / self.steps
+
+    def seconds(self) -> float:
+        """Returns how long it has been."""
+        return max(time.perf_counter() - self._since, 1e-9)
 
     def wait_share(self) -> float:
         """Returns which share of a step went by waiting for its data."""

@@ -115,6 +115,10 @@ class GlammTask(TrainTask[GlammBatch]):
         features = read_features(drawn) if self._features else None
         return Example(image=decode_image(sample.image), conversation=conversation, masks=masks, features=features)
 
+    def tokens_of(self, batch: GlammBatch) -> int:
+        """Counts what the language model reads: words, and the places of the image."""
+        return int(batch.attention_BL.sum())
+
     def length_of(self, source: str, key: str, members: Mapping[str, bytes]) -> int:
         """Counts the tokens of the conversation in one wording; another wording differs by a few."""
         conversation = self._conversation(source, Sample.from_members(key, members), seed=0)

@@ -186,6 +186,19 @@ def test_a_password_in_the_recipe_itself_is_refused(tmp_path: Path) -> None:
     assert "${oc.env:" in faults["tracking.uri"]
 
 
+def test_a_token_in_the_recipe_is_refused_by_its_name_its_shape_or_the_variable_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_SECRET", "a-word-like-others")
+    config = "{api_key: abc, weights: hf_abcdefghijklmnopqrst, prompt: '${oc.env:TOY_SECRET}', pad_token: <unk>}"
+
+    faults = faults_of(written(tmp_path, f"name: x\nstages: {{a: {{stage: s, config: {config}}}}}\n"))
+
+    assert set(faults) == {f"stages.a.config.{name}" for name in ("api_key", "weights", "prompt")}
+    assert "TOY_SECRET" in faults["stages.a.config.prompt"]
+    assert "a-word-like-others" not in str(faults)
+
+
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda children: (

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from orchestrator.redaction import redacted, secrets_of, without
+from orchestrator.redaction import Screen, redacted, secrets_of, without
 
 SECRET = "s3cr3tS3cr3tS3cr3t"  # noqa: S105 - it is planted
 
@@ -13,6 +13,7 @@ SECRET = "s3cr3tS3cr3tS3cr3t"  # noqa: S105 - it is planted
     "text",
     [
         f"https://ada:{SECRET}@mlflow.example.org/api",
+        f"https://ada:p@{SECRET}@mlflow.example.org/api",
         f"postgresql+psycopg2://ada:{SECRET}@db/mlflow",
         f"https://bucket.s3.amazonaws.com/a.tar?X-Amz-Date=1&X-Amz-Signature={SECRET}&x=1",
         f"https://account.blob.core.windows.net/a?sv=2020&sig={SECRET}",
@@ -53,12 +54,40 @@ def test_harmless_words_stay(text: str) -> None:
 
 def test_what_the_environment_calls_secret_is_hidden_wherever_it_stands() -> None:
     environment = {"WANDB_API_KEY": "abcdefgh1234", "HOME": "/home/adalovelace", "HF_TOKEN_PATH": "/home/ada/token",
-                   "MY_TOKEN": "short"}  # fmt: skip
+                   "MY_TOKEN": "short", "HTTP_PROXY": "http://ada:0123456789@proxy:3128"}  # fmt: skip
 
     secrets = secrets_of(environment)
 
-    assert secrets == ("abcdefgh1234",)
+    assert secrets == ("abcdefgh1234", "0123456789")
     assert without("said abcdefgh1234 aloud", secrets) == "said (hidden) aloud"
+
+
+def test_plain_data_is_without_secrets_and_otherwise_as_it_was() -> None:
+    screen = Screen({"WANDB_API_KEY": "abcdefgh1234"})
+    plain = {"values": {"loss": 0.5, "step": 3, "said abcdefgh1234": None}, "hf_token": "short", "urls": ["s3://u:p@b"]}
+
+    shown = screen.plain(plain)
+
+    assert shown == {
+        "values": {"loss": 0.5, "step": 3, "said (hidden)": None}, "hf_token": "(hidden)", "urls": ["s3://b"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "why"),
+    [
+        ("abc", "stages.a.config.hf_token", "is named like a secret"),
+        ("https://b/a.tar?X-Amz-Signature=0a", "stages.a.config.url", "a signed address"),
+        ("abcdefgh1234", "stages.a.config.model", "the environment variable WANDB_API_KEY"),
+        ("postgresql://ada@db/mlflow", "tracking.uri", ""),
+        ("the abcdefgh12345 of it", "stages.a.config.prompt", ""),  # a short secret may stand in other words
+    ],
+)
+def test_what_should_not_lie_in_a_file_is_said_with_the_reason(text: str, name: str, why: str) -> None:
+    told = Screen({"WANDB_API_KEY": "abcdefgh1234"}).why_secret(text, name)
+
+    assert why in told
+    assert bool(told) == bool(why)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ _COPY = _operation("_to_copy")
 _EFFICIENT = _operation("_scaled_dot_product_efficient_attention")
 _FLASH = _operation("_scaled_dot_product_flash_attention_for_cpu")
 _FLASH_BACK = _operation("_scaled_dot_product_flash_attention_for_cpu_backward")
-_FORMULAS: Mapping[Any, Callable[..., int]] = {**flop_registry, _FLASH: sdpa_flop, _FLASH_BACK: sdpa_backward_flop}
+FORMULAS: Mapping[Any, Callable[..., int]] = {**flop_registry, _FLASH: sdpa_flop, _FLASH_BACK: sdpa_backward_flop}
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -74,8 +74,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
-        if operation in _FORMULAS:
-            self.flops += _FORMULAS[operation](*args, **named, out_val=made)
+        if operation in FORMULAS:
+            self.flops += FORMULAS[operation](*args, **named, out_val=made)
         self.moments.append((self._live, self._gradients))
         return made
 
