@@ -31,8 +31,8 @@ _SHAPES = re.compile(
     | (?P<header>\bauthorization["']?\s{{0,3}}[:=]\s{{0,3}}["']?(?:basic|bearer|token)?\s{{0,3}})[^\s"']+
     | (?P<bearer>\bbearer\s{{1,3}})[\w.~+/-]{{16,}}=*
     | (?P<slack>hooks\.slack\.com/\w{{1,20}}/)[\w/-]+
-    | \b(?:hf_\w{{16,}}|gh[oprsu]_\w{{20,}}|github_pat_\w{{20,}}|glpat-[\w-]{{16,}}|sk-[\w-]{{20,}}
-      |xox[abeoprs]-[\w-]{{8,}}|A[KS]IA[0-9A-Z]{{16}}|dapi[0-9a-f]{{32}}
+    | \b(?:hf_[a-z0-9]{{18,}}|gh[oprsu]_\w{{20,}}|github_pat_\w{{20,}}|glpat-[\w-]{{16,}}
+      |sk-(?=[\w-]{{0,60}}\d)[\w-]{{20,}}|xox[abeoprs]-[\w-]{{8,}}|(?-i:A[KS]IA[0-9A-Z]{{16}})|dapi[0-9a-f]{{32}}
       |eyJ[\w-]{{8,2000}}\.[\w-]{{8,2000}}\.[\w-]*)                            # tokens: their first letters say whose
     | (?P<pem>-----BEGIN[ ][A-Z ]{{0,20}}PRIVATE[ ]KEY-----)[\s\S]*?
       (?:-----END[ ][A-Z ]{{0,20}}PRIVATE[ ]KEY-----|\Z)

@@ -46,6 +46,8 @@ def test_a_secret_is_hidden(text: str) -> None:
         "max_new_tokens: 64", "pad_token: <unk>", "tokens_per_step=4096", "key: value", "sqlite:////work/mlflow.db",
         "a secret garden", "https://mlflow.example.org/#/experiments/1", "s3://bucket/shards/{000000..000009}.tar",
         "config.train.optim.lr: 0.0003 -> 0.0002", "step_00004000", "the basic idea of a bearer",
+        "/models/hf_vicuna_7b_v1_5_full_weights", "/data/sk-image-segmentation-of-scenes",
+        "/data/asianfoodphotographycollection",
     ],
 )  # fmt: skip
 def test_harmless_words_stay(text: str) -> None:

@@ -102,6 +102,18 @@ def test_of_a_thousand_stages_it_shows_what_matters_and_counts_the_rest(tmp_path
     assert "488 cancelled, 498 waiting" in text or "cancelled, 498 waiting" in text.splitlines()[-5]
 
 
+def test_utilisation_is_shown_where_it_is_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "toy", ["gcg"])
+    run_stage(run / "gcg")
+    before = text_of(Glance(run).look(Answer()))
+    journal = Journal(run / "gcg")
+    journal.metrics(21, {"mfu": 0.4321})
+    journal.close()
+
+    assert "MFU" not in before
+    assert "43.2%" in text_of(Glance(run).look(Answer()))
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 5), (200, 60), (1, 1), (10, 2)])
 def test_it_fits_into_any_terminal(tmp_path: Path, width: int, height: int) -> None:
     run = make_run(tmp_path / "toy", [f"a_stage_with_a_long_name_{at}" for at in range(30)])

@@ -9,11 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from orchestrator.hardware import Hardware
 from orchestrator.journal import read_events
+from orchestrator.launcher import _record
+from orchestrator.local import LocalLauncher
+from orchestrator.plan import Catalog, make_plan
+from orchestrator.recipe import load_recipe
 from orchestrator.stage import StageContext
+from orchestrator.state import write_launch
 from orchestrator.training.meters import Meters, Reading, host_memory_gb, metrics_of
 from orchestrator.training.operations import Operations
+from orchestrator.worker import _peak_tflops
 from orchestrator.world import World
+from tests import toychain
 from tests.toys import ToyTask, toy_context, toy_engine, toy_fit, toy_sample, toy_train
 
 ALONE = World.alone()
@@ -161,3 +169,21 @@ def test_a_training_step_is_measured_against_the_peak_that_the_place_names(tmp_p
 
     assert found["tflops_per_rank"] > 0
     assert found["mfu"] == pytest.approx(found["tflops_per_rank"] / 1e-3)
+
+
+class BigPlace(LocalLauncher):
+    """A place that says how fast its GPUs can be."""
+
+    def hardware(self) -> Hardware:
+        return Hardware(tflops_per_gpu=312.0)
+
+
+def test_the_peak_is_that_of_the_place_of_the_launch(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: toy\ntracking: {uri: null}\nstages: {first: {stage: count}}\n", encoding="utf-8")
+    plan = make_plan(load_recipe(recipe), Catalog(stages=toychain.STAGES, families={}), tmp_path)
+    before = _peak_tflops(tmp_path)
+
+    write_launch(tmp_path, _record(plan, BigPlace()))
+
+    assert (before, _peak_tflops(tmp_path)) == (None, 312.0)

@@ -56,6 +56,14 @@ def touched(source: str) -> dict[str, bool]:
     return {name: bool(p.grad.any()) for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_the_tokens_of_a_batch_are_what_the_language_model_reads_without_padding() -> None:
+    alone = [task_of().tokens_of(batch_of("captions", number)) for number in (0, 1)]
+    together = batch_of("captions", 0, 1)
+
+    assert task_of().tokens_of(together) == sum(alone) <= together.ids_BL.numel()
+    assert min(alone) > int(together.is_image_BL[0].sum())
+
+
 def test_each_of_several_captions_has_its_turn_by_the_seed_of_the_draw() -> None:
     sample = replace(scene(0), more_captions=(Caption(text="Two bars."),))
 
