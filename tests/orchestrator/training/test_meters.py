@@ -25,6 +25,7 @@ from tests import toychain
 from tests.toys import ToyTask, toy_context, toy_engine, toy_fit, toy_sample, toy_train
 
 ALONE = World.alone()
+MANUAL = Path(__file__).parents[3] / "orchestrator" / "README.md"
 B, WIDE, NARROW = 6, 32, 8
 FORWARD = 2 * B * WIDE * NARROW * 2  # two layers, a multiplication and an addition each
 
@@ -157,6 +158,19 @@ def test_the_journal_has_them_at_each_log_line(tmp_path: Path) -> None:
         assert values["cpu_cores"] > 0
         assert values["host_memory_gb"] > 0.05
         assert not {"mfu", "tflops_per_rank", "gpu_memory_gb", "gpu_utilisation"} & set(values)
+
+
+def test_the_manual_says_what_every_metric_of_a_training_is(tmp_path: Path) -> None:
+    gpu = reading(tokens=1, operations=1.0, gpu_memory_gb=1.0, gpu_memory_reserved_gb=1.0, gpu_utilisation=0.5)
+    toy_fit(ALONE, tmp_path, toy_train(1))
+    journaled = {name for event in read_events(tmp_path) if event["event"] == "metrics" for name in event["values"]}
+
+    names = journaled | metrics_of([gpu], seconds=1.0, tensor_parallel=1, peak_tflops=1.0).keys()
+
+    assert len(names) > 15
+    assert {
+        name for name in names if f"`{name.replace('/next', '/TERM')}`" not in MANUAL.read_text(encoding="utf-8")
+    } == set()
 
 
 def test_a_training_step_is_measured_against_the_peak_that_the_place_names(tmp_path: Path) -> None:
