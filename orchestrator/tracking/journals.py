@@ -59,8 +59,10 @@ def read_batch(directory: Path, offset: int, last_steps: Mapping[str, int]) -> B
 
 
 def accepted_name(name: str) -> str:
-    """Turns a name into one that MLflow takes for metrics, params and tags."""
-    return re.sub(r"[^\w\-. :/]", "_", name).strip("/ ")[:NAME_LENGTH] or "_"
+    """Turns a name into one that MLflow takes for metrics, params and tags, where it also serves as a path."""
+    parts = (part for part in re.sub(r"[^\w\-. :/]", "_", name).split("/") if part not in {"", ".", ".."})
+    joined = "/".join(parts).strip("/ ")[:NAME_LENGTH].strip("/ ")
+    return f"_{joined}"[:NAME_LENGTH] if joined.startswith("..") else joined or "_"
 
 
 class _Reader:

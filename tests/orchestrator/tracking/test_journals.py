@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+from mlflow.utils.validation import _validate_metric_name
+
 from orchestrator.journal import Journal
 from orchestrator.tracking.journals import POINTS_PER_BATCH, accepted_name, read_batch
 
@@ -73,6 +76,16 @@ def test_not_a_number_is_a_number_and_text_is_not(tmp_path: Path) -> None:
 def test_names_become_names_that_mlflow_takes() -> None:
     assert accepted_name("loss/mask BCE (mean)") == "loss/mask BCE _mean_"
     assert len(accepted_name("x" * 300)) == 250
+
+
+@pytest.mark.parametrize(
+    "name", ["https://host/a", "/a//b/./c/../", "../a", "..", "..a", "a/", " ", "", "x" * 249 + "/y"]
+)
+def test_no_name_leads_out_of_the_place_that_mlflow_keeps_it_in(name: str) -> None:
+    taken = accepted_name(name)
+
+    _validate_metric_name(taken)  # raises if MLflow does not take it
+    assert 0 < len(taken) <= 250
 
 
 def test_the_loss_of_every_step_is_a_curve_of_its_own(tmp_path: Path) -> None:
