@@ -90,9 +90,6 @@ class ToyTask(TrainTask[Tensor]):
         loss = nn.functional.cross_entropy(logits_BLV.flatten(0, 1).float(), batch[:, 1:].flatten())
         return Losses(total=loss, terms={"next": loss.detach()})
 
-    def tokens_of(self, batch: Tensor) -> int:
-        return batch[:, :-1].numel()
-
     def describe(self) -> Mapping[str, Any]:
         return {"family": "toy", "model": {"letters": LETTERS}}
 

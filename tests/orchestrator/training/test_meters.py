@@ -30,6 +30,13 @@ B, WIDE, NARROW = 6, 32, 8
 FORWARD = 2 * B * WIDE * NARROW * 2  # two layers, a multiplication and an addition each
 
 
+class CountedTask(ToyTask):
+    """Knows its tokens."""
+
+    def tokens_of(self, batch: Tensor) -> int:
+        return batch[:, :-1].numel()
+
+
 def layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(WIDE, NARROW), nn.ReLU(), nn.Linear(NARROW, WIDE))
 
@@ -151,9 +158,9 @@ def test_host_memory_is_the_most_that_was_ever_resident() -> None:
 
 
 def test_the_journal_has_them_at_each_log_line(tmp_path: Path) -> None:
-    a_sample = ToyTask().tokens_of(ToyTask().collate([toy_sample(1, 1)]))
+    a_sample = CountedTask().tokens_of(CountedTask().collate([toy_sample(1, 1)]))
 
-    toy_fit(ALONE, tmp_path, toy_train(4, log_every=2))
+    toy_fit(ALONE, tmp_path, toy_train(4, log_every=2), task=CountedTask())
 
     told = [event["values"] for event in read_events(tmp_path) if event["event"] == "metrics"]
     assert len(told) == 2
@@ -178,7 +185,7 @@ def test_the_manual_says_what_every_metric_of_a_training_is(tmp_path: Path) -> N
 
 
 def test_a_training_step_is_measured_against_the_peak_that_the_place_names(tmp_path: Path) -> None:
-    meters, task = Meters(with_peak(tmp_path, peak=1e-3), toy_train()), ToyTask()
+    meters, task = Meters(with_peak(tmp_path, peak=1e-3), toy_train()), CountedTask()
     model, batch = task.build_model(), task.collate([toy_sample(1, place) for place in range(4)])
 
     with meters.computing(task.tokens_of(batch)):
