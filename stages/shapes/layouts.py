@@ -151,8 +151,8 @@ class GrandF(Layout):
         self._save(f"grandf/GranDf_HA_images/train/{stem}.jpg", jpeg)
         said = grounded_caption(scene)
         groundings = {
-            said.text[start:end]: {"token_positives": [start, end], "rle_masks": [_rle(scene, owner)]}
-            for (start, end), owner in zip(said.spans, _owners(scene), strict=True)
+            said.text[start:end]: {"token_positives": [start, end], "rle_masks": [rle_of(scene, owner)]}
+            for (start, end), owner in zip(said.spans, owners_of(scene), strict=True)
         }
         self._records.append({
             "file_name": f"{stem}.jpg", "height": height, "width": width, "image_id": stem, "caption": said.text,
@@ -183,10 +183,11 @@ class GrandFVal(Layout):
         labels = [said.text[start:end] for start, end in said.spans]
         self._captions.append({"id": number, "image_id": stem, "caption": said.text, "labels": labels})
         self._images.append({"id": stem, "height": height, "width": width, "file_name": f"{stem}.jpg"})
-        for owner in _owners(scene):
+        for owner in owners_of(scene):
             self._masks.append({
                 "id": len(self._masks) + 1, "image_id": stem, "category_id": 1, "iscrowd": 0,
-                "area": int(scene.mask(owner).sum()), "bbox": _bbox(scene, owner), "segmentation": _rle(scene, owner),
+                "area": int(scene.mask(owner).sum()), "bbox": bbox_of(scene, owner),
+                "segmentation": rle_of(scene, owner),
             })  # fmt: skip
 
     def finish(self) -> None:
@@ -215,7 +216,7 @@ class Pix2Cap(Layout):
         image_id = self._first_id + number
         stem = f"{image_id:012d}"
         height, width = scene.owner_HW.shape
-        owners = _owners(scene)
+        owners = owners_of(scene)
         ids = {owner: 1 + (at + 1) * 2_500_043 for at, owner in enumerate(owners)}  # all three bytes of an id are used
         ids_HW = np.zeros((height, width), dtype=np.int32)
         for owner in owners:
@@ -224,7 +225,7 @@ class Pix2Cap(Layout):
         self._save(f"coco/panoptic_{self._split}2017/{stem}.png", panoptic_png(ids_HW))
         self._images.append({"file_name": f"{stem}.jpg", "height": height, "width": width, "id": image_id})
         segments = [
-            {"id": ids[owner], "category_id": _category(scene, owner), "iscrowd": 0, "bbox": _bbox(scene, owner),
+            {"id": ids[owner], "category_id": _category(scene, owner), "iscrowd": 0, "bbox": bbox_of(scene, owner),
              "area": int(scene.mask(owner).sum()), "description": segment_description(scene, owner)}
             for owner in owners
         ]  # fmt: skip
@@ -249,26 +250,28 @@ def jpeg_of(scene: Scene) -> bytes:
     return buffer.getvalue()
 
 
-def _owners(scene: Scene) -> list[int]:
+def owners_of(scene: Scene) -> list[int]:
     """Lists what a scene is made of: its things from left to right, then the ground (-1)."""
     return [*range(len(scene.things)), -1]
 
 
 def _described(scene: Scene) -> list[tuple[str, list[int]]]:
     """Lists phrases with boxes: every thing, and all that is to be said about its looks."""
-    return [(thing_phrase(thing), _bbox(scene, number)) for number, thing in enumerate(scene.things)]
+    return [(thing_phrase(thing), bbox_of(scene, number)) for number, thing in enumerate(scene.things)]
 
 
 def _category(scene: Scene, owner: int) -> int:
     return _GROUND_CATEGORY if owner < 0 else 1 + SHAPES.index(scene.things[owner].shape)
 
 
-def _rle(scene: Scene, owner: int) -> dict[str, Any]:
+def rle_of(scene: Scene, owner: int) -> dict[str, Any]:
+    """Returns what belongs to an owner as COCO writes run lengths."""
     rle = rle_from_mask(scene.mask(owner))
     return {"size": [rle.height_px, rle.width_px], "counts": rle.counts}
 
 
-def _bbox(scene: Scene, owner: int) -> list[int]:
+def bbox_of(scene: Scene, owner: int) -> list[int]:
+    """Returns the box around it: x, y, width, height in pixels."""
     return _xywh(box_of_mask(scene.mask(owner)))
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,17 @@ from orchestrator.stage import Stage, StageContext
 if TYPE_CHECKING:
     from stages.shapes.layouts import Layout
 
-_FOLDERS = ("llava", "visual_genome", "grandf", "coco", "pix2cap_coco")
+_FOLDERS = ("llava", "visual_genome", "grandf", "coco", "pix2cap_coco", "grand", "refcoco", "images", "semantic")
+_FURTHER = ("grand", "refcoco", "ade20k")  # what `also` may name
+_HELD_OUT = 4  # the stream of scenes that is held out of all others
 _MOST_OBJECTS = 4  # more would not stand apart from left to right
 
 
 class MakeShapes(Stage):
-    """Draws scenes of shapes and writes them as LLaVA, Visual Genome, GranD-f and Pix2Cap-COCO publish theirs."""
+    """Draws scenes of shapes and writes them as LLaVA, Visual Genome, GranD-f and Pix2Cap-COCO publish theirs.
+
+    also: further data sets, whose layouts are written too, from scenes of their own.
+    """
 
     @record
     class Config:
@@ -28,6 +34,9 @@ class MakeShapes(Stage):
         val_scenes: int = 100  # held out; the same scenes in every val split
         image_px: int = 128
         max_objects: int = 3
+        also: list[str] = field(
+            default_factory=list
+        )  # grand, refcoco, ade20k: in their layouts too, scenes of their own
 
     @record
     class Outputs:
@@ -45,11 +54,14 @@ class MakeShapes(Stage):
             "max_objects": (1, _MOST_OBJECTS),
         }
         given = {name: (getattr(config, name), *limits) for name, limits in allowed.items()}
-        return {
+        found = {
             f"config.{name}": f"must be {low} to {high}, not {value}"
             for name, (value, low, high) in given.items()
             if not low <= value <= high
         }
+        if unknown := [name for name in config.also if name not in _FURTHER]:
+            found["config.also"] = f"unknown: {', '.join(unknown)}; allowed: {', '.join(_FURTHER)}"
+        return found
 
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Writes the scenes on the first rank; the others have nothing to do. Collective: every rank must call."""
@@ -59,7 +71,8 @@ class MakeShapes(Stage):
         for name in _FOLDERS:  # an attempt that was killed may have left other scenes
             shutil.rmtree(root / name, ignore_errors=True)
         config = self.config
-        total = 4 * config.train_scenes + config.val_scenes
+        training = (_HELD_OUT + len(config.also)) * config.train_scenes
+        total = training + config.val_scenes
         for done, _ in enumerate(self._written(root, context.seed), start=1):
             context.progress.advance(done, total, "scene")
             if context.stop():
@@ -69,13 +82,14 @@ class MakeShapes(Stage):
         facts = {
             "source": "shapes",
             "licence": "made by orch: free of rights",
-            "scenes": {"train": 4 * config.train_scenes, "val": config.val_scenes},
+            "scenes": {"train": training, "val": config.val_scenes},
             "image_px": config.image_px,
         }
         return {"raw": facts}
 
     def _written(self, root: Path, seed: int) -> Iterator[None]:
-        """Writes one scene at a time: the data sets one after the other, then what is held out of all of them."""
+        """Writes one scene at a time: data sets one after the other, what is held out of all of them, further ones."""
+        from stages.shapes.further import FURTHER
         from stages.shapes.layouts import (
             GrandF,
             GrandFVal,
@@ -94,9 +108,11 @@ class MakeShapes(Stage):
             [GrandFVal(root), VisualGenomeTest(root), coco_val],
         ]
         for stream, layouts in enumerate(sets):
-            held_out = stream == len(sets) - 1
-            count = self.config.val_scenes if held_out else self.config.train_scenes
+            count = self.config.val_scenes if stream == _HELD_OUT else self.config.train_scenes
             yield from self._fill(layouts, seed, stream, count)
+        for stream, name in enumerate(FURTHER, start=len(sets)):
+            if name in self.config.also:
+                yield from self._fill([FURTHER[name](root)], seed, stream, self.config.train_scenes)
 
     def _fill(self, layouts: "list[Layout]", seed: int, stream: int, count: int) -> Iterator[None]:
         import numpy as np

@@ -14,9 +14,19 @@ from orchestrator.stage import StageContext
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.world import World
 from stages.glamm.config import GlammConfig, LanguageConfig, LoraConfig, VisionConfig
-from stages.glamm.stages import FeatureAlignment, GcgTuning, GlammStage, GlammTokenizer, Pix2CapSft, RegionPretraining
+from stages.glamm.foresight import Asked, longest
+from stages.glamm.stages import (
+    FeatureAlignment,
+    GcgTuning,
+    GlammStage,
+    GlammTokenizer,
+    GlammTuning,
+    GrandPretraining,
+    Pix2CapSft,
+    RegionPretraining,
+)
 from stages.glamm.tokenizer import Vocabulary
-from tests.stages.glamm_models import tiny_checkpoint
+from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
 from tests.stages.scenes import scene, write_shards
 
 TRAIN = TrainConfig(steps=1, global_batch=1, optim=OptimConfig(lr=1e-3))
@@ -64,6 +74,35 @@ def test_an_unknown_task_and_a_task_of_no_input_are_faults_with_what_is_allowed(
     assert tuning().faults() == {}
 
 
+@pytest.mark.parametrize("cls", [GlammTuning, GrandPretraining])
+def test_a_source_of_a_mixture_must_say_what_it_teaches(cls: type[GlammStage]) -> None:
+    stage = cls(cls.Config(train=TRAIN, tasks={"grounded": "gcg"}), tuning().inputs, tuning().outputs)
+
+    found = stage.faults()
+
+    assert found.keys() == {"config.tasks.regions"}
+    assert found["config.tasks.regions"].startswith("must say what this source teaches; allowed: caption, region,")
+    assert stage.kinds == {"grounded": "gcg"}
+
+
+@pytest.mark.parametrize("name", ["max_regions", "max_targets", "wordings"])
+def test_a_conversation_about_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be above 0"):
+        GlammTuning.Config(**{"train": TRAIN, name: 0})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "boxes", "masks"),
+    [(["caption"], 0, 0), (["region", "referring"], 9, 2), (["semantic"], 0, 2), (["gcg", "referring"], 0, 9)],
+)
+def test_memory_is_foreseen_for_as_many_boxes_and_masks_as_may_be_asked_for(
+    kinds: list[str], boxes: int, masks: int
+) -> None:
+    shape = longest(tiny_blueprint(vocabulary()), Asked(kinds=kinds, max_regions=9, max_targets=2))
+
+    assert (shape.boxes, shape.masks) == (boxes, masks)
+
+
 def test_a_language_model_that_ranks_cannot_share_is_a_fault_wherever_it_comes_from(tmp_path: Path) -> None:
     train = replace(TRAIN, engine=EngineConfig(tensor_parallel=4))
     begins = FeatureAlignment.Config(train=train, model=GlammConfig(language=LanguageConfig(heads=6, mlp_size=16)))
@@ -88,21 +127,22 @@ def test_every_missing_model_folder_is_a_fault_of_its_own(tmp_path: Path) -> Non
     assert str(tmp_path / "clip") in found["config.model.vision.path"]
 
 
-def test_alignment_begins_a_model_or_goes_on_with_one_never_both_or_none() -> None:
-    def faults(config: FeatureAlignment.Config, inputs: FeatureAlignment.Inputs) -> set[str]:
-        return set(FeatureAlignment(config, inputs, FeatureAlignment.Outputs(model=Checkpoint(Path("out")))).faults())
+@pytest.mark.parametrize("cls", [FeatureAlignment, RegionPretraining, GcgTuning, Pix2CapSft])
+def test_a_stage_begins_a_model_or_goes_on_with_one_never_both_or_none(cls: type[GlammStage]) -> None:
+    def faults(config: GlammStage.Config, inputs: GlammStage.Inputs) -> set[str]:
+        return set(cls(config, inputs, cls.Outputs(model=Checkpoint(Path("out")))).faults())
 
     shards, model, tokenizer = {"captions": Shards(Path("a"))}, Checkpoint(MODEL), Tokenizer(Path("t"))
-    begins = FeatureAlignment.Config(train=TRAIN, model=GlammConfig())
-    goes_on = FeatureAlignment.Config(train=TRAIN)
-    inputs = FeatureAlignment.Inputs
+    begins = cls.Config(train=TRAIN, model=GlammConfig())
+    goes_on = cls.Config(train=TRAIN)
+    inputs = cls.Inputs
 
     assert faults(begins, inputs(shards=shards, tokenizer=tokenizer)) == set()
     assert faults(goes_on, inputs(shards=shards, model=model)) == set()
     assert faults(begins, inputs(shards=shards, model=model)) == {"config.model"}
     assert faults(goes_on, inputs(shards=shards, tokenizer=tokenizer)) == {"config.model"}
     assert faults(goes_on, inputs(shards=shards, tokenizer=tokenizer, model=model)) == {"inputs.tokenizer"}
-    adapters = FeatureAlignment.Config(train=TRAIN, model=GlammConfig(), lora=LoraConfig())
+    adapters = cls.Config(train=TRAIN, model=GlammConfig(), lora=LoraConfig())
     assert faults(adapters, inputs(shards=shards, tokenizer=tokenizer)) == {"config.lora"}
 
 
@@ -131,7 +171,9 @@ def test_what_the_recipe_says_about_learning_is_taken_as_it_is(tmp_path: Path) -
     assert stage.learning() == ("language_model.*lora_*",)
 
 
-@pytest.mark.parametrize("stage", [FeatureAlignment, RegionPretraining, GcgTuning, Pix2CapSft])
+@pytest.mark.parametrize(
+    "stage", [FeatureAlignment, RegionPretraining, GrandPretraining, GlammTuning, GcgTuning, Pix2CapSft]
+)
 def test_image_encoders_are_frozen_unless_a_recipe_says_otherwise(stage: type[GlammStage]) -> None:
     assert not any(pattern.startswith(("vision_tower", "sam.vision_encoder", "*")) for pattern in stage.trainable)
 

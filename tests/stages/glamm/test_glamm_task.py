@@ -22,7 +22,10 @@ from tests.stages.scenes import scene
 
 WORDS = vocabulary()
 BLUEPRINT = tiny_blueprint(WORDS)
-KINDS = {"captions": "caption", "boxes": "region", "grounded": "gcg", "segments": "region_mask"}
+KINDS = {
+    "captions": "caption", "boxes": "region", "group": "region_group", "grounded": "gcg", "segments": "region_mask",
+    "expressions": "referring", "classes": "semantic",
+}  # fmt: skip
 
 
 def task_of(start: Start | None = None, weights: Weights | None = None) -> GlammTask:

@@ -1,0 +1,53 @@
+"""What full-size recipes read, without content: planning looks at names and sizes only."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from stages.convert.sources import SOURCES
+from stages.glamm.config import (
+    Blueprint,
+    GlammConfig,
+    GroundingConfig,
+    LanguageConfig,
+    RegionConfig,
+    VisionConfig,
+    draw_blueprint,
+)
+
+WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
+FULL = GlammConfig(
+    language=LanguageConfig(hidden_size=4096, layers=32, heads=32, mlp_size=11008, max_positions=4096),
+    vision=VisionConfig(image_size=336, patch_size=14, hidden_size=1024, layers=24, heads=16, mlp_size=4096),
+    grounding=GroundingConfig(
+        image_size=1024, patch_size=16, hidden_size=1280, layers=32, heads=16, mlp_size=5120, window_size=14,
+        global_layers=(7, 15, 23, 31), channels=256, decoder_mlp_size=2048, decoder_heads=8,
+    ),
+    region=RegionConfig(),
+)  # fmt: skip
+
+
+def lay_out(root: Path) -> tuple[str, ...]:
+    """Makes every file and folder of every data set, empty, and models that are a config each; returns overrides."""
+    data, models = root / "data", root / "models"
+    for part in (part for entry in SOURCES.values() for part in entry.parts):
+        for name in part.annotations:
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / name).touch()
+        for name in part.images + part.masks + part.listed:
+            (data / name).mkdir(parents=True, exist_ok=True)
+    for name, settings in _settings(draw_blueprint(FULL, 32_000)).items():
+        (models / name).mkdir(parents=True)
+        (models / name / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name in WEIGHTS:
+        (models / name).mkdir()
+    return f"vars.data={data}", f"vars.models={models}", f"runs={root / 'runs'}"
+
+
+def _settings(blueprint: Blueprint) -> dict[str, object]:
+    plain = asdict(blueprint)
+    return {
+        "vicuna-7b-v1.5": plain["language"],
+        "clip-vit-large-patch14-336": {"vision_config": plain["vision"]},
+        "sam-vit-huge": plain["grounding"],
+    }
