@@ -6,16 +6,10 @@ from typing import Any, Protocol
 
 from orchestrator.data.reader import ShardSet
 from stages.glamm.prompts import (
-    BBOX,
     CAPTION_QUESTIONS,
     GCG_QUESTIONS,
     POINTED_REGION_QUESTIONS,
-    REGION_GROUP_QUESTIONS,
     REGION_QUESTIONS,
-    REGIONS,
-    SEGMENTATION_ANSWERS,
-    SEGMENTATION_QUESTIONS,
-    TARGET,
     clean,
     make_prompt,
 )
@@ -23,14 +17,8 @@ from stages.glamm.tokenizer import train_vocabulary
 from stages.samples import Sample
 
 PROMPT_REPEATS = 50  # so that every word of a prompt becomes one token
-QUESTIONS = (
-    CAPTION_QUESTIONS,
-    REGION_QUESTIONS,
-    GCG_QUESTIONS,
-    POINTED_REGION_QUESTIONS,
-    SEGMENTATION_QUESTIONS,
-    REGION_GROUP_QUESTIONS,
-)
+# More banks would take the room that a small vocabulary has for the words of the data; any question can be spelled.
+QUESTIONS = (CAPTION_QUESTIONS, REGION_QUESTIONS, GCG_QUESTIONS, POINTED_REGION_QUESTIONS)
 
 
 class _Wanted(Protocol):
@@ -54,10 +42,7 @@ def learn_tokenizer(wanted: _Wanted, shards: Mapping[str, Path], folder: Path) -
 def _texts(wanted: _Wanted, shards: Mapping[str, Path]) -> Iterator[str]:
     for bank in QUESTIONS:
         for question in bank[: wanted.wordings]:
-            said = question.replace(TARGET, "").replace(REGIONS, f"region1 {BBOX}, region2 {BBOX}")
-            yield from [make_prompt(said)] * PROMPT_REPEATS
-    for answer in SEGMENTATION_ANSWERS[: wanted.wordings]:
-        yield from [f" {answer}"] * PROMPT_REPEATS
+            yield from [make_prompt(question)] * PROMPT_REPEATS
     for path in shards.values():
         samples = ShardSet(path)
         for number in range(min(len(samples), wanted.samples)):

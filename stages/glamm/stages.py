@@ -27,7 +27,7 @@ class GlammTokenizer(Stage):
 
         vocabulary_size: int = 1000  # the 256 bytes and the special tokens included
         samples: int = 2000  # read from each input
-        wordings: int | None = None  # of each bank of questions, the first ones; null = all
+        wordings: int | None = 3  # of each bank of questions, whose words become tokens whole; null = all
 
         def __post_init__(self) -> None:
             """Checks ranges."""
