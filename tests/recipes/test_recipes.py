@@ -40,7 +40,7 @@ def planned(recipes: Sequence[Path], *overrides: str) -> dict[str, dict[str, lis
         text=True,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     answer: dict[str, dict[str, list[str]]] = json.loads(done.stdout)
     return answer
