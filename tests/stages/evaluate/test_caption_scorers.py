@@ -71,6 +71,28 @@ def test_the_fallbacks_cider_is_that_of_pycocoevalcap_and_its_meteor_is_near() -
 
 @pytest.mark.slow
 @pytest.mark.needs("java", "pycocoevalcap")
+def test_the_packages_scorers_are_asked_as_its_own_evaluation_asks_them() -> None:
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    said = ["A red circle, left of the dog's ball.", "Two blue squares (over sand)!", "dogs running 3.5 m"]
+    true = [["A red ball near a dog.", "the red circle"], ["Two blue squares on sand."], ["The dog runs; it is fast."]]
+    truths = PTBTokenizer().tokenize({n: [{"caption": text} for text in some] for n, some in enumerate(true)})
+    answers = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(said)})
+    meteor = Meteor()
+    expected = meteor.compute_score(truths, answers)[0], Cider().compute_score(truths, answers)[0]
+    for pipe in (meteor.meteor_p.stdin, meteor.meteor_p.stdout, meteor.meteor_p.stderr):
+        pipe.close()
+
+    found = open_caption_scorer("pycocoevalcap").score(said, true)
+
+    assert (found.meteor, found.cider) == pytest.approx(expected, rel=1e-12)
+    assert 0.1 < found.meteor < 1
+
+
+@pytest.mark.slow
+@pytest.mark.needs("java", "pycocoevalcap")
 def test_pycocoevalcap_survives_empty_captions_line_breaks_and_bars() -> None:
     score = open_caption_scorer("pycocoevalcap").score
 
