@@ -163,10 +163,11 @@ def test_told_its_answers_it_points_as_in_training_and_what_is_cut_off_has_no_ma
     turns = [
         Turn(question=SEGMENTATION_QUESTIONS[0].replace(TARGET, text), answer=SEGMENTATION_ANSWERS[0]) for text in texts
     ]
-    example = Example(image=image, conversation=make_conversation(turns, end=WORDS.end), masks=())
+    masks = (half(image, left=True), half(image, left=False))
+    example = Example(image=image, conversation=make_conversation(turns, end=WORDS.end), masks=masks)
     batch = Collator(model.network.blueprint, WORDS).batch([example])
     with torch.inference_mode():
-        low_MHW = model.network(batch)["mask_logits_BMHW"][0]
+        low_MHW = model.network(batch)["mask_logits_NHW"]
     inside = (int(batch.sam_sizes_B2[0][0]), int(batch.sam_sizes_B2[0][1]))
 
     told = model.refer_told(image, texts)
