@@ -25,7 +25,7 @@ from stages.glamm.model import Glamm
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
 
-SCENES = 48
+SCENES = 24
 
 Loss = Callable[[Glamm, GlammBatch], Tensor]
 
@@ -105,7 +105,7 @@ class Learner:
         found.backward()  # type: ignore[no-untyped-call]  # torch's
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.learning])
         self._optimizer.zero_grad()
-        return float(found), flat.float()
+        return float(found.detach()), flat.float()
 
     def wait(self) -> None:
         """Waits for the GPU."""

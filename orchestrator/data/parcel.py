@@ -132,7 +132,9 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    plain = tensor.resolve_conj().resolve_neg().contiguous().flatten()
+    # torch calls a single element contiguous whatever its stride, which `view` does not take
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
 
 
 def _starts(sizes: Sequence[int]) -> Iterator[int]:

@@ -239,7 +239,7 @@ def _segs(rows: Sequence[_Row], masks: Sequence[Tensor], pointed: Sequence[int])
         for number, (row, places) in enumerate(conversations)
         for place in places[: len(masks[number])]
     ]
-    sequence_N, place_N, image_N = torch.tensor(found, dtype=torch.long).reshape(-1, 3).unbind(1)
+    sequence_N, place_N, image_N = (torch.tensor([one[at] for one in found], dtype=torch.long) for at in range(3))
     return sequence_N, place_N, image_N
 
 

@@ -34,6 +34,7 @@ def copied(value: Any) -> Any:
         torch.arange(6).reshape(2, 3),
         torch.arange(12.0).reshape(3, 4).t(),
         torch.arange(10)[::3],
+        torch.arange(3).reshape(1, 3).unbind(1)[1],  # one element, and a stride
         torch.tensor(2.5),
         torch.empty(0, 4),
         torch.ones(3, dtype=torch.bfloat16),
