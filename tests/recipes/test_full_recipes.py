@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.plan import Catalog, Plan, plan_recipe
+from orchestrator.recipe import load_recipe
 from slurm.cluster import FOLDER, read_cluster
 from slurm.launcher import SlurmLauncher
 from stages import FAMILIES, STAGES
@@ -27,7 +28,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @cache
-def planned(recipe: str, overrides: tuple[str, ...] = ()) -> Plan:
+def planned(recipe: str, overrides: tuple[str, ...]) -> Plan:
     return plan_recipe(RECIPES / f"{recipe}.yaml", overrides, Catalog(stages=STAGES, families=FAMILIES))
 
 
@@ -35,10 +36,12 @@ def trainings(plan: Plan) -> dict[str, Any]:
     return {stage.name: stage.config for stage in plan.stages if stage.spec.stage.startswith("glamm_") and stage.steps}
 
 
-def taught(plan: Plan) -> tuple[list[str], set[str]]:
-    """Lists the stages of training, and the tasks that they name."""
-    stages = [stage for stage in plan.stages if stage.name in trainings(plan)]
-    return sorted(one.spec.stage for one in stages), {kind for one in stages for kind in one.config.tasks.values()}
+def taught(recipe: str) -> tuple[list[str], set[str]]:
+    """Lists the stages of training as a recipe writes them, and the tasks that they name."""
+    stages = [stage for stage in load_recipe(RECIPES / f"{recipe}.yaml").stages.values() if "train" in stage.config]
+    return sorted(one.stage for one in stages), {
+        kind for one in stages for kind in one.config.get("tasks", {}).values()
+    }
 
 
 @pytest.mark.parametrize("cluster", sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -53,8 +56,11 @@ def test_a_full_recipe_plans_clean_for_every_example_cluster(
 
 
 @pytest.mark.parametrize("recipe", sorted(TWINS.keys() - {"glamm_full"}))
-def test_a_twin_has_the_stages_and_tasks_of_its_full_recipe(recipe: str, overrides: tuple[str, ...]) -> None:
-    assert taught(planned(f"tiny/{TWINS[recipe]}")) == taught(planned(recipe, overrides))
+def test_a_twin_has_the_stages_and_tasks_of_its_full_recipe(recipe: str) -> None:
+    stages, tasks = taught(recipe)
+
+    assert stages
+    assert taught(f"tiny/{TWINS[recipe]}") == (stages, tasks)
 
 
 @pytest.mark.parametrize("recipe", sorted(PUBLISHED))
