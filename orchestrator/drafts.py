@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.artifacts import Artifact
 from orchestrator.checks import check_cycles, check_external, check_name, check_paths, in_order
 from orchestrator.errors import Fault, InputError, OrchError, RecipeError
+from orchestrator.promotion import MODELS, check_registration
 from orchestrator.recipe import Recipe, StageSpec
 from orchestrator.records import record
 from orchestrator.resources import Resources
@@ -17,7 +18,6 @@ from orchestrator.typed import dotted, suggestion, typed
 from orchestrator.wiring import Wire, bind_inputs, bind_outputs, check_wire, load_target, wires_of
 
 UNTOLD = ""  # in the place of a family: nobody can say, for a reason that is a fault already
-MODELS = ("checkpoint", "export")  # kinds of artifacts that belong to a model family
 
 
 @record
@@ -80,6 +80,8 @@ def draft_stages(
         name: _build(entry, recipe.stages[name].resources, run_dir, faults, starts[name])
         for name, entry in sound.items()
     }
+    built = {name: stage for name, stage in stages.items() if stage is not None}
+    faults += check_registration(recipe.tracking.registration, makers, entries, built)
     if faults:
         raise RecipeError([*faults, *(fault for found in starts.values() for fault in found)])
     return [

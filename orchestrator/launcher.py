@@ -13,11 +13,12 @@ from orchestrator.forecast import Forecast
 from orchestrator.hardware import Hardware
 from orchestrator.lock import user_name
 from orchestrator.plan import Plan
+from orchestrator.promotion import resolved
 from orchestrator.records import record
 from orchestrator.run import Run, RunLock
 from orchestrator.state import Launch, StageState, read_state, write_launch, write_state
 from orchestrator.tracking.addresses import absolute_uri, without_password
-from orchestrator.typed import suggestion
+from orchestrator.typed import plain, suggestion
 from orchestrator.wishes import CANCEL
 
 BETWEEN_TRIES_S = 0.2
@@ -173,10 +174,13 @@ def _record(plan: Plan, launcher: Launcher) -> Launch:
         user=user_name(),
         started=time.time(),
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
-        tracking={"uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment},
+        tracking={
+            "uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment,
+            "register": plain(resolved(plan)),
+        },
         notify=asdict(plan.recipe.notify),
         tflops_per_gpu=launcher.hardware().tflops_per_gpu,
-    )
+    )  # fmt: skip
 
 
 def _public_uri(uri: str | None) -> str | None:

@@ -79,7 +79,7 @@ class Launch:
     user: str
     started: float
     stages: tuple[Mapping[str, Any], ...]  # in order: {"name", "action", "reason"}
-    tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment"}
+    tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment", "register"}
     notify: Mapping[str, Any] = field(default_factory=dict)  # whom to tell: the fields of notify.Notify
     tflops_per_gpu: float | None = None  # the peak of the place's GPUs in bf16; None = it does not say
     pid: int | None = None  # of the supervisor

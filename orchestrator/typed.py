@@ -158,7 +158,7 @@ def _union(arguments: tuple[Any, ...], value: Any, key: str, faults: list[Fault]
     if value is None and type(None) in arguments:
         return None
     choices = [choice for choice in arguments if choice is not type(None)]
-    exact = [choice for choice in choices if type(value) is choice]
+    exact = [choice for choice in choices if type(value) is choice or _is_of(choice, value)]
     attempts: list[list[Fault]] = []
     for choice in exact or choices:
         found: list[Fault] = []
@@ -169,6 +169,11 @@ def _union(arguments: tuple[Any, ...], value: Any, key: str, faults: list[Fault]
     fewest = min(attempts, key=len)
     faults.extend(fewest)
     return None
+
+
+def _is_of(choice: Any, value: Any) -> bool:
+    """Tells whether a value can only be meant for this choice: a mapping for a record."""
+    return isinstance(value, Mapping) and dataclasses.is_dataclass(choice)
 
 
 def _literal(arguments: tuple[Any, ...], value: Any, key: str, faults: list[Fault]) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from orchestrator.artifacts import Artifact, Checkpoint, Report, Shards, write_json
+from orchestrator.artifacts import Artifact, Checkpoint, Export, Report, Shards, write_json
 from orchestrator.causes import Cause
 from orchestrator.journal import Journal
 from orchestrator.state import STAGE, Ending, Launch, State, close_attempt, open_attempt, read_launch, write_launch
 
-KINDS: dict[str, type[Artifact]] = {"shards": Shards, "checkpoint": Checkpoint, "report": Report}
+KINDS: dict[str, type[Artifact]] = {"shards": Shards, "checkpoint": Checkpoint, "report": Report, "export": Export}
 STAGES: dict[str, dict[str, Any]] = {
     "grounded": {"stage": "convert_shards", "inputs": {}, "outputs": {"shards": "shards"}},
     "align": {
@@ -31,21 +31,33 @@ STAGES: dict[str, dict[str, Any]] = {
         "inputs": {"model": "gcg.model", "shards": {"held_out": "grounded.shards"}},
         "outputs": {"report": "report"},
     },
+    "export": {
+        "stage": "export",
+        "inputs": {"model": "gcg.model", "report": "score.report"},
+        "outputs": {"model": "export"},
+    },
 }
+CHAIN = ("grounded", "align", "gcg", "score")
 FACTS: dict[str, dict[str, Any]] = {
     "shards": {"schema": "sample-1", "samples": 96, "counts": {"regions": 310}, "source": "shapes", "licence": "CC0"},
     "checkpoint": {"family": "toy", "model": {"width": 64, "towers": {"image": 2}}, "step": 40},
-    "report": {"benchmarks": ["gcg"]},
+    "report": {"scores": {"gcg": {"miou": 0.62, "cider": 1.5}}, "passed": True},
+    "export": {"family": "toy", "model": {"width": 64}},
 }
 
 
 class TrackedRun:
     """Writes what a run of four stages writes, one event at a time."""
 
-    def __init__(self, directory: Path, uri: str, names: Iterable[str] = tuple(STAGES)) -> None:
+    def __init__(
+        self, directory: Path, uri: str, names: Iterable[str] = CHAIN, register: dict[str, Any] | None = None
+    ) -> None:
         """Makes a launched run whose stages have not begun."""
         self.directory = directory
         self._names = tuple(names)
+        self.facts = FACTS
+        self.content = ""  # of what is written, beside the name of the stage: another one, another digest
+        self.register = register
         (directory / "logs").mkdir(parents=True)
         (directory / "code").mkdir()
         write_json(directory / "code" / "COMMIT", {"commit": "c0ffee", "dirty": True})
@@ -64,7 +76,7 @@ class TrackedRun:
             user="ada",
             started=1_700_000_000.0,
             stages=tuple({"name": name, "action": "run", "reason": "no earlier work"} for name in self._names),
-            tracking={"uri": uri, "experiment": None},
+            tracking={"uri": uri, "experiment": None, "register": self.register},
             pid=None,
         )
         write_launch(self.directory, record)
@@ -117,12 +129,12 @@ class TrackedRun:
         for output, kind in STAGES[name]["outputs"].items():
             folder = self.directory / name / output
             folder.mkdir()
-            (folder / "content.bin").write_bytes(name.encode())
+            (folder / "content.bin").write_bytes(f"{name}{self.content}".encode())
             if kind == "report":
                 (folder / "metrics.json").write_text(json.dumps({"benchmarks": {}}), encoding="utf-8")
                 (folder / "pictures").mkdir()
                 Image.new("RGB", (8, 8), "teal").save(folder / "pictures" / "scene.png")
-            KINDS[kind](folder).commit(f"{name}-fingerprint", FACTS[kind])
+            KINDS[kind](folder).commit(f"{name}-fingerprint", self.facts[kind])
         close_attempt(self.directory / name, Ending(state="done"))
 
     def fail(self, name: str, cause: Cause, detail: str, state: State = "failed") -> None:

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Literal, Self
 
-Mood = Literal["fine", "broken", "slow", "forgetful", "strict"]
+Mood = Literal["fine", "broken", "slow", "forgetful", "strict", "unregistering"]
+REGISTRY = ("/registered-models/", "/model-versions/")  # in addresses of MLflow's API
 HOP = {"connection", "content-length", "date", "host", "server", "transfer-encoding"}
 
 
@@ -19,7 +20,8 @@ class Door:
     """Passes requests on to a server, as its mood is.
 
     fine: at once; broken: answers 500 instead; slow: `delay_s` late; forgetful: the server does what it is asked, but
-    of each request the first answer is lost on the way; strict: only to whoever knows `password`, else 401.
+    of each request the first answer is lost on the way; strict: only to whoever knows `password`, else 401;
+    unregistering: answers 403 to whoever asks for the model registry.
     """
 
     def __init__(self, behind: str, *, delay_s: float = 0.0, password: str = "") -> None:
@@ -75,6 +77,8 @@ class _Passage(BaseHTTPRequestHandler):
             return 500
         if door.mood == "strict" and self.headers.get("Authorization") != door.credentials:
             return 401
+        if door.mood == "unregistering" and any(name in self.path for name in REGISTRY):
+            return 403
         return None
 
     def _is_new(self, door: Door, body: bytes) -> bool:

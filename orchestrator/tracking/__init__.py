@@ -10,6 +10,9 @@ told yet, because the server was away or the forwarder was killed, is told by th
     spent.py       where the hours went, as metrics
     store.py       MLflow itself; the only module that imports it
     teller.py      compares story and ledger and tells what is missing
+    origin.py      what a model was made from, for its page
+    decision.py    whether an export may become a version of a registered model
+    registrar.py   makes it one, once
     forwarder.py   does so once, or for as long as the run lasts
     addresses.py   where MLflow lives, without passwords
 """

@@ -18,6 +18,8 @@ from orchestrator.records import record
 from orchestrator.redaction import hide
 from orchestrator.state import LAUNCH, Launch, read_launch, read_state
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
+from orchestrator.tracking.decision import decide
+from orchestrator.tracking.registrar import Registrar
 from orchestrator.tracking.story import recipe_story, stage_stories
 from orchestrator.tracking.teller import Teller
 
@@ -81,6 +83,7 @@ class _Forwarder:
         self._uri = without_password(self._address)
         experiment = launch.tracking.get("experiment") or launch.recipe
         self._teller = Teller(self._open, self._uri, str(experiment))
+        self._registrar, self._registration = Registrar(lambda: self._teller.store, self._uri), ""
         self._mlflow_run_id: str | None = None
         self._last_complaint = ""
         self._settle_at = time.monotonic() + SETTLE_EVERY_S
@@ -95,7 +98,9 @@ class _Forwarder:
         except TrackingAway:  # a server may let go of a connection that rested: one more time, from where it broke off
             time.sleep(LOOK_EVERY_S)
             self._tell()
-        return self._delivery(complete=True, message=f"MLflow at {self._uri} knows everything of {self._run_dir}")
+        words = f"; its export is {self._registration}" if self._registration else ""
+        message = f"MLflow at {self._uri} knows everything of {self._run_dir}{words}"
+        return self._delivery(complete=True, message=message)
 
     def follow(self, stop: threading.Event) -> Delivery:
         """Tells what comes until the run ends, then what is left."""
@@ -137,6 +142,9 @@ class _Forwarder:
         self._mlflow_run_id = self._teller.tell(story, None)
         if self._mlflow_run_id != parent:  # MLflow had lost the parent: its children must learn of the new one
             self._tell_stages(launch, self._mlflow_run_id)
+        # after all else: whatever is wrong with a registry, MLflow knows of the run
+        decision = decide(self._run_dir, launch)
+        self._registration = "" if decision is None else self._registrar.tell(decision, self._run_dir)
 
     def _write_report(self, launch: Launch) -> None:
         """Writes the page again when an attempt has ended since it was written; it belongs to the run's files."""

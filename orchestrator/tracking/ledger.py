@@ -30,6 +30,7 @@ class Ledger:
     datasets: list[str] = field(default_factory=list)  # name@digest
     model_inputs: list[str] = field(default_factory=list)  # model ids
     models: dict[str, dict[str, str]] = field(default_factory=dict)  # folder of the output -> {"id", "digest"}
+    registered: dict[str, str] = field(default_factory=dict)  # of an export: {"name", "alias", "digest", "version"}
     files: dict[str, str] = field(default_factory=dict)  # path below the folder -> size and time when sent
 
     @classmethod

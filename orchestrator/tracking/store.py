@@ -20,6 +20,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,10 +33,15 @@ from orchestrator.tracking.journals import POINTS_PER_BATCH, Point
 PARAMS_PER_BATCH = TAGS_PER_BATCH = 100
 DIGEST_LENGTH = 36
 KEY_TAG = "orch.key"
+SAME_MODEL = ("orch.fingerprint", "orch.digest")  # a version with these tags is this export
+ALIAS_TAG = "orch.alias"
+VERSIONS_TAG = "mlflow.modelVersions"  # of a model: by it, MLflow's page of the model lists them
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 FINAL_ANSWERS = frozenset(
     {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", EXISTS, "RESOURCE_DOES_NOT_EXIST"}
 )
+# of a registry, these are answers too: it is none, or not for us. What else it is told is told all the same
+NO_REGISTRY = FINAL_ANSWERS | {"PERMISSION_DENIED", "NOT_IMPLEMENTED", "ENDPOINT_NOT_FOUND", "FEATURE_DISABLED"}
 NO_ENTRY = {
     "UNAUTHENTICATED": "it does not know us: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
     "MLFLOW_TRACKING_TOKEN, are wrong, expired or not set",
@@ -69,6 +75,18 @@ class ModelFacts:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     files: tuple[Path, ...]  # small ones, shown on the model's page
+
+
+@record
+class VersionFacts:
+    """What the registry is told of an export."""
+
+    name: str  # of the registered model
+    alias: str | None
+    run_id: str
+    model_id: str
+    tags: Mapping[str, str]
+    description: str
 
 
 class Store:
@@ -186,6 +204,44 @@ class Store:
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, facts.step)])
             return model_id
 
+    def version(self, facts: VersionFacts) -> str:
+        """Makes a model a version of a registered one, unless it is; returns the version. The alias never goes back."""
+        with _answers(NO_REGISTRY):
+            found = self._version(facts)
+            number, model = str(found.version), self._client.get_logged_model(facts.model_id)
+            listed = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
+            if not any(one["name"] == facts.name and str(one["version"]) == number for one in listed):
+                listed.append({"name": facts.name, "version": found.version})  # a server does so itself
+                self._client.set_logged_model_tags(facts.model_id, {VERSIONS_TAG: json.dumps(listed)})
+            if facts.alias is not None and found.tags.get(ALIAS_TAG) != facts.alias:
+                holder = self._client.get_registered_model(facts.name).aliases.get(facts.alias)
+                if holder is None or int(holder) <= int(number):
+                    self._client.set_registered_model_alias(facts.name, facts.alias, number)
+                    # so that it is given once: who moves it by hand is not overruled by a forwarder that forgot
+                    self._client.set_model_version_tag(facts.name, number, ALIAS_TAG, facts.alias)
+            return number
+
+    def _version(self, facts: VersionFacts) -> ModelVersion:
+        same = " and ".join(f"tags.`{name}` = '{facts.tags[name]}'" for name in SAME_MODEL)
+        found = self._client.search_model_versions(f"name = '{facts.name}' and {same}")
+        if found:
+            return min(found, key=lambda version: int(version.version))
+        if not self._client.search_registered_models(f"name = '{facts.name}'", max_results=1):
+            try:
+                self._client.create_registered_model(facts.name)
+            except MlflowException as error:
+                if error.error_code != EXISTS:  # if it does, another recipe's forwarder was faster
+                    raise
+        return self._client.create_model_version(
+            facts.name,
+            source=self._client.get_logged_model(facts.model_id).artifact_location,
+            run_id=facts.run_id,
+            model_id=facts.model_id,
+            tags=dict(facts.tags),
+            description=facts.description,
+            await_creation_for=0,
+        )
+
     def _model(self, run_id: str, experiment: str, facts: ModelFacts) -> str:
         for found in self._client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{facts.key}'"):
             return str(found.model_id)
@@ -201,16 +257,17 @@ class Store:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
-    """Turns every way in which MLflow can fail into one of two: not now, or never."""
+def _answers(final: frozenset[str] = FINAL_ANSWERS) -> Iterator[None]:
+    """Turns every way in which MLflow can fail into one of two: not now, or never, which `final` answers mean."""
     try:
         yield
     except MlflowException as error:
         words = hide(str(error).partition("\n")[0])[:400]
-        if error.error_code in FINAL_ANSWERS:
-            raise TrackingRefused(f"MLflow refuses: {words}") from None
         hint = NO_ENTRY.get(str(error.error_code))
-        raise TrackingAway(f"MLflow lets nobody in, {hint} ({words})" if hint else words) from None
+        words = f"MLflow lets nobody in, {hint} ({words})" if hint else words
+        if error.error_code in final:
+            raise TrackingRefused(words if hint else f"MLflow refuses: {words}") from None
+        raise TrackingAway(words) from None
     except (OSError, SQLAlchemyError) as error:  # RequestException is an OSError
         raise TrackingAway(hide(str(error))[:400]) from None
 

@@ -92,12 +92,13 @@ def stage_stories(run: Path, launch: Launch) -> Iterator[Story]:
     for entry in launch.stages:
         directory = run / str(entry["name"])
         if (directory / STAGE).is_file():
-            yield from _stage_story(run, launch, directory, archived=False)
+            yield from stage_story(run, launch, directory, archived=False)
     for path in sorted(run.glob(f"archive/*/*/{STAGE}")):
-        yield from _stage_story(run, launch, path.parent, archived=True)
+        yield from stage_story(run, launch, path.parent, archived=True)
 
 
-def _stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) -> Iterator[Story]:
+def stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) -> Iterator[Story]:
+    """Tells of one stage; of none that was never attempted."""
     plain, state = read_plain_stage(directory), read_state(directory)
     if not state.attempts:
         return

@@ -11,6 +11,7 @@ from orchestrator.artifacts import Artifact
 from orchestrator.errors import TrackingRefused
 from orchestrator.tracking.journals import read_batch
 from orchestrator.tracking.ledger import Ledger, told_model
+from orchestrator.tracking.origin import origin_tags
 from orchestrator.tracking.spent import spending_points
 from orchestrator.tracking.story import Link, Story, params_of
 
@@ -55,14 +56,15 @@ class Teller:
         try:
             return self._tell(story, ledger, parent)
         except TrackingRefused:
-            if ledger.mlflow_run_id is None or self._store.knows(ledger.mlflow_run_id):
+            if ledger.mlflow_run_id is None or self.store.knows(ledger.mlflow_run_id):
                 raise
         log.warning("MLflow no longer knows the run of %s: it is told again from the start", story.directory)
         ledger.forget()
         return self._tell(story, ledger, parent)
 
     @property
-    def _store(self) -> "Store":
+    def store(self) -> "Store":
+        """Returns the MLflow that it tells; connects the first time."""
         if self._opened is None:
             self._opened = self._connect()
         return self._opened
@@ -86,8 +88,8 @@ class Teller:
 
     def _begin(self, story: Story, ledger: Ledger, parent: str | None) -> str:
         ledger.save()  # the key first: a forwarder that dies now finds the run again instead of making another
-        ledger.experiment_id = self._store.experiment(self._experiment_name)
-        ledger.mlflow_run_id = self._store.run(
+        ledger.experiment_id = self.store.experiment(self._experiment_name)
+        ledger.mlflow_run_id = self.store.run(
             ledger.key,
             ledger.experiment_id,
             story.name,
@@ -99,14 +101,14 @@ class Teller:
         return ledger.mlflow_run_id
 
     def _tell_status(self, story: Story, ledger: Ledger, run_id: str) -> None:
-        self._store.status(run_id, story.status, story.ended_ms)
+        self.store.status(run_id, story.status, story.ended_ms)
         ledger.status = story.status
         ledger.save()
 
     def _tell_params(self, ledger: Ledger, run_id: str, params: Mapping[str, str]) -> None:
         new = {name: value for name, value in params.items() if name not in ledger.params}
         if new:
-            self._store.params(run_id, new)
+            self.store.params(run_id, new)
             ledger.params |= new
             ledger.save()
 
@@ -125,7 +127,7 @@ class Teller:
         if parent is not None and told.get(PARENT_TAG) != parent:
             new[PARENT_TAG] = parent
         if new:
-            self._store.tags(run_id, new)
+            self.store.tags(run_id, new)
             ledger.tags |= new
             ledger.save()
 
@@ -134,7 +136,7 @@ class Teller:
             batch = read_batch(story.directory, ledger.offset, ledger.last_steps)
             if batch.end == ledger.offset:
                 return
-            self._store.points(run_id, batch.points)
+            self.store.points(run_id, batch.points)
             self._tell_params(ledger, run_id, params_of(batch.params))
             for path in batch.files:
                 self._tell_file(story.directory, path, ledger, run_id)
@@ -148,7 +150,7 @@ class Teller:
         if story.run is None or story.ended_ms is None or ledger.spent_ms == story.ended_ms:
             return
         points = spending_points(story.run, story)
-        self._store.points(run_id, points)
+        self.store.points(run_id, points)
         ledger.spent_ms = story.ended_ms
         ledger.save()
         self.points += len(points)
@@ -169,7 +171,7 @@ class Teller:
             log.warning("%s is larger than %d MB: it stays on disk only", path, LARGEST_FILE_BYTES // 2**20)
         else:
             folder = Path(name).parent.as_posix()
-            self._store.file(run_id, path, None if folder == "." else folder)
+            self.store.file(run_id, path, None if folder == "." else folder)
         ledger.files[name] = version
         ledger.save()
 
@@ -179,13 +181,13 @@ class Teller:
                 facts = dataset_facts(story, link)
                 identity = f"{facts.name}@{facts.digest}"
                 if identity not in ledger.datasets:
-                    self._store.dataset(run_id, facts)
+                    self.store.dataset(run_id, facts)
                     ledger.datasets.append(identity)
                     ledger.save()
             elif link.kind in MODEL_KINDS:
                 model_id = told_model(link.path, self._uri)
                 if model_id is not None and model_id not in ledger.model_inputs:
-                    self._store.model_input(run_id, model_id)
+                    self.store.model_input(run_id, model_id)
                     ledger.model_inputs.append(model_id)
                     ledger.save()
 
@@ -199,9 +201,9 @@ class Teller:
                 self._tell_file(story.directory, f"{link.path.name}/{entry['path']}", ledger, run_id)
         told = ledger.models.get(link.path.name, {})
         if link.kind in MODEL_KINDS and told.get("digest") != manifest["digest"]:
-            experiment = ledger.experiment_id or self._store.experiment(self._experiment_name)
-            facts = model_facts(story, link, manifest, ledger.key)
-            model_id = self._store.model_output(run_id, experiment, facts)
+            experiment = ledger.experiment_id or self.store.experiment(self._experiment_name)
+            facts = model_facts(story, link, manifest, ledger.key, origin_tags(story, self._uri))
+            model_id = self.store.model_output(run_id, experiment, facts)
             ledger.models[link.path.name] = {"id": model_id, "digest": manifest["digest"]}
             ledger.save()
 
@@ -224,8 +226,10 @@ def dataset_facts(story: Story, link: Link) -> "DatasetFacts":
     )
 
 
-def model_facts(story: Story, link: Link, manifest: Mapping[str, Any], key: str) -> "ModelFacts":
-    """Returns what MLflow is told of a checkpoint or an export: what its manifest says, but no weights."""
+def model_facts(
+    story: Story, link: Link, manifest: Mapping[str, Any], key: str, origin: Mapping[str, str]
+) -> "ModelFacts":
+    """Returns what MLflow is told of a checkpoint or an export: origin and what its manifest says, no weights."""
     from orchestrator.tracking.store import ModelFacts
 
     facts = manifest["facts"]
@@ -244,6 +248,7 @@ def model_facts(story: Story, link: Link, manifest: Mapping[str, Any], key: str)
             "orch.digest": str(manifest["digest"]),
             "orch.fingerprint": story.fingerprint,
             "orch.files": json.dumps(len(manifest["files"])),
+            **origin,
         },
         files=tuple(path for path in files if path.stat().st_size <= LARGEST_FILE_BYTES),
     )

@@ -111,6 +111,11 @@ class Evaluate(Stage):
         files = [] if encoder is None or not encoder.is_dir() else sorted(encoder.iterdir())
         return {str(one): f"{one.stat().st_size}:{one.stat().st_mtime_ns}" for one in files if one.is_file()}
 
+    def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """Names the scores that the report will have."""
+        del inputs
+        return {"report": {"scores": {name: dict.fromkeys(SCORES[name]) for name in self.config.benchmarks}}}
+
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks and scores, which planning does not import."""
         return ("stages.evaluate.scoring",)

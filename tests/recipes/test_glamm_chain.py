@@ -49,6 +49,16 @@ def test_mlflow_knows_the_parent_and_every_stage(chain: RecipeRun) -> None:
     assert points == sum(len(chain.losses("whole", name)) for name in ("words", "align", "region", "gcg", "sft"))
 
 
+def test_the_export_is_a_version_in_the_registry_with_the_score_that_was_asked_for(chain: RecipeRun) -> None:
+    said = chain.orch("sync", "whole")
+
+    with sqlite3.connect(chain.folder / "mlflow.db") as store:
+        tags = dict(store.execute("select key, value from model_version_tags where version = 1"))
+    assert said.strip().endswith("its export is registered as tiny_glamm/1")
+    assert tags["orch.path"] == str(chain.folder / "runs" / "whole" / "export" / "model")
+    assert "orch.score.score.gcg.miou" in tags
+
+
 def test_the_export_answers_about_an_image(chain: RecipeRun) -> None:
     image = next((chain.folder / "runs" / "whole" / "shapes" / "raw").rglob("*.jpg"))
 

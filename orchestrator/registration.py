@@ -1,0 +1,79 @@
+"""Which export becomes a version of a model in MLflow's registry, and which scores it must reach first."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
+
+from orchestrator.records import record
+
+NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .-]*[A-Za-z0-9_])?")  # what MLflow takes, without what needs quotes
+ALIAS = re.compile(r"[A-Za-z0-9_-]+")
+RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow keeps these for itself
+CONDITION = re.compile(r"\s*(\S*?)\s*([-+]?[\d.]\S*)\s*")
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
+}  # fmt: skip
+
+
+@record
+class Condition:
+    """What a score must be, as written: `>= 0.5`."""
+
+    operator: str
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        """Tells whether a score is so; one that is not a number is not."""
+        return OPERATORS[self.operator](value, self.bound)
+
+    def __str__(self) -> str:
+        """Reads as it is written in a recipe."""
+        return f"{self.operator} {self.bound:g}"
+
+
+@record
+class Registration:
+    """Which export becomes a version in MLflow's model registry, and when. Never part of a fingerprint."""
+
+    name: str  # of the registered model; made if it is missing
+    stage: str | None = None  # the one that exports; null = the only one of the recipe that does
+    alias: str | None = "champion"  # moves to the new version; null = none
+    when: dict[str, dict[str, dict[str, str]]] = field(
+        default_factory=dict
+    )  # stage that evaluates -> benchmark -> score -> ">= 0.5", "> 0.5", "<= 0.5" or "< 0.5"
+
+    def __post_init__(self) -> None:
+        """Refuses names that MLflow would, and conditions that nobody can judge."""
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name must be letters, digits, '_', '-', '.' and inner spaces, and is {self.name!r}")
+        if self.alias is not None and not ALIAS.fullmatch(self.alias):
+            raise ValueError(f"alias must be letters, digits, '_' and '-', or null, and is {self.alias!r}")
+        if self.alias is not None and RESERVED_ALIAS.fullmatch(self.alias):
+            raise ValueError(f"alias must be another: MLflow keeps {self.alias!r} for itself")
+        for stage, benchmark, score, text in self._written():
+            _condition(f"when.{stage}.{benchmark}.{score}", text)
+
+    def conditions(self, stage: str) -> Iterator[tuple[str, str, Condition]]:
+        """Yields benchmark, score and what it must be, of one stage that evaluates."""
+        for name, benchmark, score, text in self._written():
+            if name == stage:
+                yield benchmark, score, _condition(score, text)
+
+    def _written(self) -> Iterator[tuple[str, str, str, str]]:
+        for stage, benchmarks in self.when.items():
+            for benchmark, scores in benchmarks.items():
+                yield from ((stage, benchmark, score, text) for score, text in scores.items())
+
+
+def _condition(key: str, text: str) -> Condition:
+    match = CONDITION.fullmatch(text)
+    try:
+        sign, bound = (match[1], float(match[2])) if match else ("", math.nan)
+    except ValueError:
+        sign, bound = "", math.nan
+    if sign not in OPERATORS or not math.isfinite(bound):
+        allowed = ", ".join(OPERATORS)
+        raise ValueError(f"{key} must be one of {allowed} and a number, as in '>= 0.5', and is {text!r}")
+    return Condition(operator=sign, bound=bound)
