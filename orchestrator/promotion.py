@@ -88,13 +88,16 @@ def _check_model(evaluating: "Typed", exporting: "Typed", key: str) -> list[Faul
 def _check_scores(
     wanted: Mapping[str, Mapping[str, str]], known: Mapping[str, Mapping[str, Any]] | None, key: str
 ) -> list[Fault]:
-    faults = []
-    for benchmark, scores in wanted.items() if known is not None else ():
+    """Lists the scores that an evaluation will not have, where it says which it will."""
+    faults: list[Fault] = []
+    if known is None:
+        return faults
+    for benchmark, scores in wanted.items():
         if benchmark not in known:
             message = f"{benchmark!r} is not evaluated there{suggestion(benchmark, list(known))}"
             faults.append(Fault(key=f"{key}.{benchmark}", message=message))
             continue
-        for score in set(scores) - set(known[benchmark]):
+        for score in sorted(set(scores) - set(known[benchmark])):
             message = f"{benchmark} has no score {score!r}{suggestion(score, list(known[benchmark]))}"
             faults.append(Fault(key=f"{key}.{benchmark}.{score}", message=message))
     return faults

@@ -33,6 +33,9 @@ def finished(directory: Path, uri: str, register: dict[str, Any], content: str =
     """Leaves a run that has evaluated and exported a model, and tells MLflow."""
     run = TrackedRun(directory, uri, NAMES, register)
     run.content = content
+    if not uri.startswith("http"):  # files of an experiment that a server made are reached through a server only
+        run.experiment = "without a server"
+        run.launch(uri)
     run.whole()
     forward(directory, follow=False)
     return directory
