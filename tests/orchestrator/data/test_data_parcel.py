@@ -43,7 +43,19 @@ def copied(value: Any) -> Any:
         torch.arange(5, dtype=torch.uint8).expand(2, 5),
         torch.eye(3).to_sparse(),
     ],
-    ids=["plain", "transposed", "strided", "scalar", "empty", "bfloat16", "bool", "conjugate", "expanded", "sparse"],
+    ids=[
+        "plain",
+        "transposed",
+        "strided",
+        "strided single",
+        "scalar",
+        "empty",
+        "bfloat16",
+        "bool",
+        "conjugate",
+        "expanded",
+        "sparse",
+    ],
 )
 def test_a_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
     other, arrived = sent(("beside it", tensor))
