@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPVisionModel, LlamaForCausalLM, SamModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamModel
 
 from orchestrator.errors import InputError
-from stages.glamm.config import Blueprint, GlammConfig, draw_blueprint
+from stages.glamm.config import SPECIAL_TOKENS, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
 from tests.stages.glamm_models import TINY, tiny_blueprint, vocabulary
 
 WORDS = vocabulary()
-OLD_TOKENS = 50
+OLD_TOKENS = WORDS.size - len(SPECIAL_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +82,61 @@ def test_adapters_are_added_beside_the_pretrained_weights(folders: GlammConfig) 
     assert filled.missing == ()
 
 
-def test_what_a_folder_lacks_and_what_nobody_needs_is_named(folders: GlammConfig, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
+def test_what_nobody_needs_is_named_and_half_a_part_is_refused_with_what_it_lacks(
+    folders: GlammConfig, tmp_path: Path
+) -> None:
     assert folders.vision.path
     tensors = load_file(folders.vision.path / "model.safetensors")
-    gone = min(tensors)
-    del tensors[gone]
-    save_file({**tensors, "logit_scale": torch.ones(1)}, tmp_path / "model.safetensors")
     config = replace(TINY, vision=replace(TINY.vision, path=tmp_path))
+    save_file({**tensors, "logit_scale": torch.ones(1)}, tmp_path / "model.safetensors")
 
     filled = fill_from_published(Glamm(tiny_blueprint(WORDS)), config)
 
-    assert filled.missing == (f"vision_tower.{gone.removeprefix('vision_model.')}",)
-    assert filled.unexpected == ("logit_scale",)
+    assert (filled.report.missing, filled.report.unexpected) == ((), ("logit_scale",))
+    gone = min(tensors)
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, tmp_path / "model.safetensors")
+    model = Glamm(tiny_blueprint(WORDS))
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    with pytest.raises(InputError, match=f"1 weights .* lacking: vision_tower.{gone.removeprefix('vision_model.')}"):
+        fill_from_published(model, config)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+def test_what_became_of_all_weights_is_told_for_the_manifest(folders: GlammConfig) -> None:
+    model = Glamm(replace(blueprint_of(folders), lora=tiny_blueprint(WORDS, lora=True).lora))
+
+    facts = fill_from_published(model, folders).facts()
+
+    assert facts["sources"] == {
+        str(folders.vision.path / "model.safetensors"): "CLIP (transformers)",  # type: ignore[operator]
+        str(folders.grounding.path / "model.safetensors"): "SAM (transformers)",  # type: ignore[operator]
+        str(folders.language.path): "LLaMA or Vicuna (transformers)",
+    }
+    assert facts["resized"] == ["language_model.lm_head.weight", "language_model.model.embed_tokens.weight"]
+    assert set(facts["newly_initialised"]) == {"projector", "region_encoder", "prompt_projection", "adapters"}
+    assert facts["newly_initialised"]["projector"] == 4
+    assert (facts["lacking"], facts["unused"]) == ([], 0)
+    assert facts["loaded"] + sum(facts["newly_initialised"].values()) == len(list(model.named_parameters()))
+
+
+@pytest.mark.parametrize("rows", [-8, 9], ids=["another tokenizer", "tokens of its own"])
+def test_a_language_model_of_another_tokenizer_is_refused_and_tokens_of_its_own_are_left(
+    folders: GlammConfig, tmp_path: Path, rows: int
+) -> None:
+    language = tiny_blueprint(WORDS).language | {"vocab_size": OLD_TOKENS + rows}
+    LlamaForCausalLM(LlamaConfig(**language)).save_pretrained(tmp_path)
+    config = replace(folders, language=replace(folders.language, path=tmp_path))
+    model = Glamm(blueprint_of(config))
+
+    if rows < 0:
+        with pytest.raises(InputError, match=f"was trained with {OLD_TOKENS - 8} tokens, this tokenizer has"):
+            fill_from_published(model, config)
+        return
+    fill_from_published(model, config)
+    stored = LlamaForCausalLM.from_pretrained(tmp_path).model.embed_tokens.weight
+    found = model.language_model.model.embed_tokens.weight
+    assert torch.equal(found[:OLD_TOKENS], stored[:OLD_TOKENS])
+    torch.testing.assert_close(found[OLD_TOKENS:], stored[:OLD_TOKENS].mean(0).expand(7, -1))
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes(folders: GlammConfig) -> None:

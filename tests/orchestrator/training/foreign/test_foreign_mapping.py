@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
-from orchestrator.training.foreign.mapping import Layout, Rule, below, fill_from, recognise, rules_of
+from orchestrator.training.foreign.mapping import Layout, Rule, below, fill_from, match, recognise, rules_of
 from orchestrator.training.foreign.source import Held
 
 RULES = (
@@ -25,7 +25,7 @@ def test_what_was_loaded_resized_left_fresh_and_unused_is_reported() -> None:
     rows = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     stored = {"old.0.weight": torch.ones(3, 2), "turned": rows, "ignored.x": torch.ones(1), "strange": torch.ones(1)}
 
-    report = fill_from(model, Held("file", stored), RULES, growing=("words.weight",))
+    report = fill_from(model, Held("file", stored), RULES, growing={"words.weight": 2})
 
     assert report.loaded == ("layers.0.weight", "words.weight")
     assert report.resized == ("words.weight",)
@@ -43,9 +43,20 @@ def test_another_shape_is_refused_before_anything_is_written() -> None:
     stored = {"old.0.bias": torch.full((3,), 9.0), "old.0.weight": torch.ones(2, 3), "turned": torch.ones(7, 2)}
 
     with pytest.raises(InputError, match=r"old\.0\.weight has the shape \(2, 3\), the model needs \(3, 2\) .*turned"):
-        fill_from(model, Held("file", stored), RULES, growing=("words.weight",))
+        fill_from(model, Held("file", stored), RULES, growing={"words.weight": 8})
 
     assert all(torch.equal(model[name], tensor) for name, tensor in before.items())
+
+
+def test_rows_that_others_have_added_are_left_and_what_would_happen_is_told_before_anything_is_read() -> None:
+    model = {name: tensor.to("meta") for name, tensor in wanted().items()}
+    stored = {"turned": torch.tensor([[9.0, 9.0], [9.0, 9.0], [3.0, 6.0], [1.0, 2.0]])}
+
+    planned = match(model, Held("file", {"turned": stored["turned"].to("meta")}), RULES, growing={"words.weight": 2})
+    filled = fill_from(real := wanted(), Held("file", stored), RULES, growing={"words.weight": 2})
+
+    assert planned == filled
+    assert torch.equal(real["words.weight"], torch.tensor([[1.0, 2.0], [3.0, 6.0], *[[2.0, 4.0]] * 3]))
 
 
 def test_rows_grow_only_where_they_are_tokens() -> None:

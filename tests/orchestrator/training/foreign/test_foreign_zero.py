@@ -54,7 +54,7 @@ def _fill_partitioned() -> dict[str, list[float]]:
     stored = {name: tensor.detach() for name, tensor in Odd().named_parameters()}
     stored["leave.weight"] = stored["leave.weight"][:3]
     wanted = dict(model.named_parameters())
-    report = fill_from(wanted, Held("file", stored), rules_of((r"(.+)", r"\1")), growing=("leave.weight",))
+    report = fill_from(wanted, Held("file", stored), rules_of((r"(.+)", r"\1")), growing={"leave.weight": 3})
     assert report.missing == ()
     found = {}
     for name, parameter in wanted.items():
