@@ -230,28 +230,27 @@ def sync(run: options.RunName) -> None:
 def predict(
     export: options.ExportFolder,
     image: options.ImageFile,
-    prompt: options.Prompt = None,
+    prompt: options.Prompts = None,
     box: options.Boxes = None,
+    refer: options.Expressions = None,
     output: options.Picture = None,
     *,
     as_json: options.Json = False,
 ) -> None:
-    """Asks an exported model about an image.
+    """Asks an exported model about an image: a caption whose phrases carry masks, unless asked something else.
 
-    Example: orch predict runs/quickstart/export/model photo.jpg --output answer.png
+    --box describes a box, --refer points at what is meant, --prompt asks freely (<bbox> in it stands for a --box; more
+    than one --prompt make a conversation).
+
+    Example: orch predict runs/quickstart/export/model photo.jpg --refer "the left cup" --output answer.png
     """
-    from stages.predict import parse_box
+    from stages.predict import Asked, answer_lines, parse_box
     from stages.predict import predict as ask
 
-    answer = ask(export, image, prompt, [parse_box(text) for text in box or []], output)
-    if as_json:
-        print(json.dumps(answer, indent=1))
-        return
-    print(answer["caption"])
-    for region in answer["regions"]:
-        print(f"{region['box_xyxy_px']}: {region['caption']}")
-    if answer["output"]:
-        print(answer["output"])
+    boxes = tuple(parse_box(text) for text in box or [])
+    answer = ask(export, image, Asked(prompts=tuple(prompt or []), boxes=boxes, refer=tuple(refer or [])), output)
+    for line in [json.dumps(answer, indent=1)] if as_json else answer_lines(answer):
+        print(line)
 
 
 @app.command("stages")

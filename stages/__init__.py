@@ -15,6 +15,7 @@ STAGES: Mapping[str, str] = {
     "glamm_gcg_tuning": "stages.glamm.stages:GcgTuning",
     "glamm_pix2cap_sft": "stages.glamm.stages:Pix2CapSft",
     "evaluate": "stages.evaluate.stage:Evaluate",
+    "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
     "rehearsal_data": "stages.rehearsal.data:RehearsalData",
     "rehearsal_training": "stages.rehearsal.training:RehearsalTraining",
@@ -24,3 +25,5 @@ STAGES: Mapping[str, str] = {
 FAMILIES: Mapping[str, str] = {
     "glamm": "stages.glamm.family:GlammFamily",
 }
+
+FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

@@ -11,8 +11,10 @@ from PIL import Image
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages import FAMILIES
+from stages import FAMILIES, FORMS
 from stages.samples import Turn
+
+MERGED, ADAPTER = FORMS  # adapters added to their weights, or alone
 
 
 @record
@@ -87,11 +89,11 @@ class ModelFamily(Protocol):
     def untrained(self, checkpoint: Path, *, seed: int) -> Model:
         """Builds the model of this checkpoint with fresh weights: the baseline."""
 
-    def export(self, checkpoint: Path, directory: Path, *, card: str) -> dict[str, Any]:
-        """Writes safetensors, config.json, tokenizer and README.md (the model card); returns facts."""
+    def export(self, checkpoint: Path, directory: Path, *, card: str, form: str = MERGED) -> dict[str, Any]:
+        """Writes safetensors, config.json, tokenizer and README.md (the model card) in one of FORMS; returns facts."""
 
     def load_export(self, directory: Path) -> Model:
-        """Loads what `export` wrote."""
+        """Loads what `export` wrote, merged."""
 
 
 def load_family(name: str) -> ModelFamily:

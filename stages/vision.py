@@ -5,6 +5,7 @@ Shapes: H, W height and width in pixels.
 
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,34 @@ class Fitted:
     scale: float  # multiply pixel coordinates of the original by this
     width_px: int  # of the scaled content
     height_px: int
+
+
+def read_image(path: Path) -> Image.Image:
+    """Reads a JPEG or PNG file as RGB; InputError names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the image cannot be read ({error.strerror})") from None
+    try:
+        return decode_image(data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def as_picture(image: Image.Image) -> Image.Image:
+    """Returns an image that came from elsewhere as RGB; refuses one of more than MAX_PIXELS before it is decoded."""
+    _expect_size(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def check_box(box_xyxy_px: Sequence[float], *, width_px: int, height_px: int) -> Box:
+    """Returns a box that lies inside the image; refuses any other."""
+    if len(box_xyxy_px) == 4:
+        x0, y0, x1, y1 = box_xyxy_px
+        if 0 <= x0 < x1 <= width_px and 0 <= y0 < y1 <= height_px:  # also false for nan
+            return (x0, y0, x1, y1)
+    shown = ",".join(f"{edge:g}" for edge in box_xyxy_px)
+    raise InputError(f"{shown} is no box x0,y0,x1,y1 inside the image of {width_px} x {height_px} pixels")
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -196,11 +225,17 @@ def _decoded_by_pillow(data: bytes) -> Image.Image:
 def _opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the image is too large, more than {MAX_PIXELS} pixels are refused ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"the image is neither a JPEG nor a PNG ({error})") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(f"the image claims {image.width} x {image.height} px, more than {MAX_PIXELS} are refused")
+    _expect_size(image)
     return image
+
+
+def _expect_size(image: Image.Image) -> None:
+    if not 0 < image.width * image.height <= MAX_PIXELS:
+        raise InputError(f"the image claims {image.width} x {image.height} px, 1 to {MAX_PIXELS} are allowed")
 
 
 def _mask_from_runs(runs: NDArray[np.int64], height_px: int, width_px: int) -> Mask:

@@ -1,13 +1,15 @@
 """Writes the model card: what this model is, where it comes from, and how good it was found to be."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Artifact, Checkpoint, Report
+from orchestrator.artifacts import MANIFEST, Artifact, Checkpoint, Report, Shards
+from orchestrator.records import record
 from orchestrator.stage import StageContext
 from stages.export.stage import ExportModel
+from stages.family import ADAPTER
 
 FRONT_MATTER = """---
 library_name: orch
@@ -16,10 +18,21 @@ tags: [vision-language, grounded-captions, {family}]
 """
 
 
+@record
+class Ancestor:
+    """A stage that the model descends from, and what it read."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    inputs: tuple[tuple[str, Mapping[str, str]], ...]  # label -> kind and path
+
+
 def make_card(config: ExportModel.Config, checkpoint: Checkpoint, report: Report | None, context: StageContext) -> str:
     """Returns the card as Markdown."""
     facts = checkpoint.facts()
     run = context.directory.parent
+    ancestors = list(_ancestors(checkpoint.path.parent, run, set()))
     title = config.title or f"{facts['family']} from {run.name}"
     parts = [
         FRONT_MATTER.format(
@@ -28,8 +41,10 @@ def make_card(config: ExportModel.Config, checkpoint: Checkpoint, report: Report
         f"# {_line(title)}\n",
         _opening(facts, run),
         _scores(report),
-        _lineage(checkpoint, run),
-        _use(),
+        _data(ancestors, run),
+        _bases(checkpoint, ancestors),
+        _lineage(checkpoint, ancestors, run),
+        _use(config.form),
         _model(facts),
         _recipe(run),
     ]
@@ -57,10 +72,15 @@ def _scores(report: Report | None) -> str:
     return "\n".join(lines)
 
 
-def _lineage(checkpoint: Checkpoint, run: Path) -> str:
+def _lineage(checkpoint: Checkpoint, ancestors: Sequence[Ancestor], run: Path) -> str:
     lines = ["## Lineage\n", f"- checkpoint `{checkpoint.path.parent.name}`, digest `{checkpoint.digest()[:16]}`"]
-    seen: set[str] = set()
-    lines += _ancestors(checkpoint.path.parent, run, seen)
+    for ancestor in ancestors:
+        lines.append(f"- stage `{ancestor.name}` ({ancestor.stage}), fingerprint `{ancestor.fingerprint[:16]}`")
+        lines += [
+            f"  - {label}: {artifact['kind']} `{_inside(Path(artifact['path']), run)}`, digest "
+            f"`{Artifact(Path(artifact['path'])).digest()[:16] or 'none'}`"
+            for label, artifact in ancestor.inputs
+        ]
     code = _json(run / "code" / "COMMIT")
     if code:
         dirty = ", with uncommitted changes" if code.get("dirty") else ""
@@ -68,21 +88,49 @@ def _lineage(checkpoint: Checkpoint, run: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ancestors(stage_directory: Path, run: Path, seen: set[str]) -> Iterator[str]:
+def _data(ancestors: Sequence[Ancestor], run: Path) -> str:
+    """Lists the data that the model and its ancestors learnt from, each with its licence."""
+    lines = []
+    seen: set[Path] = set()
+    for ancestor in ancestors:
+        for _, artifact in ancestor.inputs:
+            path = Path(artifact["path"])
+            if artifact["kind"] != Shards.kind or path in seen:
+                continue
+            seen.add(path)
+            facts = _facts(path)
+            told = [facts.get("source", "unknown"), facts.get("split", ""), facts.get("samples", "")]
+            licence = facts.get("licence") or "not stated: find out before you publish"
+            cells = [f"`{_inside(path, run)}`", *(_cell(str(one)) for one in (*told, licence))]
+            lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = "| shards | source | split | samples | licence |\n|---|---|---|---:|---|"
+    return "\n".join(["## Data\n", head, *lines]) + "\n"
+
+
+def _bases(checkpoint: Checkpoint, ancestors: Sequence[Ancestor]) -> str:
+    """Lists the published weights that the model began with; their licences bind it, too."""
+    inputs = [Path(artifact["path"]) for ancestor in ancestors for _, artifact in ancestor.inputs]
+    found: dict[str, str] = {}
+    for path in (checkpoint.path, *inputs):
+        found |= _facts(path).get("published", {}).get("sources", {})
+    if not found:
+        return ""
+    lines = [f"- `{_cell(Path(path).name)}`: {title}" for path, title in found.items()]
+    return "\n".join(["## Weights it began with\n", "Their licences hold for this model, too.\n", *lines]) + "\n"
+
+
+def _ancestors(stage_directory: Path, run: Path, seen: set[str]) -> Iterator[Ancestor]:
     """Walks from a stage to what it was made from, nearest first; stays inside the run."""
     plain = _json(stage_directory / "stage.json")
     if not plain or plain["name"] in seen:
         return
     seen.add(plain["name"])
-    yield f"- stage `{plain['name']}` ({plain['stage']}), fingerprint `{plain['fingerprint'][:16]}`"
-    parents = []
-    for name, given in plain["inputs"].items():
-        for label, artifact in _artifacts(name, given):
-            path = Path(artifact["path"])
-            digest = Artifact(path).digest()
-            yield f"  - {label}: {artifact['kind']} `{_inside(path, run)}`, digest `{digest[:16] or 'none'}`"
-            parents.append(path.parent)
-    for parent in parents:
+    inputs = tuple(pair for name, given in plain["inputs"].items() for pair in _artifacts(name, given))
+    yield Ancestor(name=plain["name"], stage=plain["stage"], fingerprint=plain["fingerprint"], inputs=inputs)
+    for _, artifact in inputs:
+        parent = Path(artifact["path"]).parent
         if parent.parent == run:
             yield from _ancestors(parent, run, seen)
 
@@ -96,10 +144,20 @@ def _artifacts(name: str, given: Any) -> Iterator[tuple[str, Mapping[str, str]]]
         yield from ((f"{name}.{key}", artifact) for key, artifact in given.items())
 
 
-def _use() -> str:
+def _use(form: str) -> str:
+    if form == ADAPTER:
+        return (
+            "## Use\n\nThis is the adapter of the language model alone, with its embeddings and head; the other parts "
+            'of the model are in an export of the form "merged".\n\n```python\nfrom peft import PeftModel\n\n'
+            "base.resize_token_embeddings(len(tokenizer))  # the language model that it was trained on\n"
+            'model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n```\n'
+        )
     return (
         "## Use\n\n```\norch predict THIS_FOLDER IMAGE --output drawn.png\n"
-        'orch predict THIS_FOLDER IMAGE --box 10,10,60,60 --prompt "Describe <bbox>."\n```\n'
+        'orch predict THIS_FOLDER IMAGE --refer "the left cup" --output drawn.png\n'
+        'orch predict THIS_FOLDER IMAGE --box 10,10,60,60 --prompt "Describe <bbox>."\n```\n\n'
+        "```python\nfrom stages.glamm import load\n\n"
+        'said = load("THIS_FOLDER").caption("photo.jpg")\n```\n'
     )
 
 
@@ -115,6 +173,15 @@ def _recipe(run: Path) -> str:
         return ""
     fence = "`" * max(4, *(len(line) - len(line.lstrip("`")) + 1 for line in text.splitlines() or [""]))
     return f"## Recipe\n\n{fence}yaml\n{text}{fence}\n"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    facts = _json(path / MANIFEST).get("facts")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")
 
 
 def _line(text: str) -> str:

@@ -7,6 +7,7 @@ from orchestrator.artifacts import Checkpoint, Export, Report
 from orchestrator.errors import StageFailed
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
+from stages import FORMS
 
 
 class ExportModel(Stage):
@@ -14,10 +15,16 @@ class ExportModel(Stage):
 
     @record
     class Config:
-        """What the model card says beyond what is known."""
+        """What is written, and what the model card says beyond what is known."""
 
         title: str = ""  # empty = run and stage
         licence: str = ""  # of the weights; empty = not stated
+        form: str = "merged"  # adapter: the low-rank adapter of the language model alone, in PEFT's layout
+
+        def __post_init__(self) -> None:
+            """Checks the form."""
+            if self.form not in FORMS:
+                raise ValueError(f"form: {self.form!r} is unknown; allowed: {', '.join(FORMS)}")
 
     @record
     class Inputs:
@@ -58,7 +65,7 @@ class ExportModel(Stage):
         directory.mkdir(parents=True)
         context.progress.advance(0, 1, "export")
         card = make_card(self.config, checkpoint, self.inputs.report, context)
-        facts = family.export(checkpoint.path, directory, card=card)
+        facts = family.export(checkpoint.path, directory, card=card, form=self.config.form)
         if not (directory / "README.md").is_file():
             raise StageFailed(f"family {known['family']} wrote no README.md (the model card) into {directory}")
         context.progress.advance(1, 1, "export")

@@ -1,6 +1,7 @@
 """Sizes of a SAM, read off the shapes in segment-anything's own files, which say them nowhere else."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ def read_sam_settings(path: Path) -> dict[str, Any]:
     """Returns what SamConfig needs for the weights in a file."""
     source = open_source(path)
     recognise(source, (SAM_ORIGINAL,))
-    shapes = {name: entry.shape for name, entry in source.entries.items()}
+    return sam_settings({name: entry.shape for name, entry in source.entries.items()}, source.label)
+
+
+def sam_settings(shapes: Mapping[str, tuple[int, ...]], label: str) -> dict[str, Any]:
+    """Returns the same for shapes by their names in segment-anything; `label` is what messages call their source."""
     try:
         return _settings(shapes)
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
-            f"{path} is no whole SAM: its sizes cannot be read ({type(error).__name__}: {error})"
+            f"{label} is no whole SAM: its sizes cannot be read ({type(error).__name__}: {error})"
         ) from None
 
 
-def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _settings(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     _, side, _, width = shapes["image_encoder.pos_embed"]
     patch = shapes["image_encoder.patch_embed.proj.weight"][-1]
     layers = 1 + max(int(found[1]) for name in shapes if (found := re.match(r"image_encoder\.blocks\.(\d+)\.", name)))

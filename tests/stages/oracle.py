@@ -31,7 +31,8 @@ class OracleFamily:
         del checkpoint
         return Oracle(truth={}, shift_px=seed, forget=0)
 
-    def export(self, checkpoint: Path, directory: Path, *, card: str) -> dict[str, Any]:
+    def export(self, checkpoint: Path, directory: Path, *, card: str, form: str = "merged") -> dict[str, Any]:
+        assert form == "merged"
         shutil.copy(checkpoint / TRUTH, directory / TRUTH)
         (directory / "README.md").write_text(card, encoding="utf-8")
         return {"parameters": 0}

@@ -35,11 +35,23 @@ def write_shards(source: TensorSource, directory: Path, *, index: str, max_shard
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write(source, names, directory / file)
         placed |= dict.fromkeys(names, file)
+    facts = {**_sizes(source), "shards": len(shards)}
+    totals = {"total_parameters": facts["parameters"], "total_size": facts["size_bytes"]}
+    write_json(directory / index, {"metadata": totals, "weight_map": dict(sorted(placed.items()))})
+    return facts
+
+
+def write_file(source: TensorSource, path: Path) -> dict[str, Any]:
+    """Writes all tensors of a source into one file; returns facts."""
+    _check(source, path.parent)
+    _write(source, list(source.entries), path)
+    return {**_sizes(source), "shards": 1}
+
+
+def _sizes(source: TensorSource) -> dict[str, int]:
     parameters = sum(math.prod(entry.shape) for entry in source.entries.values())
     size_bytes = sum(entry.size_bytes for entry in source.entries.values())
-    totals = {"total_parameters": parameters, "total_size": size_bytes}
-    write_json(directory / index, {"metadata": totals, "weight_map": dict(sorted(placed.items()))})
-    return {"parameters": parameters, "size_bytes": size_bytes, "tensors": len(placed), "shards": len(shards)}
+    return {"parameters": parameters, "size_bytes": size_bytes, "tensors": len(source.entries)}
 
 
 def _check(source: TensorSource, directory: Path) -> None:

@@ -1,0 +1,68 @@
+"""Predict: a checkpoint and shards in, shards with the model's words, boxes and masks out. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.artifacts import Checkpoint, Shards
+from orchestrator.records import record
+from orchestrator.stage import Stage, StageContext
+
+TASKS = ("caption", "regions", "refer")
+
+
+class Predict(Stage):
+    """Lets a trained model speak about every image of shards, on every rank, each image once.
+
+    Finished tars are kept when an attempt dies, and what is written reads like any other shards: to be looked at,
+    scored, or learnt from.
+    """
+
+    @record
+    class Config:
+        """What is asked, of how much data."""
+
+        task: str = "caption"  # with masks; regions: a caption for each box; refer: a mask for each phrase
+        limit: int | None = None  # samples of each input; null = all
+        max_new_tokens: int = 256
+        batch_size: int = 8  # images asked about at once
+        samples_per_shard: int = 1000  # also what is lost, at most, of a rank's work when an attempt dies
+
+        def __post_init__(self) -> None:
+            """Checks names and ranges."""
+            if self.task not in TASKS:
+                raise ValueError(f"task: {self.task!r} is unknown; allowed: {', '.join(TASKS)}")
+            for name in ("max_new_tokens", "batch_size", "samples_per_shard"):
+                if (value := getattr(self, name)) < 1:
+                    raise ValueError(f"{name} must be 1 or more, not {value}")
+            if self.limit is not None and self.limit < 1:
+                raise ValueError(f"limit must be 1 or more, or null for all, not {self.limit}")
+
+    @record
+    class Inputs:
+        """The model, and the images."""
+
+        model: Checkpoint
+        shards: dict[str, Shards]
+
+    @record
+    class Outputs:
+        """The same images with what the model says of them."""
+
+        shards: Shards
+
+    asks_family = True
+    keeps_parts = True
+
+    def faults(self) -> Mapping[str, str]:
+        """Misses something to speak about."""
+        return {} if self.inputs.shards else {"inputs.shards": "needs at least one set of shards"}
+
+    def code_roots(self) -> tuple[str, ...]:
+        """Names the code that asks, which planning does not import."""
+        return ("stages.prediction.work",)
+
+    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
+        """Asks about every image, and writes what is said. Collective: every rank must call."""
+        from stages.prediction.work import predict_all
+
+        return {"shards": predict_all(self.config, self.inputs, self.outputs.shards.path, context)}
