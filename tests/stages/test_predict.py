@@ -1,6 +1,9 @@
 """Prediction from an export: what is answered, what is drawn, and what is refused."""
 
+import io
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -8,7 +11,7 @@ from PIL import Image
 import stages
 from orchestrator.artifacts import Checkpoint, Export
 from orchestrator.errors import InputError
-from stages.predict import parse_box, predict
+from stages.predict import Asked, answer_lines, parse_box, predict
 from tests.stages.oracle import OracleFamily, write_oracle
 from tests.stages.scenes import scene
 
@@ -48,15 +51,42 @@ def test_without_a_prompt_it_grounds_a_caption_and_draws_it(export: Path, image:
 
 
 def test_boxes_alone_are_described(export: Path, image: Path, tmp_path: Path) -> None:
-    answer = predict(export, image, boxes=[(24, 5, 34, 35), (0, 0, 1, 1)], output=tmp_path / "drawn.png")
+    asked = Asked(boxes=((24, 5, 34, 35), (0, 0, 1, 1)))
+    answer = predict(export, image, asked, output=tmp_path / "drawn.png")
 
     assert [region["caption"] for region in answer["regions"]] == ["the blue bar", "something"]
 
 
 def test_a_prompt_is_answered_with_its_boxes(export: Path, image: Path) -> None:
-    answer = predict(export, image, "What is <bbox>?", [(4, 5, 14, 35)])
+    answer = predict(export, image, Asked(prompts=("What is <bbox>?",), boxes=((4, 5, 14, 35),)))
 
     assert answer["caption"] == "What is <bbox>? the green bar"
+
+
+def test_each_prompt_of_a_conversation_hears_what_was_said_before(export: Path, image: Path, tmp_path: Path) -> None:
+    asked = Asked(prompts=("Hi.", "What is <bbox>?", "And <bbox>?"), boxes=((4, 5, 14, 35), (24, 5, 34, 35)))
+
+    answer = predict(export, image, asked, output=tmp_path / "drawn.png")
+
+    first = "Hi."
+    second = f"Hi. {first} What is <bbox>? the green bar"
+    assert [turn["caption"] for turn in answer["turns"]] == [
+        first,
+        second,
+        f"Hi. {first} What is <bbox>? {second} And <bbox>? the green bar; the blue bar",
+    ]
+    assert (answer["prompt"], answer["caption"]) == ("And <bbox>?", answer["turns"][-1]["caption"])
+    assert list(answer_lines(answer))[:2] == ["> Hi.", first]
+
+
+def test_expressions_are_pointed_at_and_drawn(export: Path, image: Path, tmp_path: Path) -> None:
+    answer = predict(export, image, Asked(refer=("the green bar", "the moon")), output=tmp_path / "drawn.png")
+
+    bar, moon = answer["referred"]
+    assert (bar["expression"], [mask["share_of_image"] for mask in bar["masks"]]) == ("the green bar", [0.1875])
+    assert (moon["masks"], moon["text"]) == ([], "It is 0 times there.")
+    assert list(answer_lines(answer))[:2] == ["the green bar: 18.8% of the image", "the moon: pointed at nothing"]
+    assert (tmp_path / "drawn.png").is_file()
 
 
 def test_a_box_is_read_from_four_numbers() -> None:
@@ -71,14 +101,41 @@ def test_a_box_outside_the_image_is_refused_with_its_size(
     export: Path, image: Path, box: tuple[float, float, float, float]
 ) -> None:
     with pytest.raises(InputError, match="inside the image of 40 x 40 pixels"):
-        predict(export, image, boxes=[box])
+        predict(export, image, Asked(boxes=(box,)))
 
 
-def test_prompt_and_boxes_must_fit(export: Path, image: Path) -> None:
-    with pytest.raises(InputError, match="has 1 <bbox>, but 0 --box are given"):
-        predict(export, image, "What is <bbox>?")
-    with pytest.raises(InputError, match="--prompt is empty"):
-        predict(export, image, "  ")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompts": ("What is <bbox>?",)}, "has 1 <bbox>, but 0 --box are given"),
+        ({"prompts": ("What?",), "boxes": ((0, 0, 1, 1),)}, "has 0 <bbox>, but 1 --box are given"),
+        ({"prompts": ("  ",)}, "--prompt is empty"),
+        ({"refer": ("",)}, "--refer is empty"),
+        ({"refer": ("it",), "prompts": ("What?",)}, "--refer goes alone"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Asked(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_of_20000_by_20000_pixels_is_refused_before_it_is_decoded(
+    export: Path, tmp_path: Path, kind: str
+) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, kind)
+    data, huge = bytearray(picture.getvalue()), (20_000).to_bytes(2, "big")
+    if kind == "PNG":  # width and height as the header has them, and its checksum
+        data[16:24] = 2 * (20_000).to_bytes(4, "big")
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    else:
+        start = data.index(b"\xff\xc0") + 5
+        data[start : start + 4] = huge + huge
+    (tmp_path / "huge").write_bytes(data)
+
+    with pytest.raises(InputError, match=r"huge: the image (is too large|claims 20000)"):
+        predict(export, tmp_path / "huge")
 
 
 def test_a_bad_image_is_named(export: Path, image: Path, tmp_path: Path) -> None:
@@ -96,6 +153,9 @@ def test_what_is_no_export_is_refused(export: Path, image: Path, tmp_path: Path)
         predict(image, image)
     with pytest.raises(InputError, match="is not an export: there is a checkpoint in it"):
         predict(tmp_path / "model", image)
+    Export(export).commit("c" * 64, facts={"family": "oracle", "form": "adapter"})
+    with pytest.raises(InputError, match="is an adapter alone"):
+        predict(export, image)
     (export / "truth.json").unlink()
     with pytest.raises(InputError, match=r"is damaged: .*truth.json is missing"):
         predict(export, image)

@@ -20,7 +20,7 @@ from stages.glamm.begin import TOKENIZER, read_blueprint
 from stages.glamm.exported import write_export
 from stages.glamm.family import GlammFamily
 from stages.glamm.tokenizer import Vocabulary
-from stages.predict import predict
+from stages.predict import Asked, predict
 from tests.stages.glamm_models import picture, tiny_checkpoint
 
 FAMILY = GlammFamily()
@@ -172,7 +172,7 @@ def test_predict_answers_from_the_folder_alone(exported: Path, tmp_path: Path) -
     elsewhere = shutil.copytree(exported, tmp_path / "moved")
     PICTURES[1].save(tmp_path / "image.png")
 
-    found = predict(elsewhere, tmp_path / "image.png", boxes=[(0, 0, 9, 9)], output=tmp_path / "drawn.png")
+    found = predict(elsewhere, tmp_path / "image.png", Asked(boxes=((0, 0, 9, 9),)), tmp_path / "drawn.png")
 
     assert len(found["regions"]) == 1
     assert (tmp_path / "drawn.png").is_file()

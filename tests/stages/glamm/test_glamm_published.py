@@ -23,109 +23,13 @@ from stages.glamm.pretrained import fill_from_published
 from stages.glamm.published import REGION_RULES
 from stages.glamm.region import RegionEncoder, roi_align
 from tests.stages.glamm_models import TINY, vocabulary
+from tests.stages.published_names import original_sam, published_glamm, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
 
 WORDS = vocabulary()
 # a decoder of 8 heads, as every SAM has: shapes do not tell
 SMALL = replace(TINY, grounding=replace(TINY.grounding, decoder_heads=8))
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
-# segment-anything's names -> those of transformers; both without .weight and .bias
-SAM_NAMES = {
-    "image_encoder.patch_embed.proj": "vision_encoder.patch_embed.projection",
-    **{
-        f"image_encoder.blocks.{n}.{theirs}": f"vision_encoder.layers.{n}.{ours}"
-        for n in (0, 1)
-        for theirs, ours in {
-            "norm1": "layer_norm1", "norm2": "layer_norm2", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj",
-            "mlp.lin1": "mlp.lin1", "mlp.lin2": "mlp.lin2",
-        }.items()
-    },
-    "image_encoder.neck.0": "vision_encoder.neck.conv1",
-    "image_encoder.neck.1": "vision_encoder.neck.layer_norm1",
-    "image_encoder.neck.2": "vision_encoder.neck.conv2",
-    "image_encoder.neck.3": "vision_encoder.neck.layer_norm2",
-    **{f"prompt_encoder.point_embeddings.{n}": f"prompt_encoder.point_embed.{n}" for n in range(4)},
-    "prompt_encoder.not_a_point_embed": "prompt_encoder.not_a_point_embed",
-    "prompt_encoder.no_mask_embed": "prompt_encoder.no_mask_embed",
-    "prompt_encoder.mask_downscaling.0": "prompt_encoder.mask_embed.conv1",
-    "prompt_encoder.mask_downscaling.1": "prompt_encoder.mask_embed.layer_norm1",
-    "prompt_encoder.mask_downscaling.3": "prompt_encoder.mask_embed.conv2",
-    "prompt_encoder.mask_downscaling.4": "prompt_encoder.mask_embed.layer_norm2",
-    "prompt_encoder.mask_downscaling.6": "prompt_encoder.mask_embed.conv3",
-    **{
-        f"mask_decoder.transformer.layers.{n}.{theirs}": f"mask_decoder.transformer.layers.{n}.{ours}"
-        for n in (0, 1)
-        for theirs, ours in {
-            **{f"{part}.{proj}": f"{part}.{proj}" for proj in ATTENTION
-               for part in ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")},
-            **{f"norm{k}": f"layer_norm{k}" for k in (1, 2, 3, 4)},
-            "mlp.lin1": "mlp.lin1", "mlp.lin2": "mlp.lin2",
-        }.items()
-    },
-    **{f"mask_decoder.transformer.final_attn_token_to_image.{proj}":
-       f"mask_decoder.transformer.final_attn_token_to_image.{proj}" for proj in ATTENTION},
-    "mask_decoder.transformer.norm_final_attn": "mask_decoder.transformer.layer_norm_final_attn",
-    "mask_decoder.iou_token": "mask_decoder.iou_token",
-    "mask_decoder.mask_tokens": "mask_decoder.mask_tokens",
-    "mask_decoder.output_upscaling.0": "mask_decoder.upscale_conv1",
-    "mask_decoder.output_upscaling.1": "mask_decoder.upscale_layer_norm",
-    "mask_decoder.output_upscaling.3": "mask_decoder.upscale_conv2",
-    **{
-        f"mask_decoder.{head}.layers.{n}": f"mask_decoder.{head}.{ours}"
-        for head in (*(f"output_hypernetworks_mlps.{k}" for k in range(4)), "iou_prediction_head")
-        for n, ours in enumerate(("proj_in", "layers.0", "proj_out"))
-    },
-}  # fmt: skip
-SAM_ALONE = {
-    "image_encoder.pos_embed": "vision_encoder.pos_embed",
-    **{f"image_encoder.blocks.{n}.attn.rel_pos_{side}": f"vision_encoder.layers.{n}.attn.rel_pos_{side}"
-       for n in (0, 1) for side in "hw"},
-    "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix": "shared_image_embedding.positional_embedding",
-}  # fmt: skip
-
-
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-
-
-def original_sam(sam: nn.Module) -> dict[str, Tensor]:
-    """Names SAM's weights as segment-anything does."""
-    ours = weights_of(sam)
-    found = {theirs: ours.pop(name) for theirs, name in SAM_ALONE.items()}
-    for theirs, name in SAM_NAMES.items():
-        found |= {
-            f"{theirs}.{leaf}": ours.pop(f"{name}.{leaf}") for leaf in ("weight", "bias") if f"{name}.{leaf}" in ours
-        }
-    assert not ours
-    return found
-
-
-def published_glamm(model: Glamm) -> dict[str, Tensor]:
-    """Names the weights as the published GLaMM does, which has no CLIP and no bias before its group norms."""
-    found = {f"model.grounding_encoder.{name}": tensor for name, tensor in original_sam(model.sam).items()}
-    found |= weights_of(model.language_model)
-    found |= {f"model.mm_projector.{name}": tensor for name, tensor in weights_of(model.projector).items()}
-    hidden, out = (weights_of(layer) for layer in (model.prompt_projection.hidden, model.prompt_projection.out))
-    found |= {f"model.text_hidden_fcs.0.0.{leaf}": tensor for leaf, tensor in hidden.items()}
-    found |= {f"model.text_hidden_fcs.0.2.{leaf}": tensor for leaf, tensor in out.items()}
-    names = {
-        "inputs": "mlvl_fuse.input_conv",
-        "outputs": "roi_align.pconvs",
-        "position": "roi_align.pos_embedd",
-        "flatten": "roi_align.flatten_linear",
-        "project": "roi_align.updims",
-    }
-    for name, tensor in weights_of(model.region_encoder).items():
-        part, _, rest = name.partition(".")
-        if part in names:
-            found[f"model.region_encoder.{names[part]}.{rest}"] = tensor
-        elif name.split(".")[2] == "1":
-            found[f"model.region_encoder.mlvl_fuse.fuse_convs.{rest[0]}.gn.{rest.split('.')[-1]}"] = tensor
-        elif name.endswith("weight"):
-            found[f"model.region_encoder.mlvl_fuse.fuse_convs.{rest[0]}.conv.weight"] = tensor
-    return found
 
 
 @pytest.fixture
