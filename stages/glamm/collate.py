@@ -21,6 +21,7 @@ from stages.glamm.tokenizer import Vocabulary
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN, SAM_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
+MOST_OBLONG = 8  # of pictures that are centre-cropped as they are: photographs are less
 
 
 @record
@@ -114,6 +115,7 @@ class Collator:
         """Resizes to the global encoder's square: squashed whole, or short side first and centre cropped."""
         side = self.clip_size
         if self.blueprint.centre_crop:
+            image = _middle(image)
             scale = side / min(image.size)
             width, height = (max(side, round(length * scale)) for length in image.size)
             left, top = (width - side) // 2, (height - side) // 2
@@ -175,6 +177,15 @@ def fit_inside(size: tuple[int, int], side_px: int) -> tuple[int, int]:
     """Returns height and width of an image of this width and height whose longest side is brought to `side_px`."""
     scale = side_px / max(size)
     return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Cuts off what a centre crop leaves out anyway: a line of one pixel's height would grow to gigabytes before it."""
+    width, height = (min(length, MOST_OBLONG * min(image.size)) for length in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from orchestrator.records import record
 
 FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
+LLAMAS = ("llama", "llava", "llava_llama")  # what config.json calls a LLaMA and those that are built on one
 LANGUAGE_MODEL = "LlamaForCausalLM"  # the class of transformers
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
 
@@ -126,6 +127,23 @@ class GlammConfig:
             found["language.adapter"] = f"{adapter} has no adapter_config.json: give a folder that PEFT has saved"
         if self.weights is not None and not self.weights.exists():
             found["weights"] = f"{self.weights} is not there"
+        return self._strange_sizes(found) | found
+
+    def _strange_sizes(self, known: Mapping[str, str]) -> dict[str, str]:
+        """Names what is there and does not fit: another language model, levels that the image encoder lacks."""
+        found = {}
+        if self.language.path is not None and "language.path" not in known:
+            settings = read_settings(self.language.path)
+            kind = settings.get("model_type", LLAMAS[0])
+            if kind not in LLAMAS or "text_config" in settings:
+                found["language.path"] = (
+                    f"{self.language.path} is a {kind}; allowed: {', '.join(LLAMAS)}, with the sizes of the language "
+                    "model itself in config.json"
+                )
+        deepest = None if "vision.path" in known else _vision_settings(self.vision).get("num_hidden_layers")
+        if deepest is not None and (strange := [layer for layer in self.region.layers if not 0 <= layer <= deepest]):
+            given = ", ".join(map(str, strange))
+            found["region.layers"] = f"{given} is given, the image encoder has the hidden states 0 to {deepest}"
         return found
 
     def files(self) -> list[Path]:

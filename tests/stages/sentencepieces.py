@@ -1,5 +1,6 @@
 """A small `tokenizer.model` in SentencePiece's format, and its byte-pair encoding in a few plain lines."""
 
+from itertools import pairwise
 from typing import Any
 
 from transformers.convert_slow_tokenizer import import_protobuf
@@ -36,7 +37,7 @@ def encoded(text: str) -> list[int]:
     scores = {piece: score for piece, score, kind in pieces() if kind == NORMAL}
     parts = list(SPACE + text.replace(" ", SPACE))
     while True:
-        pairs = [(scores[one + two], -at) for at, (one, two) in enumerate(zip(parts, parts[1:], strict=False))
+        pairs = [(scores[one + two], -at) for at, (one, two) in enumerate(pairwise(parts))
                  if one + two in scores]  # fmt: skip
         if not pairs:
             break

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from orchestrator.artifacts import Export, Report
+from orchestrator.artifacts import Export, Report, Shards
 from orchestrator.journal import Journal
 from orchestrator.progress import Progress
 from orchestrator.stage import StageContext
@@ -80,6 +80,38 @@ def test_without_scores_the_card_says_so(tmp_path: Path) -> None:
     stage.run(context_in(tmp_path / "bars/export"))
 
     assert "exported without an evaluation" in (export.path / "README.md").read_text()
+
+
+def test_the_card_names_the_licence_of_all_data_and_the_weights_it_began_with(tmp_path: Path) -> None:
+    inputs = run_with_model(tmp_path / "bars")
+    shards = Shards(tmp_path / "bars/held_out/shards")
+    told = {"source": "coco", "split": "train", "licence": "CC BY 4.0 | Flickr"}
+    shards.commit("a" * 64, facts={**shards.facts(), **told})
+    facts = {**inputs.model.facts(), "published": {"sources": {"/weights/vicuna-7b": "LLaMA or Vicuna (transformers)"}}}
+    inputs.model.commit("f" * 64, facts=facts)
+    export = Export(tmp_path / "bars/export/model")
+
+    stage = ExportModel(ExportModel.Config(), inputs, ExportModel.Outputs(model=export))
+    stage.run(context_in(tmp_path / "bars/export"))
+
+    card = (export.path / "README.md").read_text()
+    assert "| `held_out/shards` | coco | train | 3 | CC BY 4.0 \\| Flickr |" in card
+    assert "- `vicuna-7b`: LLaMA or Vicuna (transformers)" in card
+
+
+def test_data_without_a_licence_is_said_to_have_none(tmp_path: Path) -> None:
+    inputs = run_with_model(tmp_path / "bars")
+    export = Export(tmp_path / "bars/export/model")
+
+    stage = ExportModel(ExportModel.Config(), inputs, ExportModel.Outputs(model=export))
+    stage.run(context_in(tmp_path / "bars/export"))
+
+    assert "not stated: find out before you publish" in (export.path / "README.md").read_text()
+
+
+def test_a_form_that_is_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match="form: 'onnx' is unknown; allowed: merged, adapter"):
+        ExportModel.Config(form="onnx")
 
 
 def test_what_a_killed_attempt_left_does_not_stay(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -19,9 +21,11 @@ from stages.glamm.answer import Row
 from stages.glamm.begin import TOKENIZER, read_blueprint
 from stages.glamm.exported import write_export
 from stages.glamm.family import GlammFamily
+from stages.glamm.model import Glamm
+from stages.glamm.pretrained import fill_from_published
 from stages.glamm.tokenizer import Vocabulary
 from stages.predict import Asked, predict
-from tests.stages.glamm_models import picture, tiny_checkpoint
+from tests.stages.glamm_models import TINY, picture, tiny_checkpoint
 
 FAMILY = GlammFamily()
 INDEX = "model.safetensors.index.json"
@@ -156,6 +160,72 @@ def test_transformers_loads_the_language_model_and_the_tokenizer(checkpoint: Che
     ours = FAMILY.load_export(exported).network.language_model
     with torch.inference_mode():
         assert torch.allclose(language.eval()(ids).logits, ours(ids).logits, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adapter(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("adapter") / "model"
+    directory.mkdir()
+    facts = FAMILY.export(checkpoint.path, directory, card="# An adapter\n", form="adapter")
+    assert facts["form"] == "adapter"
+    return directory
+
+
+def base_of(checkpoint: Checkpoint, tokens: int) -> LlamaForCausalLM:
+    """Makes the language model that was adapted, with so many of its tokens."""
+    settings = read_blueprint(checkpoint).language
+    base = LlamaForCausalLM(LlamaConfig(**settings))
+    stored = {
+        name.removeprefix("language_model.").replace(".base_layer.", "."): tensor
+        for name, tensor in load_weights(checkpoint.path).items()
+        if name.startswith("language_model.") and ".lora_" not in name
+    }
+    base.load_state_dict(stored)
+    base.resize_token_embeddings(tokens)
+    return base
+
+
+def test_peft_loads_the_adapter_alone_and_it_computes_what_the_merged_export_does(
+    checkpoint: Checkpoint, exported: Path, adapter: Path
+) -> None:
+    tokens = len(AutoTokenizer.from_pretrained(adapter))
+    base = base_of(checkpoint, tokens)
+
+    adapted = PeftModel.from_pretrained(base, adapter)
+
+    words = torch.arange(60)[None]
+    merged = FAMILY.load_export(exported).network.language_model
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted(words).logits, merged(words).logits, atol=1e-4, rtol=1e-4)
+    assert sorted(path.name for path in adapter.iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    held = load_file(adapter / "adapter_model.safetensors")
+    assert len(held) == 2 * 2 * 2 + 2  # two layers, queries and values, both halves; embeddings and head
+    assert "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight" in held
+
+
+def test_an_adapter_comes_back_into_a_model_that_begins_with_its_base(
+    checkpoint: Checkpoint, exported: Path, adapter: Path, tmp_path: Path
+) -> None:
+    blueprint = read_blueprint(checkpoint)
+    base_of(checkpoint, blueprint.vocabulary_size - 7).save_pretrained(tmp_path)  # as it was before it had our tokens
+    language = replace(TINY.language, path=tmp_path, adapter=adapter)
+    model = Glamm(replace(blueprint, lora=None))
+
+    filled = fill_from_published(model, replace(TINY, language=language))
+
+    assert filled.report.resized == ()
+    ours, merged = dict(model.named_parameters()), tensors_of(exported)
+    language_names = [name for name in merged if name.startswith("language_model.")]
+    assert all(torch.equal(ours[name], merged[name]) for name in language_names)
+
+
+def test_a_model_without_adapters_has_none_to_export_alone(tmp_path: Path) -> None:
+    plain = tiny_checkpoint(tmp_path / "model")
+
+    with pytest.raises(InputError, match="has no adapters to export alone; allowed: merged"):
+        FAMILY.export(plain.path, tmp_path, card="", form="adapter")
 
 
 def test_an_export_holds_its_card_and_no_pickle(exported: Path) -> None:

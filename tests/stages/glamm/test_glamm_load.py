@@ -83,7 +83,6 @@ def test_a_conversation_goes_on_from_what_was_said(glamm: Assistant) -> None:
 
     second = glamm.chat(IMAGE, messages, boxes=[BOX])
 
-    assert second == second
     other = [{**messages[0]}, {"role": "assistant", "content": "A grey bar."}, messages[2]]
     assert second.caption != glamm.chat(IMAGE, other, boxes=[BOX]).caption
     assert first.caption == glamm.chat(IMAGE, messages[:1]).caption
@@ -234,5 +233,5 @@ def test_half_of_a_published_glamm_and_another_tokenizer_are_refused(
 
     longer = {n: torch.cat([t, t[:1]]) if n.startswith(("model.embed", "lm_head")) else t for n, t in stored.items()}
     torch.save(longer, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="tokens, this tokenizer has .* not the one that belongs to these weights"):
+    with pytest.raises(InputError, match=r"tokens, this tokenizer has .* not the one that belongs to these weights"):
         load(tmp_path, vision=folder / "clip")

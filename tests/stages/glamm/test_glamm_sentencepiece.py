@@ -1,4 +1,4 @@
-"""LLaMA's older tokenizer files are read as they were written, and the ids that weights were trained with are asserted."""
+"""LLaMA's older tokenizer files are read as they were written; the ids that weights were trained with are asserted."""
 
 import json
 from pathlib import Path
