@@ -12,6 +12,7 @@ from orchestrator.errors import InputError
 from stages.glamm.config import SPECIAL_TOKENS, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
+from stages.glamm.task import GlammTask, Start, Weights
 from tests.stages.glamm_models import TINY, tiny_blueprint, vocabulary
 
 WORDS = vocabulary()
@@ -117,6 +118,15 @@ def test_what_became_of_all_weights_is_told_for_the_manifest(folders: GlammConfi
     assert facts["newly_initialised"]["projector"] == 4
     assert (facts["lacking"], facts["unused"]) == ([], 0)
     assert facts["loaded"] + sum(facts["newly_initialised"].values()) == len(list(model.named_parameters()))
+
+
+def test_a_checkpoint_says_what_it_began_with(folders: GlammConfig) -> None:
+    task = GlammTask(blueprint_of(folders), WORDS, {}, start=Start(folders=folders), weights=Weights(), max_regions=4)
+    model = task.build_model()
+
+    task.load_weights(model)
+
+    assert task.describe()["published"] == fill_from_published(task.build_model(), folders).facts()
 
 
 @pytest.mark.parametrize("rows", [-8, 9], ids=["another tokenizer", "tokens of its own"])

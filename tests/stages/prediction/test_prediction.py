@@ -1,5 +1,7 @@
 """Predictions over shards: every image once, the same whoever asks, kept when an attempt dies, read like any shards."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +185,8 @@ def ask_on_rank(world: World, folder: Path) -> dict[str, Any]:
     return predict(folder / "said", inputs, world=world)
 
 
+@pytest.mark.slow
+@pytest.mark.needs("torch")
 def test_two_ranks_write_what_one_writes(inputs: Predict.Inputs, tmp_path: Path) -> None:
     facts = run_ranks(2, ask_on_rank, tmp_path, directory=tmp_path)
 
@@ -213,3 +217,12 @@ def test_a_glamm_speaks_about_shards(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Predict.Config(**wrong)
+
+
+def test_planning_a_prediction_and_naming_the_api_import_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "PIL", "transformers"}
+    program = f"import sys, stages.prediction.stage, stages.glamm; print(sorted({heavy!r} & sys.modules.keys()))"
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert shown.stdout.strip() == "[]"
