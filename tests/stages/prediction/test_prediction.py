@@ -1,7 +1,5 @@
 """Predictions over shards: every image once, the same whoever asks, kept when an attempt dies, read like any shards."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,12 +215,3 @@ def test_a_glamm_speaks_about_shards(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Predict.Config(**wrong)
-
-
-def test_planning_a_prediction_and_naming_the_api_import_nothing_heavy() -> None:
-    heavy = {"torch", "numpy", "PIL", "transformers"}
-    program = f"import sys, stages.prediction.stage, stages.glamm; print(sorted({heavy!r} & sys.modules.keys()))"
-
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-
-    assert shown.stdout.strip() == "[]"
