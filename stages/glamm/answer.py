@@ -63,7 +63,8 @@ class GlammModel:
         """Takes a model whose weights are in place, on the device where it is to work."""
         self.network, self.vocabulary = model.eval().requires_grad_(requires_grad=False), vocabulary
         self.collator = Collator(model.blueprint, vocabulary)
-        self._device = next(model.parameters()).device
+        first = next(model.parameters())
+        self._device, self._dtype = first.device, first.dtype
 
     def ground(self, images: Sequence[Image.Image], *, max_new_tokens: int) -> list[GroundedCaption]:
         """Writes a grounded caption for each image."""
@@ -161,7 +162,7 @@ class GlammModel:
             return hidden_MD.new_zeros(0, 1, 1)
         prompts_MC = self.network.prompt_projection(hidden_MD)
         pixels_CHW, _ = self.collator.sam_pixels(image)
-        seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device)).last_hidden_state
+        seen = self.network.sam.vision_encoder(pixels_CHW[None].to(self._device, self._dtype)).last_hidden_state
         parts = prompts_MC[None].split(MASKS_AT_ONCE, dim=1)
         return torch.cat([decode_masks(self.network.sam, seen, part)[0] for part in parts])
 

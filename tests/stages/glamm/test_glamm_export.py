@@ -27,6 +27,8 @@ from stages.glamm.tokenizer import Vocabulary
 from stages.predict import Asked, predict
 from tests.stages.glamm_models import TINY, picture, tiny_checkpoint
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
+
 FAMILY = GlammFamily()
 INDEX = "model.safetensors.index.json"
 PICTURES = [picture(1), picture(2, (30, 50)), picture(3, (64, 20))]

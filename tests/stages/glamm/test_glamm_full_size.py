@@ -76,8 +76,14 @@ def glamm_7b() -> Glamm:
         grounding=sam_settings(sam, "vit_h"), region=RegionConfig(), lora=None, vocabulary_size=32007,
         feature_layer=-2, max_tokens=1536, centre_crop=True, roi_side_px=224,
     )  # fmt: skip
+    return built(blueprint)
+
+
+def built(blueprint: Blueprint) -> Glamm:
     with torch.device("meta"), no_init_weights():
-        return Glamm(blueprint)
+        model = Glamm(blueprint)
+    model.sam.tie_weights()  # which the above leaves out
+    return model
 
 
 def test_a_published_glamm_of_7b_fills_all_but_clip(glamm_7b: Glamm) -> None:
@@ -111,6 +117,7 @@ def test_each_sam_says_its_sizes_by_its_shapes_and_is_filled_from_either_layout(
     settings = sam_settings(shapes, kind)
     with torch.device("meta"), no_init_weights():
         model = SamModel(SamConfig(**settings))
+    model.tie_weights()
     wanted = {f"sam.{name}": tensor for name, tensor in model.named_parameters()}
     wanted |= {f"sam.{name}": tensor for name, tensor in model.named_buffers() if name.endswith("_embedding")}
 
@@ -167,9 +174,7 @@ def test_a_training_checkpoint_of_glamm_needs_a_model_with_its_adapters(glamm_7b
     with pytest.raises(InputError, match="has adapters that the model lacks"):
         placed(dict(glamm_7b.named_parameters()), shapes, GLAMM.rules, tokens=32000)
 
-    with torch.device("meta"), no_init_weights():
-        adapted = Glamm(blueprint)
-    report = placed(dict(adapted.named_parameters()), shapes, GLAMM.rules, tokens=32000)
+    report = placed(dict(built(blueprint).named_parameters()), shapes, GLAMM.rules, tokens=32000)
     assert report.unexpected == ()
     assert f"language_model.{layer}.lora_B.default.weight" in report.loaded
     assert f"language_model.{layer}.base_layer.weight" in report.loaded
