@@ -18,7 +18,7 @@ _SPACE = "▁"
 
 def read_sentencepiece(content: bytes) -> tuple[Tokenizer, dict[str, str]]:
     """Returns the tokenizer, as LLaMA's own code builds it, and the names of its special tokens."""
-    proto: Any = import_protobuf().ModelProto()
+    proto: Any = import_protobuf().ModelProto()  # type: ignore[no-untyped-call]  # transformers'
     try:
         proto.ParseFromString(content)
     except Exception as error:  # noqa: BLE001 - protobuf's exceptions are not the same in all its versions
