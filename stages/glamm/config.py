@@ -133,17 +133,13 @@ class GlammConfig:
         """Names what is there and does not fit: another language model, levels that the image encoder lacks."""
         found = {}
         if self.language.path is not None and "language.path" not in known:
-            settings = read_settings(self.language.path)
-            kind = settings.get("model_type", LLAMAS[0])
+            kind = (settings := read_settings(self.language.path)).get("model_type", LLAMAS[0])
             if kind not in LLAMAS or "text_config" in settings:
-                found["language.path"] = (
-                    f"{self.language.path} is a {kind}; allowed: {', '.join(LLAMAS)}, with the sizes of the language "
-                    "model itself in config.json"
-                )
-        deepest = None if "vision.path" in known else _vision_settings(self.vision).get("num_hidden_layers")
-        if deepest is not None and (strange := [layer for layer in self.region.layers if not 0 <= layer <= deepest]):
-            given = ", ".join(map(str, strange))
-            found["region.layers"] = f"{given} is given, the image encoder has the hidden states 0 to {deepest}"
+                found["language.path"] = f"{self.language.path} is a {kind}; allowed: {', '.join(LLAMAS)}"
+        if self.vision.path is not None and "vision.path" not in known:
+            deepest = _vision_settings(self.vision).get("num_hidden_layers", max(self.region.layers))
+            if strange := [str(layer) for layer in self.region.layers if not 0 <= layer <= deepest]:
+                found["region.layers"] = f"{', '.join(strange)} given, the image encoder has 0 to {deepest}"
         return found
 
     def files(self) -> list[Path]:

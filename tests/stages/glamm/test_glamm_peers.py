@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, SamImageProcessor, SamModel
 
 from stages.glamm.collate import Collator
-from stages.glamm.config import SPECIAL_TOKENS, LanguageConfig, draw_blueprint
+from stages.glamm.config import SPECIAL_TOKENS, LanguageConfig, VisionConfig, draw_blueprint
 from stages.glamm.decoder import decode_masks, masks_at_image_size
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
@@ -107,12 +107,13 @@ def test_a_language_model_of_another_kind_is_a_fault_when_planning(tmp_path: Pat
     assert "qwen2" in found["language.path"]
 
 
-def test_levels_that_the_image_encoder_does_not_have_are_a_fault_when_planning() -> None:
-    region = replace(TINY.region, layers=(1, 9))
+def test_levels_that_the_image_encoder_does_not_have_are_a_fault_when_planning(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"num_hidden_layers": 2}}))
+    region, vision = replace(TINY.region, layers=(1, 9)), VisionConfig(path=tmp_path)
 
-    found = replace(TINY, region=region).faults()
+    found = replace(TINY, region=region, vision=vision).faults()
 
-    assert found == {"region.layers": "9 is given, the image encoder has the hidden states 0 to 2"}
+    assert found == {"region.layers": "9 given, the image encoder has 0 to 2"}
 
 
 def test_centre_cropping_a_line_takes_no_more_memory_than_a_picture() -> None:
