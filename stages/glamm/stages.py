@@ -261,7 +261,7 @@ class RegionPretraining(GlammStage):
 class GlammTuning(GlammStage):
     """Tunes on any mixture of tasks, each source its own: referring segmentation, region captions, all of them."""
 
-    trainable = (
+    trainable: ClassVar[tuple[str, ...]] = (
         "language_model.*lora_*",
         "language_model.lm_head",
         "language_model.model.embed_tokens",
