@@ -288,7 +288,7 @@ def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
     dict_of_families()["oracle"] = ORACLE
     context = context_in(directory / f"rank{world.rank}", world)
     stage = Evaluate(
-        Evaluate.Config(benchmarks=ALL, untrained=True, batch_size=2),
+        Evaluate.Config(benchmarks=ALL, untrained=True, batch_size=2, pictures=1),
         Evaluate.Inputs(model=Checkpoint(directory / "model"), shards={"bars": Shards(directory / "bars")}),
         Evaluate.Outputs(report=Report(directory / "rank0/report")),
     )
@@ -302,7 +302,7 @@ def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
 def test_three_ranks_count_every_item_once_and_write_the_report_that_one_rank_writes(tmp_path: Path) -> None:
     shards = {"bars": write_shards(tmp_path / "bars", SCENES)}
     model = write_oracle(tmp_path / "model", SCENES, shift_px=2)
-    alone = evaluate(tmp_path / "alone", model, shards, benchmarks=ALL, untrained=True)
+    alone = evaluate(tmp_path / "alone", model, shards, benchmarks=ALL, untrained=True, pictures=1)
 
     facts = run_ranks(3, score_on_rank, tmp_path, directory=tmp_path)
 
