@@ -14,9 +14,9 @@ from orchestrator.alerts import Alerts
 from orchestrator.errors import Fault, RecipeError
 from orchestrator.heartbeat import Limits
 from orchestrator.notify import Notify
-from orchestrator.records import hidden, record
+from orchestrator.records import record
 from orchestrator.redaction import Screen
-from orchestrator.registration import Registration
+from orchestrator.registration import Tracking
 from orchestrator.resources import Resources
 from orchestrator.retry import RetryPolicy
 from orchestrator.typed import allowed, dotted, plain, suggestion, typed
@@ -27,31 +27,6 @@ CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@|[?&](?:password|passwd|token|s
 ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z0-9_]+)")
 REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_.-]+)\s*\}")
 OVERRIDE = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
-
-
-@record
-class Tracking:
-    """Where MLflow lives. Never part of a fingerprint."""
-
-    uri: str | None = "sqlite:///mlflow.db"  # null = journal only
-    experiment: str | None = None  # null = the recipe's name
-    register: Registration | str | None = None  # a model of the registry that the export becomes a version of
-    written_uri: str | None = hidden()  # uri before the environment was filled in: what recipe.yaml keeps
-
-    def __post_init__(self) -> None:
-        """Refuses to register with nobody, or under a name that cannot be."""
-        if self.register is not None and self.uri is None:
-            raise ValueError("register needs MLflow, and uri is null; set register to null, too")
-        if isinstance(self.register, str):
-            try:
-                Registration(name=self.register)
-            except ValueError as error:
-                raise ValueError(f"register: {error}") from None
-
-    @property
-    def registration(self) -> Registration | None:
-        """Returns what to register; a name alone is the short form."""
-        return Registration(name=self.register) if isinstance(self.register, str) else self.register
 
 
 @record

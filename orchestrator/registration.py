@@ -1,4 +1,4 @@
-"""Which export becomes a version of a model in MLflow's registry, and which scores it must reach first."""
+"""What a recipe says of MLflow: where it lives, which export is to become a version in its registry, and when."""
 
 import math
 import operator
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 
-from orchestrator.records import record
+from orchestrator.records import hidden, record
 
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .-]*[A-Za-z0-9_])?")  # what MLflow takes, without what needs quotes
 ALIAS = re.compile(r"[A-Za-z0-9_-]+")
@@ -65,6 +65,31 @@ class Registration:
         for stage, benchmarks in self.when.items():
             for benchmark, scores in benchmarks.items():
                 yield from ((stage, benchmark, score, text) for score, text in scores.items())
+
+
+@record
+class Tracking:
+    """Where MLflow lives. Never part of a fingerprint."""
+
+    uri: str | None = "sqlite:///mlflow.db"  # null = journal only
+    experiment: str | None = None  # null = the recipe's name
+    register: Registration | str | None = None  # a model of the registry that the export becomes a version of
+    written_uri: str | None = hidden()  # uri before the environment was filled in: what recipe.yaml keeps
+
+    def __post_init__(self) -> None:
+        """Refuses to register with nobody, or under a name that cannot be."""
+        if self.register is not None and self.uri is None:
+            raise ValueError("register needs MLflow, and uri is null; set register to null, too")
+        if isinstance(self.register, str):
+            try:
+                Registration(name=self.register)
+            except ValueError as error:
+                raise ValueError(f"register: {error}") from None
+
+    @property
+    def registration(self) -> Registration | None:
+        """Returns what to register; a name alone is the short form."""
+        return Registration(name=self.register) if isinstance(self.register, str) else self.register
 
 
 def _condition(key: str, text: str) -> Condition:
