@@ -76,7 +76,8 @@ class GlammSitting:
             ids_BL=torch.zeros(samples, shape.tokens, dtype=torch.long),
             labels_BL=labels_BL,
             attention_BL=torch.ones(samples, shape.tokens, dtype=torch.bool),
-            position_BL=(places_L % each).expand(samples, -1).clone() if shape.images > 1 else None,
+            # said even where no sequence holds two: transformers reads them, which on the meta device it could not
+            position_BL=(places_L % each).expand(samples, -1).clone(),
             is_image_BL=((own_L >= 1) & (own_L <= tokens)).expand(samples, -1).clone(),
             is_box_BL=((own_L > tokens) & (own_L <= tokens + shape.boxes)).expand(samples, -1).clone(),
             boxes_R4=torch.zeros(images * shape.boxes, 4),
