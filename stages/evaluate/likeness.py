@@ -46,6 +46,8 @@ BY_WORDS = Likeness(
 
 def _by_encoder(folder: Path) -> Likeness:
     """Loads an encoder of Hugging Face's layout from its folder alone: no network, no pickles, no code of its own."""
+    if not (folder / "config.json").is_file():  # it may have gone since the plan looked
+        raise InputError(f"config.phrase_encoder: {folder} has no config.json")
     from transformers import AutoModel, AutoTokenizer
 
     try:
