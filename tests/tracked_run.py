@@ -57,7 +57,6 @@ class TrackedRun:
         self._names = tuple(names)
         self.facts = FACTS
         self.content = ""  # of what is written, beside the name of the stage: another one, another digest
-        self.experiment: str | None = None
         self.register = register
         (directory / "logs").mkdir(parents=True)
         (directory / "code").mkdir()
@@ -77,7 +76,7 @@ class TrackedRun:
             user="ada",
             started=1_700_000_000.0,
             stages=tuple({"name": name, "action": "run", "reason": "no earlier work"} for name in self._names),
-            tracking={"uri": uri, "experiment": self.experiment, "register": self.register},
+            tracking={"uri": uri, "experiment": None, "register": self.register},
             pid=None,
         )
         write_launch(self.directory, record)

@@ -246,3 +246,54 @@ def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_
     assert child.info.status == "KILLED"
     assert json.loads(orch("status", "toy", "--json").stdout)["ended"]
     told_once(server.uri, directory, "train")
+
+
+REGISTER = {
+    "name": "", "stage": "export", "alias": "champion", "when": {"score": {"gcg": {"miou": ">= 0.5"}}},
+}  # fmt: skip
+NAMES = ("score", "export")
+
+
+def versions(server: TrackingServer, name: str) -> list[str]:
+    return [str(one.version) for one in MlflowClient(tracking_uri=server.uri).search_model_versions(f"name = '{name}'")]
+
+
+def tags(server: TrackingServer, directory: Path) -> dict[str, str]:
+    client = MlflowClient(tracking_uri=server.uri)
+    return dict(client.get_run(read_ledger(directory)["mlflow_run_id"]).data.tags)
+
+
+def test_answers_of_the_registry_that_are_lost_on_the_way_make_no_second_version(
+    server: TrackingServer, tmp_path: Path
+) -> None:
+    with Door(server.uri) as door:
+        run = TrackedRun(tmp_path / "lost", door.uri, NAMES)
+        run.whole()
+        forward(run.directory, follow=False)  # all but the registration
+        run.register = {**REGISTER, "name": "lost"}
+        run.launch(door.uri)
+        run.end()
+        door.mood = "forgetful"
+
+        failures = told_in_the_end(run.directory, tries=100)
+
+    assert failures > 1
+    assert versions(server, "lost") == ["1"]
+
+
+def test_a_registry_that_lets_nobody_in_keeps_nothing_else_from_mlflow(server: TrackingServer, tmp_path: Path) -> None:
+    with Door(server.uri) as door:
+        run = TrackedRun(tmp_path / "no entry", door.uri, NAMES, {**REGISTER, "name": "no entry"})
+        run.whole()
+        door.mood = "unregistering"
+        delivery = forward(run.directory, follow=False)
+        refused, parent = tags(server, run.directory / "export"), read_ledger(run.directory)["status"]
+        door.mood = "fine"
+
+        later = forward(run.directory, follow=False)
+
+    assert (delivery.complete, parent) == (True, "FINISHED")
+    assert refused["orch.registered"] == "no"
+    assert "may not write" in refused["orch.registered.why"]
+    assert later.message.endswith("registered as no entry/1")
+    assert versions(server, "no entry") == ["1"]
