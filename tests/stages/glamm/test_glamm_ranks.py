@@ -85,8 +85,8 @@ def test_packs_teach_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
         plan = make_plan(tmp_path / "units", join_parts(tmp_path / "units", len(samples), "grounded"), RULE)
 
     expected, gradients = _learnt(World.alone(), tmp_path)
-    two = run_ranks(2, _learnt, tmp_path, directory=tmp_path)
-    three = run_ranks(3, _learnt, tmp_path, directory=tmp_path)
+    two = run_ranks(2, _learnt, tmp_path, directory=tmp_path, timeout_s=300)
+    three = run_ranks(3, _learnt, tmp_path, directory=tmp_path, timeout_s=300)
 
     assert plan.samples_per_unit > 1.5
     assert len(gradients) > 1000
