@@ -1,4 +1,4 @@
-"""Installs what tests need of Debian besides Slurm, where it may: a browser, and a database that MLflow can keep.
+"""Installs what tests need of Debian besides Slurm, where it may: a browser, Java, a database that MLflow can keep.
 
 `python -m tests.packages`; it never fails: tests that lack something are skipped by name.
 """
@@ -10,18 +10,19 @@ from pathlib import Path
 
 from tests.browser import CHROMIUM
 
-POSTGRESQL = "postgresql"
+POSTGRESQL, JAVA = "postgresql", "default-jre-headless"  # METEOR is a program for Java
 # Debian keeps PostgreSQL's programs off the path
 INITDB = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
 def main() -> None:
     """Installs what is missing, or says that it stays missing."""
-    here = {CHROMIUM: shutil.which(CHROMIUM) is not None, POSTGRESQL: bool(INITDB)}
+    java = shutil.which("java") is not None
+    here = {CHROMIUM: shutil.which(CHROMIUM) is not None, POSTGRESQL: bool(INITDB), JAVA: java}
     missing = [package for package, found in here.items() if not found]
     if not missing:
         return
-    wanted = " and ".join(missing)
+    wanted = ", ".join(missing)
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         print(f"Without Debian's {wanted} the tests that need them will be skipped.")
         return
