@@ -1,6 +1,7 @@
 """What becomes of a chain whoever dies: nothing is lost, nothing runs twice. On a toy Slurm, in any order of events."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -275,11 +276,15 @@ def test_a_running_job_that_an_administrator_cancelled_is_not_started_again(run:
     assert read_state(run / "data").state == "cancelled"
 
 
-def test_followers_that_slurm_removed_are_asked_for_again_once_their_parent_is(run: Path, slurm: ToySlurm) -> None:
+@pytest.mark.parametrize("reason", ["Dependency", "None"])  # Slurm gives none for a job that came after the failure
+def test_followers_that_slurm_removed_are_asked_for_again_once_their_parent_is(
+    run: Path, slurm: ToySlurm, reason: str
+) -> None:
     submit(run, slurm)
     slurm.begin("1")
     slurm.lose("1")
     slurm.ready()  # kills the followers, as --kill-on-invalid-dep does
+    slurm.jobs["2"] = replace(slurm.jobs["2"], reason=reason)
     settle(run, slurm)
 
     assert work_through(run, slurm) == dict.fromkeys(CHAIN, 1)

@@ -119,7 +119,7 @@ def write_scores(run: Path, samples: tuple[Sample, ...]) -> dict[str, Any]:
     stages.FAMILIES["oracle"] = "tests.stages.oracle:OracleFamily"
     config = Evaluate.Config(
         benchmarks=["gcg", "region_captions"], untrained=True, pictures=3, at_least={"gcg": {"miou": 0.5}},
-        gains={"gcg": {"cider": 3.0}},
+        gains={"gcg": {"cider": 3.0}}, caption_scorer="plain",
     )  # fmt: skip
     model = write_oracle(run / "score/oracle", samples, shift_px=2, forget=1)
     journal = Journal(run / "score")

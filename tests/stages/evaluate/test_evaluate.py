@@ -28,6 +28,7 @@ from tests.stages.oracle import write_oracle
 from tests.stages.scenes import scene, write_shards
 
 ORACLE = "tests.stages.oracle:OracleFamily"
+PLAIN: dict[str, Any] = {"caption_scorer": "plain"}  # the other one starts Java; test_caption_scorers.py looks after it
 SCENES = [scene(number) for number in range(7)]
 
 
@@ -53,7 +54,9 @@ def context_in(directory: Path, world: World | None = None, *, stop: bool = Fals
 def evaluate(directory: Path, model: Checkpoint, shards: dict[str, Shards], **config: Any) -> dict[str, Any]:
     report = Report(directory / "report")
     stage = Evaluate(
-        Evaluate.Config(**config), Evaluate.Inputs(model=model, shards=shards), Evaluate.Outputs(report=report)
+        Evaluate.Config(**{**PLAIN, **config}),
+        Evaluate.Inputs(model=model, shards=shards),
+        Evaluate.Outputs(report=report),
     )
     context = context_in(directory)
     try:
@@ -178,7 +181,7 @@ def test_every_sample_is_asked_about_on_exactly_one_rank(tmp_path: Path, size: i
 
 def test_asked_to_stop_it_leaves_without_a_report(tmp_path: Path) -> None:
     stage = Evaluate(
-        Evaluate.Config(benchmarks=["gcg"]),
+        Evaluate.Config(benchmarks=["gcg"], **PLAIN),
         Evaluate.Inputs(
             model=write_oracle(tmp_path / "model", SCENES), shards={"bars": write_shards(tmp_path / "bars", SCENES)}
         ),
@@ -288,7 +291,7 @@ def score_on_rank(world: World, directory: Path) -> dict[str, Any]:
     dict_of_families()["oracle"] = ORACLE
     context = context_in(directory / f"rank{world.rank}", world)
     stage = Evaluate(
-        Evaluate.Config(benchmarks=ALL, untrained=True, batch_size=2, pictures=1),
+        Evaluate.Config(benchmarks=ALL, untrained=True, **PLAIN, batch_size=2, pictures=1),
         Evaluate.Inputs(model=Checkpoint(directory / "model"), shards={"bars": Shards(directory / "bars")}),
         Evaluate.Outputs(report=Report(directory / "rank0/report")),
     )

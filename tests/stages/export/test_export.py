@@ -45,7 +45,7 @@ def run_with_model(run: Path) -> ExportModel.Inputs:
     (run / "recipe.yaml").write_text("name: bars\nnote: '```'\n")
     report = Report(run / "score/report")
     evaluate = Evaluate(
-        Evaluate.Config(benchmarks=["gcg"], untrained=True, pictures=0),
+        Evaluate.Config(benchmarks=["gcg"], untrained=True, pictures=0, caption_scorer="plain"),
         Evaluate.Inputs(model=model, shards={"bars": shards}), Evaluate.Outputs(report=report),
     )  # fmt: skip
     report.commit("e" * 64, facts=evaluate.run(context_in(run / "score"))["report"])

@@ -274,7 +274,7 @@ def test_an_evaluation_from_shards_to_report(tmp_path: Path, noisy: Checkpoint) 
     stage = Evaluate(
         Evaluate.Config(
             benchmarks=["gcg", "region_captions", "refer", "refer_compat"], untrained=True, max_new_tokens=12,
-            batch_size=3, pictures=1,
+            batch_size=3, pictures=1, caption_scorer="plain",
         ),
         Evaluate.Inputs(model=noisy, shards={"bars": write_shards(tmp_path / "bars", [scene(n) for n in range(4)])}),
         Evaluate.Outputs(report=report),
