@@ -4,7 +4,7 @@ import logging
 import os
 import pwd
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from orchestrator.retry import Decision, conclude
 from orchestrator.state import (
     Attempt,
     Ending,
+    StageState,
     close_attempt,
     open_attempt,
     outputs_ready,
@@ -28,7 +29,7 @@ from slurm import queue
 from slurm.attempt import BEGINS
 from slurm.queue import JobFacts
 from slurm.states import outside
-from slurm.submissions import folder_of, read_submission
+from slurm.submissions import Submission, folder_of, read_submission
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,17 @@ def past_of(stage: Path) -> JobFacts | None:
     except SurroundingsError as error:
         log.warning("how the last attempt ended is not known: %s", error)
         return None
+
+
+def waited_in_vain(facts: JobFacts, found: Submission, parents: Iterable[StageState]) -> bool:
+    """Tells whether Slurm removed a job because one that it was to wait for had failed.
+
+    Of a job that came to the queue after that, Slurm gives no reason, for it never waited.
+    """
+    if facts.killed_by_dependency() or facts.reason.startswith("by "):
+        return facts.killed_by_dependency()
+    attempts = [attempt for parent in parents for attempt in parent.attempts]
+    return any(attempt.state == "failed" and attempt.job_id in found.after_ids for attempt in attempts)
 
 
 def record_unbegun(stage: Path, ending: Ending, *, launcher: str, facts: JobFacts | None, decision: str = "") -> None:

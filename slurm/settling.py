@@ -17,7 +17,7 @@ from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmRefused
 from slurm.chain import Chain, Fate
-from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun
+from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun, waited_in_vain
 from slurm.queue import JobFacts, Survey
 from slurm.reasons import in_words
 from slurm.sbatch import QueueFull, SubmissionRefused
@@ -196,7 +196,8 @@ class Settler:
     def _replace(self, name: str, found: Submission, facts: JobFacts | None, survey: Survey) -> Fate:
         """The job never began, and there is none any more: asks again, unless somebody or something was against it."""
         stage, decision = self._chain.folder(name), Decision(again=False, why="")
-        by_hand = facts is not None and facts.state == "CANCELLED" and not self._waited_in_vain(name, found, facts)
+        parents = [read_state(self._chain.folder(parent)) for parent in self._chain.parents(name)]
+        by_hand = facts is not None and facts.state == "CANCELLED" and not waited_in_vain(facts, found, parents)
         if by_hand or wish_of(self._chain.directory, name) is not None:
             ending: Ending | None = cancelled(self._chain.directory, name, facts)
         elif facts is not None and is_stillborn(stage, facts):
@@ -212,18 +213,6 @@ class Settler:
             if not (attempts and facts is not None and attempts[-1].job_id == facts.id):  # noted, but not sent again
                 self._record(name, ending, facts, str(decision) if decision.why else "")
         return self._chain.send(name, found, decision) if decision.again else "blocked"
-
-    def _waited_in_vain(self, name: str, found: Submission, facts: JobFacts) -> bool:
-        """Tells whether Slurm removed a job because what it waited for had failed.
-
-        Of one that came to the queue after that, Slurm gives no reason, for it never waited.
-        """
-        if facts.killed_by_dependency() or facts.reason.startswith("by "):
-            return facts.killed_by_dependency()
-        attempts = [
-            one for parent in self._chain.parents(name) for one in read_state(self._chain.folder(parent)).attempts
-        ]
-        return any(one.state == "failed" and one.job_id in found.after_ids for one in attempts)
 
     def _broken(self, name: str, found: Submission, facts: JobFacts | None) -> Ending | None:
         """Says why asking again would be in vain for a stage whose keeper claimed it and no more; None if not."""
