@@ -131,6 +131,7 @@ def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line:
     finally:
         line.cluster.start_controller()
     begun = json.loads((line.folder / "runs" / "other" / "launch.json").read_text(encoding="utf-8"))
+    line.wait(lambda: line.cluster.run(["squeue", "-h"]).returncode == 0)
     line("cancel", "toy")
     line.wait(line.over, 30)
 
@@ -178,7 +179,9 @@ def test_a_node_that_breaks_every_job_is_left_out_and_blamed_once_the_stage_bega
     assert attempts[0]["nodes"] == [bad]
     assert attempts[0]["decision"].startswith(f"again: sent elsewhere, without {bad}")
     assert bad not in attempts[1]["nodes"]
-    assert [(one.node, one.cause) for one in Ledger(line.folder / "ledger").incidents()] == [(bad, "unfit")]
+    incidents = Ledger(line.folder / "ledger").incidents()
+    assert {(one.node, one.cause) for one in incidents} == {(bad, "unfit")}
+    assert len({one.detail for one in incidents}) == len(incidents)  # a job of the second stage may have gone there too
 
 
 def test_a_job_that_is_held_is_called_so_with_what_to_type(line: Line) -> None:
