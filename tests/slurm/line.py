@@ -34,4 +34,8 @@ class Line(Orch):
         self.wait(lambda: (self.stage(stage)["step"] or 0) >= step, 40)
 
     def jobs(self) -> list[str]:
-        return self.cluster.run(["squeue", "-h", "-o", "%j"]).stdout.split()
+        return self.cluster.run(["squeue", "-h", "-o", "%j"], check=True).stdout.split()
+
+    def queue_empties(self) -> None:
+        """Waits until Slurm has no job any more: one that is over stays in the queue while its hosts tidy up."""
+        self.wait(lambda: not self.jobs(), 20)

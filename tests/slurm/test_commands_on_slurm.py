@@ -60,7 +60,7 @@ def test_a_chain_is_watched_refused_a_second_time_and_cancelled(line: Line) -> N
     assert first["attempts"][0]["number"] == ended["stages"][0]["attempts"][-1]["number"]
     assert ended["stages"][0]["attempts"][-1]["cause"] == "cancelled"
     assert list((line.run_folder / "first" / "checkpoints").glob("step_*"))
-    assert line.jobs() == []
+    line.queue_empties()
 
 
 def test_logs_follow_all_ranks_through_a_requeue_and_resume_goes_where_it_was(line: Line) -> None:
@@ -116,7 +116,7 @@ def test_a_job_that_somebody_cancels_by_hand_is_told_as_that(line: Line) -> None
     assert [stage["state"] for stage in shown["stages"]] == ["cancelled", "waiting"]
     attempt = shown["stages"][0]["attempts"][-1]
     assert (attempt["cause"], len(attempt["evidence"]) > 0) == ("cancelled", True)
-    assert line.jobs() == []
+    line.queue_empties()
 
 
 def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line: Line) -> None:

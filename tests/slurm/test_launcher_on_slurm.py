@@ -155,7 +155,7 @@ def test_a_job_cancelled_by_hand_says_who_did_it_and_its_followers_wait(place: P
     first, second = place.orch.status()["stages"]
     assert (first["state"], first["attempts"][-1]["cause"], second["state"]) == ("cancelled", "cancelled", "waiting")
     assert "root" in first["attempts"][-1]["detail"]
-    assert not place.devcluster.run(["squeue", "--noheader"]).stdout
+    place.orch.wait(lambda: not place.devcluster.run(["squeue", "--noheader"], check=True).stdout, 20)
 
 
 def test_without_accounting_a_chain_is_settled_from_what_the_controller_knows(place: Place) -> None:

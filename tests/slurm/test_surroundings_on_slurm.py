@@ -75,7 +75,7 @@ def test_what_sbatch_refuses_names_the_key_and_leaves_nothing_behind(
     assert "stages.first" in refused.stderr
     assert shown["ended"] is not None
     assert shown["state"] == "failed"
-    assert line.jobs() == []
+    line.queue_empties()
 
 
 def test_a_colleagues_job_of_the_same_name_changes_nothing(line: Line) -> None:
@@ -88,11 +88,13 @@ def test_a_colleagues_job_of_the_same_name_changes_nothing(line: Line) -> None:
     shown = line.stage("first")
     line("cancel", "toy")
     line.wait(line.over, 20)
-    left = line.cluster.run(["squeue", "-h", "-o", "%i"]).stdout.split()
+
+    def left() -> list[str]:
+        return line.cluster.run(["squeue", "-h", "-o", "%i"]).stdout.split()
 
     assert shown["waiting"]["job_id"] == submission["job_id"]
-    assert number in left
-    assert submission["job_id"] not in left
+    line.wait(lambda: submission["job_id"] not in left(), 20)
+    assert number in left()
 
 
 def test_names_and_values_reach_no_shell(line: Line) -> None:
@@ -178,7 +180,7 @@ def test_who_may_not_write_looks_and_is_told_why_he_cannot_launch(line: Line) ->
         assert said.returncode == 3, said.stderr
         assert "Traceback" not in said.stderr
         assert "Read-only file system" in said.stderr
-    assert line.jobs() == []
+    line.queue_empties()
 
 
 def read_only(line: Line, *arguments: str) -> "subprocess.CompletedProcess[str]":
