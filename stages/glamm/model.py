@@ -13,7 +13,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
 from stages.glamm.config import Blueprint, LoraConfig
 from stages.glamm.decoder import PromptProjection, decode_masks
-from stages.glamm.region import RegionEncoder, at_points
+from stages.glamm.region import RegionEncoder
+from stages.roi import at_points
 
 _FEW_PATCHES = 4  # a square of two by two: the least that group norms take
 

@@ -10,33 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.glamm.config import RegionConfig
-
-
-def roi_align(features_BCHW: Tensor, boxes_R4: Tensor, box_image_R: Tensor, *, size: int, sampling: int) -> Tensor:
-    """Averages `sampling` x `sampling` bilinear samples in each of `size` x `size` cells of every box: R x C x S x S.
-
-    Boxes are xyxy in units of the map (0..1); pixel centres lie at half cells ("aligned"), samples outside the map
-    take the value of its border.
-    """
-    steps = size * sampling
-    offsets = (torch.arange(steps, device=boxes_R4.device, dtype=torch.float32) + 0.5) / steps
-    x0, y0, x1, y1 = boxes_R4.float().unbind(-1)
-    xs_RS = x0[:, None] + (x1 - x0)[:, None] * offsets
-    ys_RS = y0[:, None] + (y1 - y0)[:, None] * offsets
-    shape = (len(boxes_R4), steps, steps)
-    grid = torch.stack([xs_RS[:, None, :].expand(shape), ys_RS[:, :, None].expand(shape)], dim=-1) * 2 - 1
-    samples = functional.grid_sample(
-        features_BCHW[box_image_R], grid.to(features_BCHW.dtype), align_corners=False, padding_mode="border"
-    )
-    return functional.avg_pool2d(samples, sampling)
-
-
-def at_points(tokens_BND: Tensor, points_RK2: Tensor, image_R: Tensor) -> Tensor:
-    """Reads a square grid of image tokens at points (xy, 0..1), bilinearly: R x K x D."""
-    maps_BDHW = _as_map(tokens_BND, 1)
-    grid = (points_RK2 * 2 - 1)[:, :, None].to(maps_BDHW.dtype)
-    read = functional.grid_sample(maps_BDHW[image_R], grid, align_corners=False, padding_mode="border")
-    return read[..., 0].transpose(1, 2)
+from stages.roi import as_map, roi_align
 
 
 class RegionEncoder(nn.Module):
@@ -67,7 +41,7 @@ class RegionEncoder(nn.Module):
     def forward(self, levels_BND: Sequence[Tensor], boxes_R4: Tensor, box_image_R: Tensor, roi_scale: float) -> Tensor:
         """Returns R x D. `roi_scale` shrinks the boxes on the map, 1.0 unless published weights want it otherwise."""
         maps = [
-            enter(_with_coordinates(_as_map(level, factor)))
+            enter(_with_coordinates(as_map(level, factor)))
             for enter, level, factor in zip(self.inputs, levels_BND, self.config.upsample, strict=True)
         ]
         for exchange in self.exchanges:
@@ -80,16 +54,6 @@ class RegionEncoder(nn.Module):
         fused_RC = self.flatten(torch.relu(torch.stack(regions).sum(0)).flatten(1))
         projected: Tensor = self.project(fused_RC + self.position(boxes_R4.to(fused_RC.dtype)))
         return projected
-
-
-def _as_map(level_BND: Tensor, factor: int) -> Tensor:
-    side = round(level_BND.shape[1] ** 0.5)
-    level_BCHW = level_BND.transpose(1, 2).reshape(level_BND.shape[0], -1, side, side)
-    if factor == 1:
-        return level_BCHW
-    # in float32: bilinear weights lose too much in bfloat16
-    larger = functional.interpolate(level_BCHW.float(), scale_factor=factor, mode="bilinear", align_corners=True)
-    return larger.to(level_BND.dtype)
 
 
 def _with_coordinates(map_BCHW: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
 from stages.glamm.published import REGION_RULES
-from stages.glamm.region import RegionEncoder, roi_align
+from stages.glamm.region import RegionEncoder
+from stages.roi import roi_align
 from tests.stages.glamm_models import TINY, vocabulary
 from tests.stages.published_names import original_sam, published_glamm, weights_of
 

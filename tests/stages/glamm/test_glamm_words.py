@@ -10,10 +10,10 @@ from orchestrator.errors import InputError
 from stages.glamm.batches import WordsBatch
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
-from stages.glamm.region import at_points
 from stages.glamm.stages import WordPretraining
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.words import POINTS, WordsTask, rarities
+from stages.roi import at_points
 from stages.samples import Sample
 from tests.stages.glamm_models import tiny_blueprint, vocabulary
 from tests.stages.scenes import scene, write_shards
