@@ -7,7 +7,8 @@ from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
-from stages.glamm.config import FAMILY, Blueprint, GlammConfig, LoraConfig, draw_blueprint
+from stages.adapters import LoraConfig
+from stages.glamm.config import FAMILY, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary
 from stages.glamm.words import WordsTask, rarities

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
+from stages.adapters import LoraConfig
 
 FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
@@ -84,16 +85,6 @@ class RegionConfig:
             raise InputError(f"upsample must name one factor per level: {len(self.layers)} layers are listed")
         if self.channels % self.groups or self.channels % 4:
             raise InputError(f"channels must be a multiple of 4 and of groups ({self.groups}), not {self.channels}")
-
-
-@record
-class LoraConfig:
-    """Low-rank adapters on the language model's linear layers with these names."""
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
 @record

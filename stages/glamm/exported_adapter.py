@@ -8,8 +8,8 @@ from orchestrator.errors import InputError
 from orchestrator.training.foreign.adapters import SETTINGS, Renamed
 from orchestrator.training.foreign.writing import write_file
 from orchestrator.training.weights import StoredWeights
+from stages.exporting import CARD
 from stages.glamm.config import Blueprint
-from stages.glamm.exported import CARD
 from stages.glamm.tokenizer import Vocabulary
 
 WEIGHTS = "adapter_model.safetensors"

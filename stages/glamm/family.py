@@ -12,12 +12,13 @@ from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.training import elastic
 from orchestrator.training.foreign.source import few
 from orchestrator.training.weights import load_into
+from stages.exporting import fill_from_export
 from stages.family import ADAPTER, MERGED
 from stages.glamm.adopted import read_adopted
 from stages.glamm.answer import GlammModel
 from stages.glamm.begin import TOKENIZER, read_blueprint
 from stages.glamm.config import Blueprint
-from stages.glamm.exported import fill_from_export, read_export, write_export
+from stages.glamm.exported import read_export, write_export
 from stages.glamm.exported_adapter import write_adapter
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
@@ -61,7 +62,7 @@ class GlammFamily:
         """Loads what `export` wrote merged, from that folder alone."""
         found = read_export(directory)
         model = _build(found.blueprint, self._dtype)
-        fill_from_export(model, found)
+        fill_from_export(model, found.opened)
         return self._ready(model, found.vocabulary)
 
     def adopt(self, folder: Path, vision: Path) -> GlammModel:

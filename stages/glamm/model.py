@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamConfig, SamModel
 
+from stages.adapters import inject_lora
 from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
-from stages.glamm.config import Blueprint, LoraConfig
+from stages.glamm.config import Blueprint
 from stages.glamm.decoder import PromptProjection, decode_masks
 from stages.glamm.region import RegionEncoder
 from stages.roi import at_points
@@ -140,18 +141,3 @@ class Glamm(nn.Module):
         else:
             images_PCHW = batch.seen.images_PCHW.to(hidden_BLD.dtype)
         return decode_masks(self.sam, images_PCHW[image_N], prompts_NC[:, None])[:, 0]
-
-
-def inject_lora(language_model: nn.Module, config: LoraConfig) -> None:
-    """Adds low-rank adapters in place, so that weight names gain no prefix."""
-    from peft import LoraConfig as PeftLora
-    from peft import inject_adapter_in_model
-
-    settings = PeftLora(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.targets),
-        bias="none",
-    )
-    inject_adapter_in_model(settings, language_model)

@@ -6,9 +6,9 @@ import torch
 
 from orchestrator.artifacts import Checkpoint, Export
 from orchestrator.errors import InputError
+from stages.exporting import CONFIG, INDEX
 from stages.glamm.answer import GlammModel
 from stages.glamm.assistant import Assistant
-from stages.glamm.exported import CONFIG, INDEX
 from stages.glamm.family import GlammFamily
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -18,7 +18,8 @@ from orchestrator.training.foreign.source import TensorSource, few
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.training.optim import whole_shape
 from orchestrator.training.weights import LoadReport
-from stages.glamm.config import SPECIAL_TOKENS, GlammConfig, LoraConfig
+from stages.adapters import LoraConfig
+from stages.glamm.config import SPECIAL_TOKENS, GlammConfig
 from stages.glamm.published import ABSENT, EMBEDDINGS, GLAMM, GPT4ROI, GROUNDING, LANGUAGE, VISION, WHOLE
 
 log = logging.getLogger(__name__)

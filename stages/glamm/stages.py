@@ -8,8 +8,9 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
+from stages.adapters import LoraConfig
 from stages.glamm.caching import ReadsFeatures
-from stages.glamm.config import GlammConfig, LoraConfig
+from stages.glamm.config import GlammConfig
 from stages.glamm.conversations import KINDS
 from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
 

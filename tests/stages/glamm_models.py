@@ -13,6 +13,7 @@ from orchestrator.training import elastic, writing
 from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.world import World
+from stages.adapters import LoraConfig
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import (
     FAMILY,
@@ -20,7 +21,6 @@ from stages.glamm.config import (
     GlammConfig,
     GroundingConfig,
     LanguageConfig,
-    LoraConfig,
     RegionConfig,
     VisionConfig,
     draw_blueprint,

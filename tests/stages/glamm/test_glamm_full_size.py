@@ -12,7 +12,8 @@ from transformers.initialization import no_init_weights
 from orchestrator.errors import InputError
 from orchestrator.training.foreign.mapping import Rule, match
 from orchestrator.training.weights import LoadReport
-from stages.glamm.config import Blueprint, LoraConfig, RegionConfig
+from stages.adapters import LoraConfig
+from stages.glamm.config import Blueprint, RegionConfig
 from stages.glamm.model import Glamm
 from stages.glamm.published import CLIP, GLAMM, GPT4ROI, LLAMA, SAM, SAM_ORIGINAL
 from stages.glamm.sam_original import sam_settings

@@ -16,7 +16,8 @@ from torch.nn import functional
 from orchestrator.errors import InputError
 from orchestrator.training.foreign.mapping import fill_from
 from orchestrator.training.foreign.source import Held
-from stages.glamm.config import GlammConfig, GroundingConfig, LoraConfig, RegionConfig, draw_blueprint
+from stages.adapters import LoraConfig
+from stages.glamm.config import GlammConfig, GroundingConfig, RegionConfig, draw_blueprint
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published

@@ -13,7 +13,8 @@ from orchestrator.progress import Progress
 from orchestrator.stage import StageContext
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.world import World
-from stages.glamm.config import GlammConfig, LanguageConfig, LoraConfig, VisionConfig
+from stages.adapters import LoraConfig
+from stages.glamm.config import GlammConfig, LanguageConfig, VisionConfig
 from stages.glamm.foresight import Asked, longest
 from stages.glamm.stages import (
     FeatureAlignment,
