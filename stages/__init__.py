@@ -5,6 +5,7 @@ from collections.abc import Mapping
 STAGES: Mapping[str, str] = {
     "make_shapes": "stages.shapes.stage:MakeShapes",
     "convert_shards": "stages.convert.stage:ConvertShards",
+    "learn_tokenizer": "stages.tokenizer.stage:LearnTokenizer",
     "glamm_tokenizer": "stages.glamm.stages:GlammTokenizer",
     "glamm_features": "stages.glamm.caching:GlammFeatures",
     "glamm_word_pretraining": "stages.glamm.stages:WordPretraining",

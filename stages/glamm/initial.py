@@ -1,6 +1,5 @@
 """Fresh weights, as a function of (seed, name): the same on any number of ranks, whole or partitioned by ZeRO-3."""
 
-import hashlib
 import math
 from collections.abc import Collection, Iterator
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from orchestrator.training.optim import whole_shape
 from orchestrator.training.weights import fill
+from stages.fresh import drawn, fan_in, generator_of
 
 EMBEDDING_STD = 0.02
 # of a vector that all words share: LLaMA has no biases, so what queries have in common is learned once for all words
@@ -59,7 +59,7 @@ def _plans(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
                 attends = path.startswith("language_model.") and path.endswith(("q_proj", "k_proj"))
                 gain = ATTENTION_GAIN if attends else 1.0
                 depth = 2 * blocks.get(path.split(".")[0], 1) if path.endswith(RESIDUAL_ENDS) else 1
-                yield name, parameter, gain / math.sqrt(_fan_in(module, whole_shape(parameter)) * depth)
+                yield name, parameter, gain / math.sqrt(fan_in(module, whole_shape(parameter)) * depth)
 
 
 def _std_of_special(name: str) -> float | None:
@@ -74,18 +74,10 @@ def _std_of_special(name: str) -> float | None:
     return 0.0 if "rel_pos" in name else None
 
 
-def _fan_in(module: nn.Module, shape: torch.Size) -> int:
-    if isinstance(module, nn.ConvTranspose2d):  # with stride = kernel each output pixel sees one input pixel
-        return shape[0]
-    return math.prod(shape[1:])
-
-
 def _drawn(name: str, shape: torch.Size, std: float | None, seed: int) -> Tensor:
-    if std is None:
-        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) % 2**63)
-    drawn = torch.randn(shape, generator=generator) * std
-    if name.endswith("embed_tokens.weight"):
-        drawn += torch.randn(shape[-1], generator=generator) * COMMON_STD
-    return drawn
+    values = drawn(name, shape, std, seed)
+    if std is not None and name.endswith("embed_tokens.weight"):
+        generator = generator_of(name, seed)
+        torch.randn(shape, generator=generator)  # those were the values; what follows them is common
+        values += torch.randn(shape[-1], generator=generator) * COMMON_STD
+    return values
