@@ -20,6 +20,9 @@ Box = tuple[float, float, float, float]
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]  # height x width x 3: red, green, blue
 
+# of red, green and blue (0..1), as the encoders were trained with them
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
 MAX_PIXELS = 100_000_000  # a picture that claims more is an accident or an attack
 
 
@@ -97,6 +100,13 @@ def fit_square(image: Image.Image, side_px: int) -> Fitted:
     canvas = Image.new("RGB", (side_px, side_px))
     canvas.paste(image.resize((width_px, height_px), Image.Resampling.BILINEAR), (0, 0))
     return Fitted(image=canvas, scale=scale, width_px=width_px, height_px=height_px)
+
+
+def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Returns what encoders read: 3 x H x W, each colour (0..1) less its mean, over its deviation."""
+    pixels_HWC = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    pixels_HWC = (pixels_HWC - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
 
 def resize_mask(mask_HW: Mask, *, width_px: int, height_px: int) -> Mask:

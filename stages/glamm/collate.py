@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from stages.glamm.config import Blueprint
 from stages.glamm.features import ImageFeatures
 from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
+from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, normalised
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-SAM_MEAN, SAM_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
 MOST_OBLONG = 8  # of pictures that are centre-cropped as they are: photographs are less
 
 
@@ -122,14 +120,14 @@ class Collator:
             image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
         else:
             image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return _normalised(image, CLIP_MEAN, CLIP_STD)
+        return torch.from_numpy(normalised(image, CLIP_MEAN, CLIP_STD))
 
     def sam_pixels(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
         """Resizes the longest side to SAM's square and pads right and below; also returns height and width inside."""
         height, width = self.sam_inside(image)
-        pixels = _normalised(image.resize((width, height), Image.Resampling.BILINEAR), SAM_MEAN, SAM_STD)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
         square = torch.zeros(3, self.sam_size, self.sam_size)
-        square[:, :height, :width] = pixels
+        square[:, :height, :width] = torch.from_numpy(normalised(resized, IMAGENET_MEAN, IMAGENET_STD))
         return square, (height, width)
 
     def sam_inside(self, image: Image.Image) -> tuple[int, int]:
@@ -186,12 +184,6 @@ def _middle(image: Image.Image) -> Image.Image:
         return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def _normalised(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    pixels: NDArray[Any] = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    pixels = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -15,9 +15,9 @@ from stages.exporting import (
     write_description,
     write_weights,
 )
-from stages.glamm.collate import CLIP_MEAN, CLIP_STD, SAM_MEAN, SAM_STD
 from stages.glamm.config import Blueprint
 from stages.glamm.tokenizer import FILES, Vocabulary
+from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 MODEL, MODEL_TYPE = "Glamm", "glamm"
 
@@ -80,8 +80,8 @@ def _preprocessor(blueprint: Blueprint) -> dict[str, Any]:
             "size": {"longest_edge": blueprint.canvas_px},
             "pad_size": {"height": blueprint.canvas_px, "width": blueprint.canvas_px},  # right and below
             "resample": 2,  # bilinear
-            "image_mean": list(SAM_MEAN),
-            "image_std": list(SAM_STD),
+            "image_mean": list(IMAGENET_MEAN),
+            "image_std": list(IMAGENET_STD),
         },
         "num_image_tokens": blueprint.num_image_tokens,
     }
