@@ -9,6 +9,7 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.foreign.mapping import recognise
 from orchestrator.training.foreign.opening import open_source
+from stages.folders import read_settings
 from stages.glamm.config import (
     Blueprint,
     GlammConfig,
@@ -16,7 +17,6 @@ from stages.glamm.config import (
     RegionConfig,
     VisionConfig,
     draw_blueprint,
-    read_settings,
 )
 from stages.glamm.published import GLAMM
 from stages.glamm.sam_original import sam_settings

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
+from stages.folders import folder_fault, read_settings, stamps_of
 
 FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
@@ -104,11 +105,7 @@ class GlammConfig:
     def faults(self) -> dict[str, str]:
         """Names the weights that are not there: key -> message."""
         parts = {"language": self.language.path, "vision": self.vision.path, "grounding": self.grounding.path}
-        found = {
-            f"{name}.path": f"{path} has no config.json: give a model folder in the layout of Hugging Face transformers"
-            for name, path in parts.items()
-            if path is not None and not (path / "config.json").is_file()
-        }
+        found = {f"{name}.path": fault for name, path in parts.items() if (fault := folder_fault(path)) is not None}
         grounding, adapter = self.grounding.path, self.language.adapter
         if grounding is not None and grounding.is_file() and grounding.suffix in WEIGHT_FILES:
             del found["grounding.path"]  # a file of segment-anything says its sizes by its shapes
@@ -133,17 +130,10 @@ class GlammConfig:
                 found["region.layers"] = f"{', '.join(strange)} given, the image encoder has 0 to {deepest}"
         return found
 
-    def files(self) -> list[Path]:
-        """Lists the files that the weights lie in, and whatever is beside them."""
-        paths = (self.language.path, self.language.adapter, self.vision.path, self.grounding.path, self.weights)
-        found = [path for path in paths if path is not None]
-        # two levels: what DeepSpeed names by `latest` lies one deeper
-        below = [file for path in found for form in ("*", "*/*") for file in sorted(path.glob(form)) if file.is_file()]
-        return [*(path for path in found if path.is_file()), *below]
-
     def stamps(self) -> dict[str, str]:
-        """Tells size and time of change of these files. Their content would take minutes to read."""
-        return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in self.files()}
+        """Tells size and time of change of the files that the weights lie in, and of whatever is beside them."""
+        paths = (self.language.path, self.language.adapter, self.vision.path, self.grounding.path, self.weights)
+        return stamps_of(paths)
 
 
 @record
@@ -275,15 +265,6 @@ def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
             "iou_head_hidden_dim": config.channels,
         },
     }
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Reads the config.json of a model folder; InputError if there is none that can be read."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/config.json cannot be read: {error}") from error
-    return settings
 
 
 def _frozen(value: Any) -> Any:

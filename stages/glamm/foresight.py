@@ -9,6 +9,7 @@ from orchestrator.data.rules import PackRule
 from orchestrator.records import record
 from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
+from stages.folders import read_settings
 from stages.glamm.config import (
     FAMILY,
     LANGUAGE_MODEL,
@@ -17,7 +18,6 @@ from stages.glamm.config import (
     GlammConfig,
     draw_blueprint,
     language_settings,
-    read_settings,
 )
 from stages.glamm.conversations import KINDS
 

@@ -61,7 +61,7 @@ def test_segment_anythings_own_file_fills_sam_and_says_its_sizes(theirs: Glamm, 
     report = fill_from_published(model, config).report
 
     assert config.faults() == {}
-    assert config.files() == [path]
+    assert list(config.stamps()) == [str(path)]
     settings, wanted = model.sam.config.vision_config, theirs.sam.config.vision_config
     for key in ("image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_dim",
                 "window_size", "global_attn_indexes", "output_channels"):  # fmt: skip
