@@ -1,6 +1,6 @@
 """Measures ranks that run different modules under ZeRO-3: what stock DeepSpeed does, what ours does, what that costs.
 
-python -m benchmarks.symmetry                 # a table, about two minutes
+python -m benchmarks.symmetry                 # a table, about four minutes
 python -m benchmarks.symmetry --json --quick  # about a minute
 
 Two gloo ranks train a transformer with a mask decoder that only the first rank has masks for. Overhead is the time of
@@ -31,7 +31,7 @@ class _Size(NamedTuple):
     steps: int  # a round and side
 
 
-_FULL, _QUICK = _Size(rounds=9, steps=10), _Size(rounds=5, steps=5)
+_FULL, _QUICK = _Size(rounds=25, steps=10), _Size(rounds=5, steps=5)
 
 
 def main() -> None:

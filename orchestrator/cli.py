@@ -233,22 +233,28 @@ def predict(
     prompt: options.Prompts = None,
     box: options.Boxes = None,
     refer: options.Expressions = None,
+    text: options.Texts = None,
     output: options.Picture = None,
     *,
+    dense: options.Dense = False,
     as_json: options.Json = False,
 ) -> None:
-    """Asks an exported model about an image: a caption whose phrases carry masks, unless asked something else.
+    """Asks an exported model about an image: what its family is made to say, unless asked something else.
 
     --box describes a box, --refer points at what is meant, --prompt asks freely (<bbox> in it stands for a --box; more
-    than one --prompt make a conversation).
+    than one --prompt make a conversation), --text says how well each text fits the image or a --box, --dense finds and
+    describes everything. What a model can be asked depends on its family: GLaMM all but --text and --dense.
 
     Example: orch predict runs/quickstart/export/model photo.jpg --refer "the left cup" --output answer.png
     """
     from stages.predict import Asked, answer_lines, parse_box
     from stages.predict import predict as ask
 
-    boxes = tuple(parse_box(text) for text in box or [])
-    answer = ask(export, image, Asked(prompts=tuple(prompt or []), boxes=boxes, refer=tuple(refer or [])), output)
+    asked = Asked(
+        prompts=tuple(prompt or []), boxes=tuple(parse_box(one) for one in box or []), refer=tuple(refer or []),
+        texts=tuple(text or []), dense=dense,
+    )  # fmt: skip
+    answer = ask(export, image, asked, output)
     for line in [json.dumps(answer, indent=1)] if as_json else answer_lines(answer):
         print(line)
 

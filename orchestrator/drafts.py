@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def draft_stages(
         name: _families(entry, entries, catalog, [*starts[name], *faults], faults) for name, entry in sound.items()
     }
     stages = {
-        name: _build(entry, recipe.stages[name].resources, run_dir, faults, starts[name])
+        name: _build(entry, recipe.stages[name].resources, families[name], run_dir, faults, starts[name])
         for name, entry in sound.items()
     }
     built = {name: stage for name, stage in stages.items() if stage is not None}
@@ -151,8 +151,15 @@ def _is_sound(entry: Typed, faults: Sequence[Fault]) -> bool:
     return entry.cls is not None and not any(f"{fault.key}.".startswith(f"{entry.key}.") for fault in faults)
 
 
-def _build(entry: Typed, resources: Resources, run_dir: Path, faults: list[Fault], starts: list[Fault]) -> Any:
-    """Builds the stage and asks it what keeps it from starting: config, inputs, resources that do not fit."""
+def _build(
+    entry: Typed,
+    resources: Resources,
+    families: Iterable[str],
+    run_dir: Path,
+    faults: list[Fault],
+    starts: list[Fault],
+) -> Any:
+    """Builds the stage and asks it what keeps it from starting: config, inputs, models, resources that do not fit."""
     assert entry.cls is not None  # noqa: S101 - only sound entries come here
     artifacts = {name: wire.artifact(run_dir) for name, wire in entry.wires.items()}
     inputs = bind_inputs(entry.cls, lambda name, _kind: artifacts[name], list(artifacts))
@@ -160,6 +167,8 @@ def _build(entry: Typed, resources: Resources, run_dir: Path, faults: list[Fault
     try:
         stage = entry.cls(entry.config, inputs, outputs)
         found = {**stage.faults_on(resources), **stage.faults()}
+        for family in families:
+            found |= stage.faults_with(family)
     except (OrchError, ValueError) as error:
         faults.append(Fault(key=entry.key, message=str(error)))
         return None

@@ -82,6 +82,11 @@ class Stage(ABC):
         del resources
         return {}
 
+    def faults_with(self, family: str) -> Mapping[str, str]:
+        """Lists what a model of this family cannot do, where `asks_family`: dotted key below the stage -> message."""
+        del family
+        return {}
+
     def code_roots(self) -> tuple[str, ...]:
         """Names the modules, beside its own, whose code decides the result but is found by name at run time."""
         return ()

@@ -27,4 +27,9 @@ FAMILIES: Mapping[str, str] = {
     "glamm": "stages.glamm.family:GlammFamily",
 }
 
+# what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
+ABILITIES: Mapping[str, tuple[str, ...]] = {
+    "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
+}
+
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

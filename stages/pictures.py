@@ -29,12 +29,13 @@ Rgb = tuple[int, int, int]
 
 @record
 class Mark:
-    """One phrase and what it means in the image: a mask, a box, or nothing that could be drawn."""
+    """One phrase and what it means in the image: a mask, a box, points, or nothing that could be drawn."""
 
     phrase: str
     span: tuple[int, int] | None = None  # code points of the panel's caption; None = listed below the caption
     mask_HW: NDArray[np.bool_] | None = None  # at the image's own size
     box_xyxy_px: tuple[float, float, float, float] | None = None
+    points_xy_px: tuple[tuple[float, float], ...] = ()  # drawn where there is neither box nor mask
 
 
 @record
@@ -139,6 +140,14 @@ def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]
             x, y = _inner_point(mask_HW)
             inward_px = 0 if mask_HW.sum() > SMALL_MASK_PX else -2 * RADIUS_PX
             taken.append(_free((x + inward_px, y + inward_px), taken, size))
+            _draw_number(pen, number, taken[-1], shade)
+        elif mark.points_xy_px:
+            scale = size[0] / image.width
+            places = [(x * scale, y * scale) for x, y in mark.points_xy_px]
+            pen.line(places, fill=shade, width=2)
+            middle = (round(sum(axis) / len(axis)) for axis in zip(*places, strict=True))
+            x, y = (min(max(0, value), edge - 1) for value, edge in zip(middle, size, strict=True))
+            taken.append(_free((x, y), taken, size))
             _draw_number(pen, number, taken[-1], shade)
     return picture
 

@@ -1,6 +1,6 @@
 """Asks an exported model about one image and draws what it says: the work behind `orch predict`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +9,36 @@ from PIL import Image
 from orchestrator.artifacts import Export
 from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.records import record
-from stages.family import ADAPTER, GroundedCaption, Model, Referred, load_family
-from stages.pictures import Mark, Panel, draw_panels
-from stages.samples import Turn
-from stages.vision import Box, Mask, check_box, read_image, rle_from_mask
+from stages.family import ADAPTER, Model, load_family
+from stages.pictures import Panel, draw_panels
+from stages.replies import BOX_TOKEN, Reply, conversed, described, found, ranked, referred, unasked
+from stages.vision import Box, check_box, read_image
 
-MAX_NEW_TOKENS = 256
-BOX_TOKEN = "<bbox>"  # noqa: S105 - a word of the vocabulary
+KINDS = ("turns", "regions", "referred", "words", "found", "segments", "ranked")  # of replies
 
 
 @record
 class Asked:
-    """What is asked about an image: nothing, boxes, expressions, or prompts with their boxes."""
+    """What is asked about an image: nothing, boxes, expressions, prompts with their boxes, texts, or everything."""
 
     prompts: tuple[str, ...] = ()  # several: a conversation, each answered before the next one is put
     boxes: tuple[Box, ...] = ()
     refer: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # what the image, or each box, may show
+    dense: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""
         if self.refer and (self.prompts or self.boxes):
             raise InputError("--refer goes alone: leave out --prompt and --box")
+        if self.dense and (self.prompts or self.boxes or self.refer or self.texts):
+            raise InputError("--dense goes alone: leave out --prompt, --box, --refer and --text")
+        if self.texts and (self.prompts or self.refer):
+            raise InputError("--text goes alone or with --box: leave out --prompt and --refer")
         if any(not text.strip() for text in self.refer):
             raise InputError("--refer is empty: say what to point at")
+        if any(not text.strip() for text in self.texts):
+            raise InputError("--text is empty: say what the image may show")
         if any(not prompt.strip() for prompt in self.prompts):
             raise InputError("--prompt is empty; leave it out for a grounded caption")
         wanted = sum(prompt.count(BOX_TOKEN) for prompt in self.prompts)
@@ -41,23 +48,14 @@ class Asked:
             )
 
 
-@record
-class Answered:
-    """What a model said."""
-
-    turns: tuple[tuple[str | None, GroundedCaption], ...] = ()  # prompt -> answer; None: a grounded caption
-    regions: tuple[tuple[Box, str], ...] = ()
-    referred: tuple[tuple[str, Referred], ...] = ()
-
-
 def predict(export: Path, image: Path, asked: Asked | None = None, output: Path | None = None) -> dict[str, Any]:
     """Answers about an image, and draws the answer to `output` if that is given.
 
-    Asked nothing it writes a grounded caption; asked boxes, a caption for each; expressions, the pixels of each;
-    prompts, an answer to each, in which boxes stand for the `<bbox>`s in order. Returns {"image", "width_px",
-    "height_px", "prompt", "caption", "phrases": [{"phrase", "span", "mask", "share_of_image"}], "turns": [{"prompt",
-    "caption", "phrases"}], "regions": [{"box_xyxy_px", "caption"}], "referred": [{"expression", "text", "masks":
-    [{"mask", "share_of_image"}]}], "output"}; prompt, caption and phrases are those of the last turn.
+    Asked nothing it says what its family is made to say; asked boxes, a caption for each; expressions, where each is;
+    prompts, an answer to each, in which boxes stand for the `<bbox>`s in order; texts, how well each fits. Returns
+    {"image", "width_px", "height_px", "prompt", "caption", "phrases": [{"phrase", "span", "mask", "share_of_image"}],
+    "output"} and a list of each of KINDS (what they hold: `stages/replies.py`); prompt, caption and phrases are those
+    of the last turn.
     """
     asked = asked or Asked()
     picture = read_image(image)
@@ -65,21 +63,16 @@ def predict(export: Path, image: Path, asked: Asked | None = None, output: Path 
         _check_box(box, picture)
     if output is not None:
         _check_output(output)
-    answered = _ask(_load(export), picture, asked)
+    replies = _ask(_load(export), picture, asked)
     if output is not None:
-        _draw(picture, answered, output)
-    turns = [_plain_turn(prompt, said) for prompt, said in answered.turns]
+        _draw(picture, [reply.panel for reply in replies], output)
+    told = {kind: [one for reply in replies if reply.kind == kind for one in reply.plain] for kind in KINDS}
     return {
         "image": str(image),
         "width_px": picture.width,
         "height_px": picture.height,
-        **(turns[-1] if turns else {"prompt": None, "caption": "", "phrases": []}),
-        "turns": turns,
-        "regions": [{"box_xyxy_px": list(box), "caption": text} for box, text in answered.regions],
-        "referred": [
-            {"expression": text, "text": said.text, "masks": [_plain_mask(mask_HW) for mask_HW in said.masks_HW]}
-            for text, said in answered.referred
-        ],
+        **(told["turns"][-1] if told["turns"] else {"prompt": None, "caption": "", "phrases": []}),
+        **told,
         "output": None if output is None else str(output),
     }
 
@@ -100,35 +93,32 @@ def answer_lines(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"> {turn['prompt']}"
         yield turn["caption"]
         yield from (f"  {part['phrase']}: {part['share_of_image']:.1%} of the image" for part in turn["phrases"])
-    for region in answer["regions"]:
-        yield f"{region['box_xyxy_px']}: {region['caption']}"
     for said in answer["referred"]:
-        shares = ", ".join(f"{one['share_of_image']:.1%} of the image" for one in said["masks"])
-        yield f"{said['expression']}: {shares or 'pointed at nothing'}"
+        shares = ", ".join(f"{one['share_of_image']:.1%} of the image" for one in said.get("masks", ()))
+        yield f"{said['expression']}: {shares or said.get('box_xyxy_px') or 'pointed at nothing'}"
+    for said in answer["words"]:
+        yield said["caption"]
+        yield from (f"  {word['word']}: {word['points_xy_px']}" for word in said["words"])
+    yield from (f"{one['box_xyxy_px']}: {one['caption']}" for one in answer["regions"])
+    yield from (f"{one['score']:.2f} {one['box_xyxy_px']}: {one['caption']}" for one in answer["found"])
+    yield from (f"{one['category']}, {one['share_of_image']:.1%}: {one['caption']}" for one in answer["segments"])
+    for place in answer["ranked"]:
+        yield f"{place['box_xyxy_px'] or 'the image'}:"
+        yield from (f"  {one['cosine']:.3f}  {one['text']}" for one in place["texts"])
     if answer["output"]:
         yield answer["output"]
 
 
-def _ask(model: Model, picture: Image.Image, asked: Asked) -> Answered:
+def _ask(model: Model, picture: Image.Image, asked: Asked) -> list[Reply]:
     if asked.prompts:
-        return Answered(turns=_converse(model, picture, asked))
+        return conversed(model, picture, asked.prompts, asked.boxes)
     if asked.refer:
-        said = [(text, model.refer(picture, text, max_new_tokens=MAX_NEW_TOKENS)) for text in asked.refer]
-        return Answered(referred=tuple(said))
+        return referred(model, picture, asked.refer)
+    if asked.texts:
+        return ranked(model, picture, asked.texts, asked.boxes)
     if asked.boxes:
-        (texts,) = model.describe_regions([picture], [asked.boxes], max_new_tokens=MAX_NEW_TOKENS)
-        return Answered(regions=tuple(zip(asked.boxes, texts, strict=True)))
-    (grounded,) = model.ground([picture], max_new_tokens=MAX_NEW_TOKENS)
-    return Answered(turns=((None, grounded),))
-
-
-def _converse(model: Model, picture: Image.Image, asked: Asked) -> tuple[tuple[str, GroundedCaption], ...]:
-    said: list[tuple[str, GroundedCaption]] = []
-    for prompt in asked.prompts:
-        before = [Turn(question=question, answer=answer.caption) for question, answer in said]
-        boxes = sum(text.count(BOX_TOKEN) for text in (prompt, *(turn.question for turn in before)))
-        said.append((prompt, model.answer(picture, prompt, asked.boxes[:boxes], before=before)))
-    return tuple(said)
+        return described(model, picture, asked.boxes)
+    return found(model, picture) if asked.dense else unasked(model, picture)
 
 
 def _check_box(box: Box, picture: Image.Image) -> None:
@@ -163,22 +153,7 @@ def _load(path: Path) -> Model:
     return load_family(str(export.facts().get("family"))).load_export(path)
 
 
-def _draw(picture: Image.Image, answered: Answered, output: Path) -> None:
-    panels = [
-        Panel(
-            title=prompt or " ",
-            caption=said.caption,
-            marks=tuple(Mark(phrase=part.phrase, span=part.span, mask_HW=part.mask_HW) for part in said.phrases),
-        )
-        for prompt, said in answered.turns
-    ]
-    panels += [
-        Panel(title=text, caption=said.text, marks=tuple(Mark(phrase=text, mask_HW=one) for one in said.masks_HW))
-        for text, said in answered.referred
-    ]
-    if answered.regions:
-        marks = tuple(Mark(phrase=text, box_xyxy_px=box) for box, text in answered.regions)
-        panels.append(Panel(title=" ", caption="", marks=marks))
+def _draw(picture: Image.Image, panels: Sequence[Panel], output: Path) -> None:
     sheet = draw_panels(picture, panels)
     draft = output.with_name(f".{output.name}.draft.png")
     try:
@@ -188,16 +163,3 @@ def _draw(picture: Image.Image, answered: Answered, output: Path) -> None:
         raise SurroundingsError(f"cannot write {output}: {error.strerror or error}") from None
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _plain_turn(prompt: str | None, said: GroundedCaption) -> dict[str, Any]:
-    phrases = [{"phrase": part.phrase, "span": list(part.span), **_plain_mask(part.mask_HW)} for part in said.phrases]
-    return {"prompt": prompt, "caption": said.caption, "phrases": phrases}
-
-
-def _plain_mask(mask_HW: Mask) -> dict[str, Any]:
-    rle = rle_from_mask(mask_HW)
-    return {
-        "mask": {"size": [rle.height_px, rle.width_px], "counts": rle.counts},
-        "share_of_image": float(mask_HW.mean()),
-    }

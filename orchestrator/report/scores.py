@@ -73,7 +73,8 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
         return ""
     rows = (
         f'<li class="{"passed" if check["passed"] else "missed"}">{"✓ met" if check["passed"] else "✗ missed"}: '
-        f"{safe(str(check['score']))} is {check['is']:.3f}, wanted at least {check['wanted']:.3f}"
+        f"{safe(str(check['score']))} is {check['is']:.3f}, "
+        f"wanted {safe(str(check.get('limit', 'at least')))} {check['wanted']:.3f}"
         f"{_gain(check)}</li>"
         for check in checks
     )

@@ -1,7 +1,10 @@
-"""What can be said of an image, by a person or by a model: a caption and phrases with their pixels or boxes."""
+"""What can be said of an image, by a person or by a model: a caption, and phrases with the places they are about."""
 
+import base64
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from orchestrator.records import record
 from stages.evaluate.masks import Grounding
@@ -13,16 +16,29 @@ from stages.vision import mask_from_rle, rle_from_mask
 Box = tuple[float, float, float, float]
 
 
+Vector = tuple[float, ...]  # an embedding, in float32
+
+
 @record
 class Said:
-    """One phrase, and the mask or the box it is about."""
+    """One phrase, and the mask, the box or the points it is about."""
 
     phrase: str
     span: tuple[int, int] | None = None  # code points of the caption
     mask: Rle | None = None
     box_xyxy_px: Box | None = None
+    points_xy_px: tuple[tuple[float, float], ...] = ()
     others: tuple[str, ...] = ()  # other words for the same thing
     num_masks: int | None = None  # how many were given for it and joined to `mask`; None: one, or none
+    category: str = ""
+    score: float | None = None  # how sure the model is of it, 0..1
+    crowd: bool = False  # of the truth: many things in one, neither to be found nor missed
+    seen_as: Vector | None = None  # where the model embeds what is seen: the image, or the place
+    read_as: Vector | None = None  # where it embeds the phrase
+
+
+_FACTS = ("num_masks", "category", "score", "crowd")  # what JSON holds as it is, where there is something to say
+_VECTORS = ("seen_as", "read_as")
 
 
 @record
@@ -77,6 +93,7 @@ def panel_of(title: str, answer: Answer) -> Panel:
             span=said.span,
             mask_HW=None if said.mask is None else mask_from_rle(said.mask),
             box_xyxy_px=said.box_xyxy_px,
+            points_xy_px=said.points_xy_px,
         )
         for said in answer.said
     ]
@@ -91,10 +108,12 @@ def _plain(said: Said) -> dict[str, Any]:
         plain["mask"] = _plain_mask(said.mask)
     if said.box_xyxy_px is not None:
         plain["box_xyxy_px"] = list(said.box_xyxy_px)
+    if said.points_xy_px:
+        plain["points_xy_px"] = [list(point) for point in said.points_xy_px]
     if said.others:
         plain["others"] = list(said.others)
-    if said.num_masks is not None:
-        plain["num_masks"] = said.num_masks
+    plain |= {name: value for name in _FACTS if (value := getattr(said, name)) not in {None, "", False}}
+    plain |= {name: _packed(vector) for name in _VECTORS if (vector := getattr(said, name)) is not None}
     return plain
 
 
@@ -104,14 +123,26 @@ def _plain_mask(mask: Rle) -> dict[str, Any]:
 
 def _said(plain: Mapping[str, Any]) -> Said:
     mask, span, box = plain.get("mask"), plain.get("span"), plain.get("box_xyxy_px")
+    facts: dict[str, Any] = {name: plain[name] for name in _FACTS if name in plain}
+    facts |= {name: _unpacked(plain[name]) for name in _VECTORS if name in plain}
     return Said(
         phrase=plain["phrase"],
         span=None if span is None else (span[0], span[1]),
         mask=None if mask is None else _mask(mask),
         box_xyxy_px=None if box is None else (box[0], box[1], box[2], box[3]),
+        points_xy_px=tuple((x, y) for x, y in plain.get("points_xy_px", ())),
         others=tuple(plain.get("others", ())),
-        num_masks=plain.get("num_masks"),
+        **facts,
     )
+
+
+def _packed(vector: Vector) -> str:
+    """Writes an embedding as base64 of little-endian float32: a tenth of what its digits would take."""
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str) -> Vector:
+    return tuple(np.frombuffer(base64.b64decode(text), dtype="<f4").tolist())
 
 
 def _mask(plain: Mapping[str, Any]) -> Rle:

@@ -12,7 +12,7 @@ from stages.evaluate.answers import Answer
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.items import HeldOut, Place, rounds_of
 from stages.evaluate.stage import Evaluate
-from stages.family import Model, load_family
+from stages.family import Model, load_family, unable
 from stages.vision import decode_image
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ def ask_all(config: Evaluate.Config, checkpoint: Checkpoint, held_out: HeldOut, 
     for number, (name, load) in enumerate(loaders.items()):
         log.info("asking the %s model about %d images", name, len(held_out.places))
         model = load()
+        for benchmark in config.benchmarks:
+            if not isinstance(model, BENCHMARKS[benchmark].ability):
+                raise unable(model, BENCHMARKS[benchmark].ability)
         for turn, places in enumerate(rounds):
             if context.world.any(flag=context.stop()):
                 raise Preempted("the evaluation was asked to stop; it starts again from its first image")

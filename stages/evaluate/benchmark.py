@@ -1,6 +1,7 @@
 """What a benchmark is: a question to a model, how the truth is read from samples, and how the answers are scored."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -9,7 +10,6 @@ from orchestrator.records import record
 from stages.evaluate.answers import Answer
 from stages.evaluate.caption_scorers import CaptionScorer
 from stages.evaluate.likeness import Likeness
-from stages.family import Model
 from stages.samples import Sample
 from stages.vision import Mask
 
@@ -27,7 +27,8 @@ class Benchmark:
     """One question to a model, put to every image that can answer it."""
 
     reference: Callable[[Sample, int], Answer | None]  # of a sample and a seed; None: it holds nothing to ask about
-    ask: Callable[[Model, Sequence[Image.Image], Sequence[Answer], int], list[Answer]]
+    ability: type[Any]  # a protocol of stages/family.py: what a model must be able to do
+    ask: Callable[[Any, Sequence[Image.Image], Sequence[Answer], int], list[Answer]]  # of a model with that ability
     score: Callable[[Sequence[Answer], Sequence[Answer], Tools], dict[str, float]]  # answers, references
     protocol: str  # what a reader of the scores must know
     meanings: Mapping[str, str]  # score -> what it is

@@ -7,7 +7,7 @@ from PIL import Image
 from stages.evaluate import captions, masks
 from stages.evaluate.answers import Answer, Said, answer_of
 from stages.evaluate.benchmark import Benchmark, Tools, expect, expect_size
-from stages.family import Model
+from stages.family import Grounds
 from stages.samples import Sample
 from stages.vision import Mask, mask_from_rle, rle_from_mask, union
 
@@ -41,7 +41,7 @@ def _labels(sample: Sample, num_phrases: int) -> masks.Grounding | None:
 
 
 def ask_grounded(
-    model: Model, images: Sequence[Image.Image], _references: Sequence[Answer], max_new_tokens: int
+    model: Grounds, images: Sequence[Image.Image], _references: Sequence[Answer], max_new_tokens: int
 ) -> list[Answer]:
     """Asks for a grounded caption of each image."""
     grounded = model.ground(images, max_new_tokens=max_new_tokens)
@@ -82,6 +82,7 @@ def score_grounded(answers: Sequence[Answer], references: Sequence[Answer], tool
 
 GCG = Benchmark(
     reference=read_grounded,
+    ability=Grounds,
     ask=ask_grounded,
     score=score_grounded,
     protocol=(

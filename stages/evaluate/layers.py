@@ -26,8 +26,12 @@ def write_layers(path: Path, image: Image.Image, said: Sequence[tuple[str, Answe
     shown.thumbnail((LONGEST_PX, LONGEST_PX))
     shown.save(plain, quality=QUALITY)
     folder = path.parent.name
-    # a page has no use for masks without a phrase
-    panels = [{"title": title, **replace(answer, unpaired=None).to_plain()} for title, answer in said]
+    panels = [{"title": title, **_shown(answer).to_plain()} for title, answer in said]
     picture = {"image": f"{folder}/{plain.name}", "width_px": image.width, "height_px": image.height}
     write_json(path, {**picture, "panels": panels})
     return f"{folder}/{path.name}"
+
+
+def _shown(answer: Answer) -> Answer:
+    """Leaves out what a page has no use for: masks without a phrase, and embeddings."""
+    return replace(answer, unpaired=None, said=tuple(replace(said, seen_as=None, read_as=None) for said in answer.said))

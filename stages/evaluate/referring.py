@@ -9,7 +9,7 @@ from stages.evaluate import masks
 from stages.evaluate.answers import Answer, Said
 from stages.evaluate.benchmark import Benchmark, Tools, expect, expect_size
 from stages.evaluate.regions import described
-from stages.family import Model
+from stages.family import Refers
 from stages.samples import Sample
 from stages.vision import Mask, rle_from_mask, union
 
@@ -40,7 +40,7 @@ def read_some_expressions(sample: Sample, seed: int) -> Answer | None:
 
 
 def ask_expressions(
-    model: Model, images: Sequence[Image.Image], references: Sequence[Answer], max_new_tokens: int
+    model: Refers, images: Sequence[Image.Image], references: Sequence[Answer], max_new_tokens: int
 ) -> list[Answer]:
     """Asks for each expression alone and lets the model answer in its own words."""
     answers = []
@@ -52,7 +52,7 @@ def ask_expressions(
 
 
 def ask_told(
-    model: Model, images: Sequence[Image.Image], references: Sequence[Answer], _max_new_tokens: int
+    model: Refers, images: Sequence[Image.Image], references: Sequence[Answer], _max_new_tokens: int
 ) -> list[Answer]:
     """Tells the model the words of its answers, all expressions of an image in one dialogue, and asks for masks."""
     answers = []
@@ -110,6 +110,7 @@ _MEANINGS = {
 }
 REFER = Benchmark(
     reference=read_expressions,
+    ability=Refers,
     ask=ask_expressions,
     score=score_expressions,
     protocol=(
@@ -126,6 +127,7 @@ REFER = Benchmark(
 )
 REFER_COMPAT = Benchmark(
     reference=read_some_expressions,
+    ability=Refers,
     ask=ask_told,
     score=score_told,
     protocol=(

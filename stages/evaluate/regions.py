@@ -7,7 +7,7 @@ from PIL import Image
 from stages.evaluate import captions
 from stages.evaluate.answers import Answer, Said
 from stages.evaluate.benchmark import Benchmark, Tools, expect
-from stages.family import Model
+from stages.family import DescribesRegions
 from stages.samples import Region, Sample
 
 
@@ -30,7 +30,7 @@ def described(region: Region) -> tuple[str, ...]:
 
 
 def ask_regions(
-    model: Model, images: Sequence[Image.Image], references: Sequence[Answer], max_new_tokens: int
+    model: DescribesRegions, images: Sequence[Image.Image], references: Sequence[Answer], max_new_tokens: int
 ) -> list[Answer]:
     """Asks for a caption of every box of the references."""
     boxes = [[said.box_xyxy_px for said in reference.said if said.box_xyxy_px] for reference in references]
@@ -64,6 +64,7 @@ def score_regions(answers: Sequence[Answer], references: Sequence[Answer], tools
 
 REGION_CAPTIONS = Benchmark(
     reference=read_regions,
+    ability=DescribesRegions,
     ask=ask_regions,
     score=score_regions,
     protocol=(

@@ -20,6 +20,7 @@ from stages.evaluate.items import HeldOut
 from stages.evaluate.layers import write_layers
 from stages.evaluate.likeness import open_likeness
 from stages.evaluate.published import Setting, beside
+from stages.evaluate.questions import QUESTIONS
 from stages.evaluate.stage import Evaluate
 from stages.pictures import contact_sheet, draw_panels
 from stages.vision import decode_image
@@ -101,7 +102,7 @@ def _tell(benchmarks: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], st
         untrained = found["untrained"] or {}
         context.journal.metrics(step, {f"eval_untrained/{name}/{score}": value for score, value in untrained.items()})
     for check in (check for check in checks if not check["passed"]):
-        log.warning("%s is %.4g, wanted is at least %.4g", check["score"], check["is"], check["wanted"])
+        log.warning("%s is %.4g, wanted is %s %.4g", check["score"], check["is"], check["limit"], check["wanted"])
 
 
 def _setting(config: Evaluate.Config, inputs: Evaluate.Inputs, held_out: HeldOut, tools: Tools, source: str) -> Setting:
@@ -156,19 +157,23 @@ def _scored(name: str, asked: Sequence[Asked], settings: Sequence[Setting]) -> d
 def _checks(config: Evaluate.Config, benchmarks: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Compares the scores with what the recipe wished for."""
     found = []
-    for name, wishes in config.at_least.items():
-        for score, wanted in wishes.items():
-            found.append(_check(benchmarks[name], f"{name}.{score}", wanted))
-    for name, wishes in config.gains.items():
-        for score, factor in wishes.items():
-            before = benchmarks[name]["untrained"][score]
-            found.append({**_check(benchmarks[name], f"{name}.{score}", factor * before), "gain": factor})
+    for field, wishes in config.wishes().items():
+        for name, wanted in wishes.items():
+            for score, number in wanted.items():
+                found.append(_check(benchmarks[name], name, score, field, number))
     return found
 
 
-def _check(benchmark: Mapping[str, Any], score: str, wanted: float) -> dict[str, Any]:
-    value = benchmark["scores"][score.partition(".")[2]]
-    return {"score": score, "wanted": wanted, "is": value, "passed": value >= wanted}
+def _check(benchmark: Mapping[str, Any], name: str, score: str, field: str, number: float) -> dict[str, Any]:
+    """Compares one score; one that falls as a model learns must not be above what is wanted."""
+    value, falls = benchmark["scores"][score], score in QUESTIONS[name].falling
+    gain, wanted = {}, number
+    if field == "gains":
+        before = benchmark["untrained"][score]
+        gain, wanted = {"gain": number}, before / number if falls else before * number
+    passed = value <= wanted if falls else value >= wanted
+    limit = "at most" if falls else "at least"
+    return {"score": f"{name}.{score}", "limit": limit, "wanted": wanted, "is": value, "passed": passed, **gain}
 
 
 def _draw(

@@ -9,24 +9,16 @@ from typing import Any, Literal
 from orchestrator.artifacts import Checkpoint, Report, Shards
 from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
-
-# what BENCHMARKS holds, which planning must not import: benchmark -> its scores
-SCORES: Mapping[str, tuple[str, ...]] = {
-    "gcg": (
-        "miou", "miou_strict", "ap50", "mask_recall", "mask_recall_strict", "mask_recall_exact", "phrase_exact",
-        "phrases_found", "phrases_right", "meteor", "cider",
-    ),
-    "region_captions": ("meteor", "cider", "meteor_strict", "cider_strict", "exact"),
-    "refer": ("ciou", "giou", "precision50", "pointed_once"),
-    "refer_compat": ("ciou", "giou"),
-}  # fmt: skip
+from stages import ABILITIES
+from stages.evaluate.questions import QUESTIONS
 
 
 class Evaluate(Stage):
     """Asks a trained model every benchmark, on every rank, and beside it the same model with fresh weights.
 
     benchmarks: gcg (captions with grounded phrases), region_captions, refer (every expression alone, answered freely),
-    refer_compat (as GLaMM's release asks: up to three expressions an image, answers given). Scores are computed as the
+    refer_compat (as GLaMM's release asks: up to three expressions an image, answers given); a model can be asked what
+    its family can do. Scores are computed as the
     released scripts compute them (compat), and strictly where those forgive mistakes; stages/evaluate/README.md says
     how each is computed.
 
@@ -34,7 +26,8 @@ class Evaluate(Stage):
     the fallback in Python, which the report names; pycocoevalcap = that or an error.
     phrase_encoder: a folder with a text encoder in Hugging Face's layout (bert-base-uncased, as the release has, or a
     sentence encoder) for mask recall; null = phrases are compared by their words, which the report says.
-    at_least, gains: wishes, checked and shown; the stage does not fail where one is missed.
+    at_least, at_most, gains: wishes, checked and shown; the stage does not fail where one is missed. A gain is a
+    multiple of the untrained score; of an error, which falls, a divisor.
     """
 
     @record
@@ -50,21 +43,20 @@ class Evaluate(Stage):
         untrained: bool = False  # also score the same architecture with fresh weights: what the training brought
         pictures: int = incidental(default=8)  # of each benchmark: the first ones, not the best ones
         at_least: dict[str, dict[str, float]] = field(default_factory=dict)  # benchmark -> score -> wanted value
-        gains: dict[str, dict[str, float]] = field(
-            default_factory=dict
-        )  # the same, as multiples of the untrained score
+        at_most: dict[str, dict[str, float]] = field(default_factory=dict)  # the same, of errors
+        gains: dict[str, dict[str, float]] = field(default_factory=dict)  # how many times better than untrained
 
         def __post_init__(self) -> None:
             """Checks names and ranges."""
             if not self.benchmarks:
-                raise ValueError(f"benchmarks must name at least one of {', '.join(SCORES)}")
+                raise ValueError(f"benchmarks must name at least one of {', '.join(QUESTIONS)}")
             for name in self.benchmarks:
-                _allow("benchmarks", name, SCORES)
-            for field_name, wishes in (("at_least", self.at_least), ("gains", self.gains)):
+                _allow("benchmarks", name, QUESTIONS)
+            for field_name, wishes in self.wishes().items():
                 for name, scores in wishes.items():
-                    _allow(field_name, name, SCORES)
+                    _allow(field_name, name, QUESTIONS)
                     for score in scores:
-                        _allow(f"{field_name}.{name}", score, SCORES[name])
+                        _allow(f"{field_name}.{name}", score, _wishable(field_name, name))
             for field_name, value in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
                 if value < 1:
                     raise ValueError(f"{field_name} must be 1 or more, not {value}")
@@ -72,6 +64,10 @@ class Evaluate(Stage):
                 raise ValueError(f"limit must be 1 or more, or null for all, not {self.limit}")
             if self.pictures < 0:
                 raise ValueError(f"pictures must be 0 or more, not {self.pictures}")
+
+        def wishes(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+            """Returns what is wished for, by the field that says how: field -> benchmark -> score -> number."""
+            return {"at_least": self.at_least, "at_most": self.at_most, "gains": self.gains}
 
     @record
     class Inputs:
@@ -93,7 +89,7 @@ class Evaluate(Stage):
         found = {}
         if self.config.gains and not self.config.untrained:
             found["config.gains"] = "compares with the untrained model: set config.untrained to true"
-        for name, wishes in (("at_least", self.config.at_least), ("gains", self.config.gains)):
+        for name, wishes in self.config.wishes().items():
             for benchmark in sorted(set(wishes) - set(self.config.benchmarks)):
                 found[f"config.{name}.{benchmark}"] = f"{benchmark} is not among config.benchmarks"
         if self.config.caption_scorer == "pycocoevalcap" and find_spec("pycocoevalcap") is None:
@@ -105,6 +101,18 @@ class Evaluate(Stage):
             found["inputs.shards"] = "needs at least one set of shards"
         return found
 
+    def faults_with(self, family: str) -> Mapping[str, str]:
+        """Lists benchmarks that ask for what a model of this family cannot do."""
+        able = ABILITIES.get(family)
+        if able is None:  # a plug-in's: known when it is asked
+            return {}
+        fitting = [name for name, question in QUESTIONS.items() if question.ability in able]
+        return {
+            f"config.benchmarks[{number}]": f"a {family} model cannot be asked {name!r}; it can: {', '.join(fitting)}"
+            for number, name in enumerate(self.config.benchmarks)
+            if name not in fitting
+        }
+
     def outside(self) -> Mapping[str, str]:
         """Watches the files of the encoder: size and time of change."""
         encoder = self.config.phrase_encoder
@@ -114,7 +122,7 @@ class Evaluate(Stage):
     def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
         """Names the scores that the report will have."""
         del inputs
-        return {"report": {"scores": {name: dict.fromkeys(SCORES[name]) for name in self.config.benchmarks}}}
+        return {"report": {"scores": {name: dict.fromkeys(QUESTIONS[name].scores) for name in self.config.benchmarks}}}
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks and scores, which planning does not import."""
@@ -131,3 +139,10 @@ class Evaluate(Stage):
 def _allow(field_name: str, given: str, allowed: Collection[str]) -> None:
     if given not in allowed:
         raise ValueError(f"{field_name}: {given!r} is unknown; known are {', '.join(allowed)}")
+
+
+def _wishable(field_name: str, name: str) -> tuple[str, ...]:
+    question = QUESTIONS[name]
+    if field_name == "gains":
+        return question.scores
+    return tuple(score for score in question.scores if (score in question.falling) == (field_name == "at_most"))

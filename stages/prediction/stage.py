@@ -6,12 +6,25 @@ from typing import Any
 from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
+from stages import ABILITIES
 
-TASKS = ("caption", "regions", "refer")
+# what can be asked for -> what a model must be able to do: a protocol of stages/family.py
+TASKS: Mapping[str, str] = {
+    "caption": "Grounds",
+    "regions": "DescribesRegions",
+    "refer": "Refers",
+    "refer_boxes": "RefersByBox",
+    "dense": "DescribesDensely",
+    "panoptic": "SegmentsPanoptic",
+}
 
 
 class Predict(Stage):
     """Lets a trained model speak about every image of shards, on every rank, each image once.
+
+    task: caption (phrases with masks), regions (a caption for each box), refer and refer_boxes (a mask or a box for
+    each phrase), dense (described boxes of everything), panoptic (described segments); what a model can be asked
+    depends on its family.
 
     Finished tars are kept when an attempt dies, and what is written reads like any other shards: to be looked at,
     scored, or learnt from.
@@ -21,7 +34,7 @@ class Predict(Stage):
     class Config:
         """What is asked, of how much data."""
 
-        task: str = "caption"  # with masks; regions: a caption for each box; refer: a mask for each phrase
+        task: str = "caption"  # or regions, refer, refer_boxes, dense, panoptic
         limit: int | None = None  # samples of each input; null = all
         max_new_tokens: int = 256
         batch_size: int = 8  # images asked about at once
@@ -56,6 +69,14 @@ class Predict(Stage):
     def faults(self) -> Mapping[str, str]:
         """Misses something to speak about."""
         return {} if self.inputs.shards else {"inputs.shards": "needs at least one set of shards"}
+
+    def faults_with(self, family: str) -> Mapping[str, str]:
+        """Tells a task that no model of this family can do."""
+        able = ABILITIES.get(family)
+        if able is None or TASKS[self.config.task] in able:  # none: a plug-in's, known when it is asked
+            return {}
+        fitting = ", ".join(task for task, ability in TASKS.items() if ability in able) or "none of these tasks"
+        return {"config.task": f"a {family} model cannot be asked {self.config.task!r}; it can: {fitting}"}
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks, which planning does not import."""

@@ -20,7 +20,7 @@ from orchestrator.errors import InputError, Preempted
 from orchestrator.records import record
 from orchestrator.stage import StageContext
 from stages.family import Model, load_family
-from stages.prediction.asking import ASKERS, bare
+from stages.prediction.asking import asker_of, bare
 from stages.prediction.stage import Predict
 from stages.samples import SCHEMA, Sample
 from stages.vision import decode_image
@@ -156,7 +156,7 @@ class _Work:
             self._model = load_family(str(checkpoint.facts()["family"])).load(checkpoint.path)
         seen = [(sample, image) for sample, image in asked if image is not None]
         samples, images = [sample for sample, _ in seen], [image for _, image in seen]
-        ask = ASKERS[self._config.task]
+        ask = asker_of(self._config.task, self._model)
         said = iter(ask(self._model, samples, images, self._config.max_new_tokens) if seen else [])
         return [bare(sample) if image is None else next(said) for sample, image in asked]
 

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import sqlite3
+from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.recipes.recipe_run import RecipeRun, workers
+from tests.recipes.recipe_run import REPOSITORY, RecipeRun, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(900)]
 
@@ -87,14 +89,15 @@ def test_a_changed_key_of_gcg_reruns_gcg_and_what_follows(chain: RecipeRun) -> N
 
 
 def test_killed_workers_lose_nothing_and_resume_with_the_same_losses(chain: RecipeRun) -> None:
-    chain.launch("killed", "retry.attempts=1", "--detach")
+    killed = RecipeRun(chain.folder, str(region_alone(chain.folder, "whole")))
+    killed.launch("killed", "retry.attempts=1", "--detach")
     region = chain.folder / "runs" / "killed" / "region"
     chain.wait((region / "checkpoints" / "step_00000004" / "manifest.json").is_file, seconds=300)
     for pid in workers(chain.folder / "runs" / "killed", "region"):
         os.kill(pid, signal.SIGKILL)
     chain.wait(lambda: chain.status("killed")["region"]["state"] == "failed", seconds=60)
 
-    assert chain.plan("killed")["region"]["action"] == "resume"
+    assert killed.plan("killed")["region"]["action"] == "resume"
     chain.orch("resume", "killed")
 
     assert chain.losses("killed", "region") == chain.losses("whole", "region")
@@ -102,3 +105,15 @@ def test_killed_workers_lose_nothing_and_resume_with_the_same_losses(chain: Reci
     assert (first["state"], second["state"]) == ("failed", "done")
     assert "9" in first["detail"] or "SIGKILL" in first["detail"]
     assert second["from_step"] >= 4
+
+
+def region_alone(folder: Path, made: str) -> Path:
+    """Writes the recipe of one stage, which begins from what another run has made."""
+    recipe = yaml.safe_load((REPOSITORY / "recipes" / "tiny" / "glamm.yaml").read_text(encoding="utf-8"))
+    runs = folder / "runs" / made
+    inputs = {"model": f"{runs}/align/model", "shards": {"regions": f"{runs}/regions/shards"}}
+    recipe["stages"] = {"region": {**recipe["stages"]["region"], "inputs": inputs}}
+    del recipe["tracking"]["register"]
+    path = folder / "region.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path

@@ -20,8 +20,9 @@ from orchestrator.world import World
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.grounded import read_grounded
 from stages.evaluate.items import HeldOut, rounds_of
+from stages.evaluate.questions import QUESTIONS
 from stages.evaluate.regions import read_regions
-from stages.evaluate.stage import SCORES, Evaluate
+from stages.evaluate.stage import Evaluate
 from stages.samples import Region, Sample
 from tests.ranks import run_ranks
 from tests.stages.oracle import write_oracle
@@ -75,7 +76,7 @@ def test_a_model_that_knows_the_truth_has_full_scores_and_fresh_weights_have_non
     )  # fmt: skip
 
     gcg, regions = metrics["benchmarks"]["gcg"], metrics["benchmarks"]["region_captions"]
-    for score in set(SCORES["gcg"]) - {"meteor", "cider"}:
+    for score in set(QUESTIONS["gcg"].scores) - {"meteor", "cider"}:
         assert gcg["scores"][score] == pytest.approx(1.0), score
         assert gcg["untrained"][score] == 0.0, score
     assert gcg["scores"]["cider"] > 5 > gcg["untrained"]["cider"]
@@ -244,10 +245,26 @@ def test_gains_need_the_untrained_model(tmp_path: Path) -> None:
     assert set(faults) == {"config.gains", "config.gains.region_captions"}
 
 
+def test_what_a_family_cannot_do_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(stages.ABILITIES, dict)
+    monkeypatch.setitem(stages.ABILITIES, "painter", ("Refers",))
+    config = Evaluate.Config(benchmarks=["refer", "gcg"])
+    inputs = Evaluate.Inputs(model=Checkpoint(tmp_path), shards={"a": Shards(tmp_path)})
+
+    stage = Evaluate(config, inputs, Evaluate.Outputs(report=Report(tmp_path)))
+
+    (told,) = stage.faults_with("painter").items()
+    assert told == ("config.benchmarks[1]", "a painter model cannot be asked 'gcg'; it can: refer, refer_compat")
+    assert not stage.faults_with("a plug-in's")
+
+
 def test_what_planning_knows_of_the_benchmarks_is_true() -> None:
-    assert {name: set(scores) for name, scores in SCORES.items()} == {
-        name: set(benchmark.meanings) for name, benchmark in BENCHMARKS.items()
+    assert {name: (question.ability, set(question.scores)) for name, question in QUESTIONS.items()} == {
+        name: (benchmark.ability.__name__, set(benchmark.meanings)) for name, benchmark in BENCHMARKS.items()
     }
+    assert all(question.falling <= set(question.scores) for question in QUESTIONS.values())
 
 
 def test_regions_of_one_phrase_are_one_mask_and_a_phrase_said_twice_counts_once() -> None:

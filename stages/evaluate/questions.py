@@ -1,0 +1,30 @@
+"""What an evaluation can ask, as far as planning needs to know it: no code of a benchmark is imported for this."""
+
+from collections.abc import Mapping
+
+from orchestrator.records import record
+
+
+@record
+class Question:
+    """A benchmark's scores, and what a model must be able to do to be asked it."""
+
+    ability: str  # a protocol of stages/family.py
+    scores: tuple[str, ...]  # the higher the better, but for those in `falling`
+    falling: frozenset[str] = frozenset()
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "gcg": Question(
+        ability="Grounds",
+        scores=(
+            "miou", "miou_strict", "ap50", "mask_recall", "mask_recall_strict", "mask_recall_exact", "phrase_exact",
+            "phrases_found", "phrases_right", "meteor", "cider",
+        ),
+    ),
+    "region_captions": Question(
+        ability="DescribesRegions", scores=("meteor", "cider", "meteor_strict", "cider_strict", "exact")
+    ),
+    "refer": Question(ability="Refers", scores=("ciou", "giou", "precision50", "pointed_once")),
+    "refer_compat": Question(ability="Refers", scores=("ciou", "giou")),
+}  # fmt: skip
