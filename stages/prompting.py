@@ -43,14 +43,14 @@ class SamPrompts(nn.Module):
 
     def forward(self, boxes_N4: Tensor) -> Tensor:
         """Encodes boxes by their corners: N x 2 x C."""
-        corners_N2C = self.places(boxes_N4.view(-1, 2, 2))
-        return corners_N2C + torch.stack([self._learnt(TOP_LEFT), self._learnt(BOTTOM_RIGHT)])
+        learnt_2C = torch.stack([self._learnt(TOP_LEFT), self._learnt(BOTTOM_RIGHT)])
+        return self.places(boxes_N4.view(-1, 2, 2)).to(learnt_2C.dtype) + learnt_2C
 
     def points(self, points_NK2: Tensor, labels_NK: Tensor) -> Tensor:
         """Encodes points that lie inside or outside of what is meant: N x K x C; a PADDING point has no place."""
         table_3C = torch.stack([self._learnt(OUTSIDE), self._learnt(INSIDE), self.not_a_point_embed(self._first())[0]])
         places_NKC = self.places(points_NK2) * (labels_NK != PADDING)[..., None]
-        return places_NKC + table_3C[labels_NK]  # PADDING counts from the end: the last row
+        return places_NKC.to(table_3C.dtype) + table_3C[labels_NK]  # PADDING counts from the end: the last row
 
     def grid(self, height: int, width: int) -> Tensor:
         """Encodes the middles of a grid's cells: C x H x W, what is added to the image's own features."""
@@ -64,9 +64,8 @@ class SamPrompts(nn.Module):
         return vector
 
     def places(self, points_2: Tensor) -> Tensor:
-        """Encodes places by random frequencies: (..., 2) to (..., C)."""
-        frequencies_2F = self.get_buffer("positional_embedding")
-        angles = 2 * math.pi * (2 * points_2.to(frequencies_2F.dtype) - 1) @ frequencies_2F
+        """Encodes places by random frequencies, in float32: (..., 2) to (..., C)."""
+        angles = 2 * math.pi * (2 * points_2.float() - 1) @ self.get_buffer("positional_embedding").float()
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def _learnt(self, number: int) -> Tensor:
@@ -77,5 +76,4 @@ class SamPrompts(nn.Module):
         return torch.zeros(1, dtype=torch.long, device=self.get_buffer("positional_embedding").device)
 
     def _middles(self, count: int) -> Tensor:
-        frequencies_2F = self.get_buffer("positional_embedding")
-        return (torch.arange(count, device=frequencies_2F.device, dtype=frequencies_2F.dtype) + 0.5) / count
+        return (torch.arange(count, device=self.get_buffer("positional_embedding").device) + 0.5) / count

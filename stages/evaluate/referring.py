@@ -8,7 +8,7 @@ from PIL import Image
 from stages.evaluate import masks
 from stages.evaluate.answers import Answer, Said
 from stages.evaluate.benchmark import Benchmark, Tools, expect, expect_size
-from stages.evaluate.regions import described
+from stages.expressions import described
 from stages.family import Refers
 from stages.samples import Sample
 from stages.vision import Mask, rle_from_mask, union

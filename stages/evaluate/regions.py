@@ -7,8 +7,9 @@ from PIL import Image
 from stages.evaluate import captions
 from stages.evaluate.answers import Answer, Said
 from stages.evaluate.benchmark import Benchmark, Tools, expect
+from stages.expressions import described
 from stages.family import DescribesRegions
-from stages.samples import Region, Sample
+from stages.samples import Sample
 
 
 def read_regions(sample: Sample, _seed: int = 0) -> Answer | None:
@@ -19,14 +20,6 @@ def read_regions(sample: Sample, _seed: int = 0) -> Answer | None:
         if not region.crowd and (texts := described(region))
     ]
     return Answer(caption="", said=tuple(said)) if said else None
-
-
-def described(region: Region) -> tuple[str, ...]:
-    """Lists what is said about a region alone: its caption, or else each phrase that is no part of a caption."""
-    texts = (region.caption,) if region.caption.strip() else (region.phrase, *region.more_phrases)
-    if region.spans and not region.caption.strip():
-        return ()
-    return tuple(text.strip() for text in texts if text.strip())
 
 
 def ask_regions(

@@ -1,4 +1,4 @@
-"""Writes scenes as GranD, RefCOCO and ADE20K publish theirs, for recipes that ask for more than the usual layouts."""
+"""Further layouts, for recipes that ask for more than the usual ones: GranD, RefCOCO, ADE20K (and narratives.py)."""
 
 import io
 import pickle
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stages.shapes.layouts import Layout, bbox_of, owners_of, rle_of
+from stages.shapes.narratives import Narratives
 from stages.shapes.scenes import SHAPES, Scene
 from stages.shapes.words import grounded_caption, segment_description, short_caption, short_phrase, thing_phrase
 
@@ -113,7 +114,12 @@ class Ade20k(Layout):
         self._save_json("semantic/ade20k_classes.json", list(SHAPES))
 
 
-FURTHER: Mapping[str, type[Layout]] = {"grand": Grand, "refcoco": RefCoco, "ade20k": Ade20k}
+FURTHER: Mapping[str, type[Layout]] = {
+    "grand": Grand,
+    "refcoco": RefCoco,
+    "ade20k": Ade20k,
+    "narratives": Narratives,
+}
 
 
 def _label(scene: Scene, owner: int) -> str:

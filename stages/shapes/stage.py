@@ -14,8 +14,11 @@ from orchestrator.stage import Stage, StageContext
 if TYPE_CHECKING:
     from stages.shapes.layouts import Layout
 
-_FOLDERS = ("llava", "visual_genome", "grandf", "coco", "pix2cap_coco", "grand", "refcoco", "images", "semantic")
-_FURTHER = ("grand", "refcoco", "ade20k")  # what `also` may name
+_FOLDERS = (
+    "llava", "visual_genome", "grandf", "coco", "pix2cap_coco", "grand", "refcoco", "images", "semantic", "flickr30k",
+    "localized_narratives",
+)  # fmt: skip
+_FURTHER = ("grand", "refcoco", "ade20k", "narratives")  # what `also` may name
 _HELD_OUT = 4  # the stream of scenes that is held out of all others
 _MOST_OBJECTS = 4  # more would not stand apart from left to right
 
@@ -36,7 +39,7 @@ class MakeShapes(Stage):
         max_objects: int = 3
         also: list[str] = field(
             default_factory=list
-        )  # grand, refcoco, ade20k: in their layouts too, scenes of their own
+        )  # grand, refcoco, ade20k, narratives: in their layouts too, scenes of their own
 
     @record
     class Outputs:

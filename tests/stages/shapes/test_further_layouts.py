@@ -10,16 +10,16 @@ from stages.samples import Region
 from stages.shapes.scenes import Scene, draw_scene
 from stages.shapes.stage import MakeShapes
 from stages.shapes.words import grounded_caption, segment_description, short_caption, short_phrase, thing_phrase
-from stages.vision import mask_from_rle
+from stages.vision import box_of_mask, mask_from_rle
 from tests.stages.conversion import convert, make_shapes
 
 SEED, TRAIN, SIDE_PX = 17, 9, 64
-GRAND, REFCOCO, ADE20K = range(5, 8)
+GRAND, REFCOCO, ADE20K, NARRATIVES = range(5, 9)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Raw:
-    also = ["grand", "refcoco", "ade20k"]
+    also = ["grand", "refcoco", "ade20k", "narratives"]
     directory = tmp_path_factory.mktemp("further")
     return make_shapes(directory, seed=SEED, train_scenes=TRAIN, val_scenes=1, image_px=SIDE_PX, also=also)
 
@@ -70,7 +70,31 @@ def test_ade20k_has_one_region_for_each_sort_of_shape(made: Raw, tmp_path: Path)
         assert all((masks[name] == mask_HW).all() for name, mask_HW in of_shape.items())
 
 
+def test_narratives_point_along_the_box_of_each_thing_while_its_words_are_said(made: Raw, tmp_path: Path) -> None:
+    samples = convert(
+        tmp_path, None, raw=made, source="localized_narratives", split="val", subset="flickr30k_val"
+    ).samples()
+
+    (scene,) = [truth(NARRATIVES)[number] for number in (7,)]
+    (sample,) = samples
+    said = grounded_caption(scene)
+    assert sample.caption == said.text
+    assert " ".join(one.text for one in sample.utterances) == said.text
+    for owner, (start, end) in enumerate(said.spans[:-1]):
+        before = len(said.text[:start].split())
+        times = (
+            sample.utterances[before].start_s,
+            sample.utterances[before + len(said.text[start:end].split()) - 1].end_s,
+        )
+        points = [point for point in sample.points if times[0] <= point.time_s <= times[1]]
+        box = box_of_mask(scene.mask(owner))
+        assert box is not None
+        assert [min(point.x_unit for point in points) * SIDE_PX, max(point.y_unit for point in points) * SIDE_PX] == (
+            pytest.approx([box[0], box[3]])
+        )
+
+
 def test_a_layout_that_nobody_knows_is_a_fault(tmp_path: Path) -> None:
     stage = MakeShapes(MakeShapes.Config(also=["grnad"]), MakeShapes.Inputs(), MakeShapes.Outputs(raw=Raw(tmp_path)))
 
-    assert stage.faults() == {"config.also": "unknown: grnad; allowed: grand, refcoco, ade20k"}
+    assert stage.faults() == {"config.also": "unknown: grnad; allowed: grand, refcoco, ade20k, narratives"}

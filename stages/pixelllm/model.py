@@ -1,0 +1,91 @@
+"""PixelLLM: two image encoders, a prompt that asks for a part of what they see, and a language model that says where.
+
+Legend: B images, N rows (see `batches.py`), K visual tokens, M context tokens, L text tokens, T predicted tokens,
+C channels, D language width, V vocabulary, H W cells of the map.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPVisionConfig, CLIPVisionModel, SamVisionConfig, SamVisionModel
+
+from stages.pixelllm.batches import IGNORED, PixelBatch
+from stages.pixelllm.config import Blueprint
+from stages.pixelllm.detector import Detector, Proposed
+from stages.pixelllm.extractor import LocationHead, PromptFeatures
+from stages.pixelllm.speakers import BertSpeaker, Speaker, T5Speaker
+from stages.prompting import SamPrompts
+
+
+class PixelLLM(nn.Module):
+    """Writes about an image, or a box in it, and says of every token where in the image it is."""
+
+    language: Speaker
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        """Builds every part with fresh weights."""
+        super().__init__()
+        self.blueprint = blueprint
+        semantic, channels = CLIPVisionConfig(**blueprint.semantic), blueprint.prompt_channels
+        width, extractor = blueprint.language_size, blueprint.extractor
+        self.semantic = CLIPVisionModel(semantic)
+        self.localization = SamVisionModel(SamVisionConfig(**blueprint.localization))
+        self.prompts = SamPrompts(channels)
+        fused = semantic.hidden_size + channels
+        self.extractor = PromptFeatures(extractor, image_channels=fused, prompt_channels=channels)
+        self.projection = nn.Sequential(nn.Linear(extractor.token_size, width), nn.LayerNorm(width))
+        if blueprint.language_kind == "t5":
+            self.language = T5Speaker(blueprint.language, blueprint.lora)
+        else:
+            self.language = BertSpeaker(blueprint.language)
+        head = blueprint.location
+        self.location = LocationHead(width, hidden_size=head.hidden_size, layers=head.layers)
+        self.detector = None if blueprint.detector is None else Detector(blueprint.detector, fused)
+
+    def forward(self, batch: PixelBatch) -> "tuple[dict[str, Tensor], Proposed | None]":
+        """Returns `logits_TV`, `targets_T`, `points_NL22` in units of the image, and what it proposes, if it does.
+
+        Every batch runs every module: one without words to predict has one token said with the target IGNORED, so
+        that ranks never differ in which weights they gather.
+        """
+        map_BCHW = self.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW)
+        visual_NKD = self.look(map_BCHW, batch.prompts_N4, batch.image_N)
+        states_NSD, is_state_NS = self.language.read(visual_NKD, batch.context_NM, batch.is_context_NM)
+        hidden_NLD, _ = self.language.hear(states_NSD, is_state_NS, batch.ids_NL, keep=False)
+        wanted_NL = batch.targets_NL != IGNORED
+        if not bool(wanted_NL.any()):
+            wanted_NL = torch.zeros_like(wanted_NL)
+            wanted_NL[0, 0] = True
+        said = {
+            "logits_TV": self.language.say(hidden_NLD[wanted_NL]),
+            "targets_T": batch.targets_NL[wanted_NL],
+            "points_NL22": self.location(hidden_NLD),
+        }
+        return said, None if self.detector is None else self.detector(map_BCHW)
+
+    def see(self, semantic_pixels_BCHW: Tensor, localization_pixels_BCHW: Tensor) -> Tensor:
+        """Encodes images twice and lays the maps on each other, the smaller one enlarged: B x C x H x W."""
+        semantic_BND = self.semantic(semantic_pixels_BCHW).last_hidden_state[:, 1:]
+        side = round(semantic_BND.shape[1] ** 0.5)
+        semantic = semantic_BND.transpose(1, 2).unflatten(2, (side, side))
+        # SAM, unlike CLIP, does not see to the type itself
+        place = self.localization(localization_pixels_BCHW.to(semantic.dtype)).last_hidden_state
+        grid = (max(side, place.shape[-1]),) * 2
+        return torch.cat([_enlarged(semantic, grid), _enlarged(place, grid)], dim=1)
+
+    def look(self, map_BCHW: Tensor, prompts_N4: Tensor, image_N: Tensor) -> Tensor:
+        """Reads off the maps what boxes ask for: visual tokens N x K x D."""
+        height, width = map_BCHW.shape[-2:]
+        corners_N2C = self.prompts(prompts_N4).to(map_BCHW.dtype)
+        position_CHW = self.prompts.grid(height, width).to(map_BCHW.dtype)
+        features_NKT = self.extractor(map_BCHW, position_CHW, corners_N2C, image_N)
+        visual: Tensor = self.projection(features_NKT)
+        return visual
+
+
+def _enlarged(map_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(map_BCHW.shape[-2:]) == size:
+        return map_BCHW
+    # in float32: bicubic weights lose too much in bfloat16
+    larger = functional.interpolate(map_BCHW.float(), size=size, mode="bicubic", align_corners=False)
+    return larger.to(map_BCHW.dtype)
