@@ -15,6 +15,9 @@ STAGES: Mapping[str, str] = {
     "glamm_tuning": "stages.glamm.stages:GlammTuning",
     "glamm_gcg_tuning": "stages.glamm.stages:GcgTuning",
     "glamm_pix2cap_sft": "stages.glamm.stages:Pix2CapSft",
+    "pixelllm_caption_pretraining": "stages.pixelllm.stages:CaptionPretraining",
+    "pixelllm_trace_tuning": "stages.pixelllm.stages:TraceTuning",
+    "pixelllm_referring": "stages.pixelllm.stages:ReferringTuning",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
@@ -25,11 +28,13 @@ STAGES: Mapping[str, str] = {
 
 FAMILIES: Mapping[str, str] = {
     "glamm": "stages.glamm.family:GlammFamily",
+    "pixelllm": "stages.pixelllm.family:PixelLLMFamily",
 }
 
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
 ABILITIES: Mapping[str, tuple[str, ...]] = {
     "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
+    "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions"),
 }
 
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

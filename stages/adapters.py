@@ -1,5 +1,6 @@
 """Low-rank adapters on a language model: what a recipe says of them, and how they get into the model. No torch."""
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from orchestrator.records import record
@@ -31,3 +32,8 @@ def inject_lora(language_model: "nn.Module", config: LoraConfig) -> None:
         bias="none",
     )
     inject_adapter_in_model(settings, language_model)
+
+
+def stored_name(name: str, stored: Container[str]) -> str:
+    """Says under which name a weight is stored: a model without adapters has no base layers."""
+    return name if name in stored else name.replace(".base_layer.", ".")

@@ -12,6 +12,7 @@ from orchestrator.errors import DamagedArtifact, InputError
 from orchestrator.training import elastic
 from orchestrator.training.foreign.source import few
 from orchestrator.training.weights import load_into
+from stages.adapters import stored_name
 from stages.exporting import fill_from_export
 from stages.family import ADAPTER, MERGED
 from stages.glamm.adopted import read_adopted
@@ -23,7 +24,6 @@ from stages.glamm.exported_adapter import write_adapter
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
-from stages.glamm.task import stored_name
 from stages.glamm.tokenizer import Vocabulary
 
 

@@ -1,6 +1,6 @@
 """GlammTask: samples to batches, batches to loss, for all stages of GLaMM but the one of words."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -16,6 +16,7 @@ from orchestrator.training import elastic
 from orchestrator.training.parallel.losses import word_losses
 from orchestrator.training.task import Losses, TrainTask
 from orchestrator.training.weights import load_into
+from stages.adapters import stored_name
 from stages.glamm.batches import GlammBatch
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig
@@ -163,8 +164,3 @@ def text_loss(logits_TV: Tensor, targets_T: Tensor, *, vocabulary: int) -> Tenso
     if not len(targets_T):
         return logits_TV.float().sum() * 0
     return word_losses(logits_TV, targets_T, vocabulary=vocabulary).mean()
-
-
-def stored_name(name: str, stored: Container[str]) -> str:
-    """Says under which name a weight is stored: a model without adapters has no base layers."""
-    return name if name in stored else name.replace(".base_layer.", ".")

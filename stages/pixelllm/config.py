@@ -14,6 +14,7 @@ from typing import Any, Literal
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
+from stages.folders import folder_fault, read_settings, stamps_of
 
 FAMILY = "pixelllm"  # what the manifests of its checkpoints say
 
@@ -111,8 +112,8 @@ class PixelLLMConfig:
         """Names folders that are not there, or hold another model: key -> message."""
         found = {}
         for name, (path, kinds) in self._folders().items():
-            if path is not None and not (path / "config.json").is_file():
-                found[f"{name}.path"] = f"{path} has no config.json: give a model folder of Hugging Face transformers"
+            if problem := folder_fault(path):
+                found[f"{name}.path"] = problem
             elif path is not None and (kind := read_settings(path).get("model_type", kinds[0])) not in kinds:
                 found[f"{name}.path"] = f"{path} is a {kind}; allowed: {', '.join(kinds)}"
         if self.language.kind == "bert" and self.lora is not None:
@@ -121,9 +122,7 @@ class PixelLLMConfig:
 
     def stamps(self) -> dict[str, str]:
         """Tells size and time of change of the folders' files. Their content would take minutes to read."""
-        folders = [path for path, _ in self._folders().values() if path is not None and path.is_dir()]
-        files = [file for path in folders for file in sorted(path.iterdir()) if file.is_file()]
-        return {str(file): f"{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files}
+        return stamps_of(path for path, _ in self._folders().values())
 
     def _folders(self) -> dict[str, tuple[Path | None, tuple[str, ...]]]:
         return {
@@ -203,15 +202,6 @@ def draw_blueprint(config: PixelLLMConfig, tokens: int) -> Blueprint:
         lora=config.lora,
         canvas_px=config.canvas_px,
     )
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Reads the config.json of a model folder; InputError if there is none that can be read."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/config.json cannot be read: {error}") from error
-    return settings
 
 
 def _language_settings(config: LanguageConfig, tokens: int) -> dict[str, Any]:

@@ -60,9 +60,10 @@ class LocationHead(nn.Module):
         sizes = [language_size, *[hidden_size] * (layers - 1)]
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU())]
         # published: 2 points of 4 numbers, two of which nothing uses; those are left out here
-        self.layers = nn.Sequential(nn.LayerNorm(language_size), *hidden, nn.Linear(sizes[-1], 4))
+        self.layers = nn.Sequential(nn.LayerNorm(language_size), *hidden)
+        self.last = nn.Linear(sizes[-1], 4)
 
     def forward(self, hidden_NLD: Tensor) -> Tensor:
         """Returns N x L x 2 x 2: for each token two points xy; a fresh head says the middle, nearly."""
-        points: Tensor = (self.layers(hidden_NLD) + 1) / 2
+        points: Tensor = (self.last(self.layers(hidden_NLD)) + 1) / 2
         return points.unflatten(-1, (2, 2))

@@ -1,0 +1,159 @@
+"""PixelLLMModel: a trained PixelLLM in one process, ready to answer. Words and their places come in one pass.
+
+Legend as in `batches.py`; P two points of a token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from stages.family import LocatedCaption, LocatedWord
+from stages.pixelllm.batches import PixelBatch
+from stages.pixelllm.collate import Collator, Example, Limits
+from stages.pixelllm.model import PixelLLM
+from stages.pixelllm.tasks import caption_row, refer_row, region_row
+from stages.vision import Box
+from stages.wordpieces import WordPieces
+
+ROWS_AT_ONCE = 64  # texts that are written together
+IMAGES_AT_ONCE = 16
+MAX_TOLD_TOKENS = 512  # of a caption that the model is told
+
+
+@record
+class Written:
+    """What one row wrote, up to its end mark and without it, and where each token is."""
+
+    ids: tuple[int, ...]
+    points_LP2: Tensor  # xy in units of the image
+    score: float  # the sum of the logarithms of the tokens' chances, the end mark's too
+
+
+class PixelLLMModel:
+    """Answers with words, places of words, and boxes."""
+
+    def __init__(self, model: PixelLLM, pieces: WordPieces) -> None:
+        """Takes a model whose weights are in place, on the device where it is to work."""
+        self.network, self.pieces = model.eval().requires_grad_(requires_grad=False), pieces
+        self.collator = Collator(model.blueprint, pieces, Limits(text=MAX_TOLD_TOKENS, context=MAX_TOLD_TOKENS))
+        self._device = next(model.parameters()).device
+
+    def locate_words(self, images: Sequence[Image.Image], *, max_new_tokens: int) -> list[LocatedCaption]:
+        """Writes a caption for each image, and where each word of it is."""
+        examples = [Example(image=image, rows=(caption_row(detailed=True),)) for image in images]
+        written = self.write(examples, max_new_tokens=max_new_tokens)
+        return [self._located(image, said.ids, said.points_LP2) for image, (said,) in zip(images, written, strict=True)]
+
+    def locate_told(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[LocatedCaption]:
+        """Says where each word of a caption is that it is told."""
+        found = []
+        for image, caption in zip(images, captions, strict=True):
+            ids = self.pieces.encode(caption)[:MAX_TOLD_TOKENS]
+            (points_LP2,) = self._told(Example(image=image, rows=(caption_row(caption, detailed=True),)))
+            found.append(self._located(image, ids, points_LP2[1 : len(ids) + 1]))
+        return found
+
+    def refer_boxes(self, images: Sequence[Image.Image], expressions: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """Finds one box for each expression: the place of its last token, which comes before the end mark."""
+        return [self._referred(image, texts) for image, texts in zip(images, expressions, strict=True)]
+
+    def describe_regions(
+        self, images: Sequence[Image.Image], boxes_xyxy_px: Sequence[Sequence[Sequence[float]]], *, max_new_tokens: int
+    ) -> list[list[str]]:
+        """Writes a caption for each box of each image."""
+        examples = [
+            Example(image=image, rows=tuple(region_row((b[0], b[1], b[2], b[3])) for b in boxes))
+            for image, boxes in zip(images, boxes_xyxy_px, strict=True)
+        ]
+        written = self.write(examples, max_new_tokens=max_new_tokens)
+        return [[self.pieces.decode(said.ids) for said in some] for some in written]
+
+    def write(self, examples: Sequence[Example], *, max_new_tokens: int) -> list[list[Written]]:
+        """Writes the most likely words for every row of every example, as many at once as memory should bear."""
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+        found: list[list[Written]] = [[] for _ in examples]
+        for first in range(0, len(examples), IMAGES_AT_ONCE):
+            some = [(number, one) for number, one in enumerate(examples) if first <= number < first + IMAGES_AT_ONCE]
+            some = [(number, one) for number, one in some if one.rows]
+            if some:
+                for number, said in self._written(some, max_new_tokens):
+                    found[number].append(said)
+        return found
+
+    @torch.inference_mode()
+    def _written(self, some: Sequence[tuple[int, Example]], max_new_tokens: int) -> list[tuple[int, Written]]:
+        batch = self.collator.batch([one for _, one in some]).to(self._device)
+        map_BCHW = self.network.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW)
+        said = [
+            one
+            for rows in torch.arange(len(batch.image_N), device=self._device).split(ROWS_AT_ONCE)
+            for one in self._rows_written(batch, map_BCHW, rows, max_new_tokens)
+        ]
+        return [(some[at][0], one) for at, one in zip(batch.image_N.tolist(), said, strict=True)]
+
+    def _rows_written(self, batch: PixelBatch, map_BCHW: Tensor, rows: Tensor, max_new_tokens: int) -> list[Written]:
+        network, end_id = self.network, self.pieces.end_id
+        visual_NKD = network.look(map_BCHW, batch.prompts_N4[rows], batch.image_N[rows])
+        states = network.language.read(visual_NKD, batch.context_NM[rows], batch.is_context_NM[rows])
+        token_N = torch.full_like(rows, self.pieces.start_id)
+        ended_N = torch.zeros_like(rows, dtype=torch.bool)
+        ids: list[Tensor] = []
+        points: list[Tensor] = []
+        scores: list[Tensor] = []
+        cache = None
+        # once more than there are tokens: the place of the last one is known when it has been heard
+        for step in range(max_new_tokens + 1):
+            hidden_N1D, cache = network.language.hear(*states, token_N[:, None], before=cache, keep=True)
+            points.append(network.location(hidden_N1D)[:, 0])
+            if step == max_new_tokens:
+                break
+            best_N, token_N = network.language.say(hidden_N1D[:, 0]).float().log_softmax(-1).max(-1)
+            ids.append(token_N)
+            scores.append(best_N.masked_fill(ended_N, 0))
+            ended_N = ended_N | (token_N == end_id)
+            if bool(ended_N.all()):
+                break
+        together = torch.stack(ids, dim=1).tolist()
+        lengths = [row.index(end_id) if end_id in row else len(row) for row in together]
+        points_NLP2, score_N = torch.stack(points, dim=1), torch.stack(scores).sum(0).tolist()
+        return [
+            Written(ids=tuple(row[:length]), points_LP2=places[1 : length + 1], score=score)
+            for row, length, places, score in zip(together, lengths, points_NLP2, score_N, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _told(self, example: Example) -> Tensor:
+        """Says where the tokens of each row's text are: N x L x P x 2, the start token first."""
+        points: Tensor = self.network(self.collator.batch([example]).to(self._device))["points_NL22"]
+        return points
+
+    def _referred(self, image: Image.Image, texts: Sequence[str]) -> list[Box]:
+        rows = tuple(refer_row(text) for text in texts)
+        lengths = [len(self.pieces.encode(row.text)[:MAX_TOLD_TOKENS]) for row in rows]
+        if empty := [text for text, length in zip(texts, lengths, strict=True) if not length]:
+            raise InputError(f"the expression {empty[0]!r} holds no words to look for")
+        if not rows:
+            return []
+        points_NLP2 = self._told(Example(image=image, rows=rows))
+        return [_box(points_LP2[length], image) for points_LP2, length in zip(points_NLP2, lengths, strict=True)]
+
+    def _located(self, image: Image.Image, ids: Sequence[int], points_LP2: Tensor) -> LocatedCaption:
+        caption, words = self.pieces.words(ids)
+        located = []
+        for span, places in words:
+            if places:
+                x0, y0, x1, y1 = _box(points_LP2[list(places)].flatten(0, 1), image)
+                located.append(LocatedWord(span=span, points_xy_px=((x0, y0), (x1, y1))))
+        return LocatedCaption(caption=caption, words=tuple(located))
+
+
+def _box(points_P2: Tensor, image: Image.Image) -> Box:
+    """Spans a box over points in units of the image, cut to it, in pixels."""
+    units = points_P2.float().clamp(0, 1)
+    (x0, y0), (x1, y1) = units.amin(0).tolist(), units.amax(0).tolist()
+    return (x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height)

@@ -1,0 +1,162 @@
+"""The stages of PixelLLM: captions, words with places, referring, dense captioning, all of them. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.records import record
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.stage import TrainingStage
+from stages.folders import read_settings
+from stages.pixelllm.config import FAMILY, Blueprint, PixelLLMConfig, draw_blueprint
+from stages.pixelllm.kinds import CAPTION, KINDS, REFER, TRACE
+
+if TYPE_CHECKING:
+    from stages.pixelllm.task import PixelLLMTask
+
+Facts = Mapping[str, Any]  # of a manifest
+
+
+class PixelLLMStage(TrainingStage):
+    """What the training stages share: sources of a kind each, a model that begins or goes on, weights of the losses."""
+
+    family = FAMILY
+    kind: ClassVar[str | None] = None  # what a source is unless config.tasks says otherwise; None = tasks must say
+    # published: SAM, the prompt encoder and all of T5 but its adapters stay as they are
+    trainable: ClassVar[tuple[str, ...]] = ("semantic", "extractor", "projection", "language.*lora_*", "location")
+
+    @record
+    class Config:
+        """How to train, on what."""
+
+        train: TrainConfig
+        model: PixelLLMConfig | None = None  # what a model that begins here is made of; null: inputs.model goes on
+        mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
+        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, trace, refer or region
+        caption_weight: float = 1.0
+        location_weight: float = 0.1  # of the mean error in px of the canvas
+        label_smoothing: float = 0.1
+        max_text_tokens: int = 128  # published: 40 for expressions and regions
+        max_context_tokens: int = 32  # published: 8 or 32
+        max_regions: int = 32  # of one image, described by their boxes
+        max_expressions: int = 16  # of one image, pointed at
+        wordings: int | None = None  # of each bank of requests, the first ones; null = all
+
+        def __post_init__(self) -> None:
+            """Checks ranges."""
+            for name in ("max_text_tokens", "max_context_tokens", "max_regions", "max_expressions", "wordings"):
+                value = getattr(self, name)
+                if value is not None and value < 1:
+                    raise ValueError(f"{name} must be above 0, not {value}")
+            if not 0 <= self.label_smoothing < 1:
+                raise ValueError(f"label_smoothing must lie in [0, 1), not {self.label_smoothing}")
+
+    @record
+    class Inputs:
+        """What is learnt from; a model that has begun, or else a tokenizer where the language model brings none."""
+
+        shards: dict[str, Shards]
+        tokenizer: Tokenizer | None = None
+        model: Checkpoint | None = None
+
+    @record
+    class Outputs:
+        """The model, and the tokenizer beside its weights."""
+
+        model: Checkpoint
+
+    def faults(self) -> Mapping[str, str]:
+        """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
+        found = {**super().faults(), **self._tasks_faults()}
+        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
+        if (model is None) != begun:
+            given = "both given" if begun else "neither given"
+            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
+        elif model is not None:
+            found |= {f"config.model.{key}": text for key, text in model.faults().items()}
+            if tokenizer is None and model.language.path is None:
+                found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with one"
+        elif tokenizer is not None:
+            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
+        return found
+
+    def outside(self) -> Mapping[str, str]:
+        """Watches the files of the model folders."""
+        return {} if self.config.model is None else self.config.model.stamps()
+
+    def code_roots(self) -> tuple[str, ...]:
+        """Names the code that planning does not import."""
+        return ("stages.pixelllm.begin",)
+
+    def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        """Says what model there will be."""
+        model = self.blueprint(inputs)
+        return {} if model is None else {"model": {"family": FAMILY, "model": model.to_plain()}}
+
+    def blueprint(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
+        """Draws the model from the facts of its inputs; None while nobody knows them."""
+        config = self.config.model
+        if config is None:
+            facts = inputs.get("model")
+            return Blueprint.from_plain(facts["model"]) if facts and facts.get("family") == FAMILY else None
+        tokens = inputs.get("tokenizer", {}).get("tokens")
+        if tokens is None and config.language.path is not None:
+            tokens = read_settings(config.language.path)["vocab_size"]
+        return draw_blueprint(config, tokens) if isinstance(tokens, int) else None
+
+    def learning(self) -> tuple[str, ...]:
+        """Lets a language model without adapters learn whole."""
+        if self.train.trainable:
+            return self.train.trainable
+        begun, goes_on = self.config.model, self.inputs.model
+        adapters = begun.lora if begun is not None else goes_on.facts()["model"]["lora"]
+        return tuple("language" if "lora_" in name and not adapters else name for name in self.trainable)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Says what each source is, as far as anything says so."""
+        kinds = {name: self.config.tasks.get(name, self.kind) for name in self.inputs.shards}
+        return {name: kind for name, kind in kinds.items() if kind is not None}
+
+    def build_task(self) -> "PixelLLMTask":
+        """Begins with fresh or pretrained parts, or goes on from a checkpoint."""
+        from stages.pixelllm.begin import begin
+
+        return begin(self.config, self.kinds, tokenizer=self.inputs.tokenizer, model=self.inputs.model)
+
+    def _tasks_faults(self) -> dict[str, str]:
+        tasks = self.config.tasks
+        found = {
+            f"config.tasks.{name}": f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
+            for name in tasks
+            if name not in self.inputs.shards
+        }
+        for name in self.inputs.shards:
+            kind = tasks.get(name, self.kind)
+            if kind is None:
+                found[f"config.tasks.{name}"] = f"must say what this source teaches; allowed: {', '.join(KINDS)}"
+            elif kind not in KINDS:
+                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
+        return found
+
+
+class CaptionPretraining(PixelLLMStage):
+    """Teaches the way from the image encoders to the language model, from captions of whole images.
+
+    Published only as a checkpoint's name, its data (WebLI) private and its settings not told: ours are reasoned.
+    """
+
+    kind = CAPTION
+
+
+class TraceTuning(PixelLLMStage):
+    """Teaches where each word of a caption is, from Localized Narratives (words with the mouse's trace)."""
+
+    kind = TRACE
+
+
+class ReferringTuning(PixelLLMStage):
+    """Teaches the box that an expression means: the place of its last token. Its words are read, not learnt."""
+
+    kind = REFER

@@ -1,0 +1,120 @@
+"""PixelLLMTask: samples to batches, batches to loss, for all stages of PixelLLM."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.data.stream import Drawn
+from orchestrator.errors import InputError
+from orchestrator.records import record
+from orchestrator.training import elastic
+from orchestrator.training.task import Losses, TrainTask
+from orchestrator.training.weights import load_into
+from stages.adapters import stored_name
+from stages.pixelllm.batches import IGNORED, PixelBatch
+from stages.pixelllm.collate import Collator, Example, Limits
+from stages.pixelllm.config import FAMILY, Blueprint, PixelLLMConfig
+from stages.pixelllm.initial import draw_weights
+from stages.pixelllm.kinds import DENSE
+from stages.pixelllm.losses import caption_loss, location_loss
+from stages.pixelllm.model import PixelLLM
+from stages.pixelllm.tasks import Rules, rows_of
+from stages.samples import Sample
+from stages.vision import decode_image
+from stages.wordpieces import WordPieces
+
+
+@record
+class Weights:
+    """How much each part of the loss counts."""
+
+    caption: float = 1.0
+    location: float = 0.1
+    smoothing: float = 0.1  # of the words to be said
+
+
+@record
+class Start:
+    """Where the weights come from: a checkpoint, else the folders that a config names, else chance."""
+
+    checkpoint: Path | None = None
+    folders: PixelLLMConfig | None = None
+
+
+class PixelLLMTask(TrainTask[PixelBatch]):
+    """Trains a PixelLLM on sources that each have one of the kinds of `kinds.py`."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        pieces: WordPieces,
+        kinds: Mapping[str, str],
+        *,
+        start: Start,
+        weights: Weights,
+        rules: Rules,
+        limits: Limits,
+    ) -> None:
+        """Checks the tokenizer against the model."""
+        self._blueprint, self._start, self._weights = blueprint, start, weights
+        self._kinds, self._rules, self._limits = kinds, rules, limits
+        self.pieces, self.collator = pieces, Collator(blueprint, pieces, limits)
+
+    def build_model(self) -> nn.Module:
+        """Builds the model; its weights come later."""
+        return PixelLLM(self._blueprint)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
+        loaded: frozenset[str] = frozenset()
+        if self._start.checkpoint is not None:
+            stored = elastic.tensors(self._start.checkpoint / elastic.WEIGHTS)
+            report = load_into(model, self._start.checkpoint, rename=lambda name: stored_name(name, stored))
+            strange = [name for name in report.missing if not name.startswith("detector.") and "lora_" not in name]
+            if strange or report.unexpected:
+                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
+            loaded = frozenset(report.loaded)
+        draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
+
+    def collate(self, drawn: Sequence[Drawn]) -> PixelBatch:
+        """Makes a batch; wordings and the choice of regions are functions of each sample's own seed."""
+        return self.collator.batch([self.example(one) for one in drawn])
+
+    def example(self, drawn: Drawn) -> Example:
+        """Turns one sample into an image with rows, in the way of its source's kind."""
+        kind, sample = self._kinds[drawn.source], Sample.from_members(drawn.key, drawn.members)
+        rows = rows_of(kind, sample, seed=drawn.seed, rules=self._rules)
+        boxes = [region.box_xyxy_px for region in sample.regions if not region.crowd]
+        return Example(
+            image=decode_image(sample.image),
+            rows=tuple(rows),
+            boxes_xyxy_px=tuple(boxes) if kind == DENSE else None,
+        )
+
+    def tokens_of(self, batch: PixelBatch) -> int:
+        """Counts what the language model reads: the image's tokens, contexts and texts."""
+        visual = len(batch.image_N) * self._blueprint.extractor.tokens
+        return int(batch.is_context_NM.sum()) + batch.ids_NL.numel() + visual
+
+    def loss(self, model: nn.Module, batch: PixelBatch) -> Losses:
+        """Adds up what the batch teaches: a part that it says nothing of weighs nothing, but is computed."""
+        batch = batch.to(next(model.parameters()).device)
+        said = model(batch)
+        weights = self._weights
+        caption = caption_loss(said["logits_TV"], said["targets_T"], ignored=IGNORED, smoothing=weights.smoothing)
+        inside_N2 = batch.inside_B2[batch.image_N]
+        location = location_loss(said["points_NL22"], batch.corners_NL22, batch.is_located_NL, inside_N2)
+        total = weights.caption * caption + weights.location * location
+        return Losses(total=total, terms={"caption": caption.detach(), "location_px": location.detach()})
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns the family and everything needed to rebuild the model and to ask it."""
+        limits = {"text": self._limits.text, "context": self._limits.context}
+        return {"family": FAMILY, "model": self._blueprint.to_plain(), "limits": limits}
+
+    def extras(self) -> Mapping[str, bytes]:
+        """Returns the tokenizer's files, which travel with the weights."""
+        return {f"tokenizer/{name}": content for name, content in self.pieces.files().items()}
