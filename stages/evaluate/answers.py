@@ -48,6 +48,7 @@ class Answer:
     caption: str
     said: tuple[Said, ...]
     unpaired: Grounding | None = None  # phrases and masks in their orders, where not every one belongs to another
+    size_px: tuple[int, int] | None = None  # width and height of the image, where scores are in parts of them
 
     def grounding(self) -> Grounding:
         """Returns the phrases that carry masks."""
@@ -64,6 +65,8 @@ class Answer:
         if self.unpaired is not None:
             masks = [_plain_mask(mask) for mask in self.unpaired.masks]
             plain["unpaired"] = {"phrases": list(self.unpaired.phrases), "masks": masks}
+        if self.size_px is not None:
+            plain["size_px"] = list(self.size_px)
         return plain
 
     @classmethod
@@ -73,7 +76,10 @@ class Answer:
         if unpaired is not None:
             masks = tuple(_mask(mask) for mask in unpaired["masks"])
             unpaired = Grounding(phrases=tuple(unpaired["phrases"]), masks=masks)
-        return cls(caption=plain["caption"], said=said, unpaired=unpaired)
+        size = plain.get("size_px")
+        return cls(
+            caption=plain["caption"], said=said, unpaired=unpaired, size_px=None if size is None else (size[0], size[1])
+        )
 
 
 def answer_of(grounded: GroundedCaption) -> Answer:

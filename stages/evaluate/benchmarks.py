@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 
 from stages.evaluate.benchmark import Benchmark
+from stages.evaluate.boxes import REFER_BOXES
+from stages.evaluate.dense_captions import DENSE_CAPTIONS
 from stages.evaluate.grounded import GCG
+from stages.evaluate.points import WORD_LOCATIONS
 from stages.evaluate.referring import REFER, REFER_COMPAT
 from stages.evaluate.regions import REGION_CAPTIONS
 
@@ -12,4 +15,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "region_captions": REGION_CAPTIONS,
     "refer": REFER,
     "refer_compat": REFER_COMPAT,
+    "refer_boxes": REFER_BOXES,
+    "word_locations": WORD_LOCATIONS,
+    "dense_captions": DENSE_CAPTIONS,
 }

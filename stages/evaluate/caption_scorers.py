@@ -18,6 +18,8 @@ NOTHING = "."  # a text that the tokenizer cuts to nothing, but that keeps its l
 # what METEOR reads for empty texts: it would wait for ever for one, and these match no word, nor each other
 UNSAID, UNTOLD = "unsaidcaption", "untoldreference"
 
+Texts = dict[int, list[str]]  # number of an item -> its texts
+
 
 @record
 class CaptionScores:
@@ -34,6 +36,7 @@ class CaptionScorer:
     name: str
     told: str  # what a reader of the scores must know
     score: Callable[[Sequence[str], Sequence[Sequence[str]]], CaptionScores]  # hypotheses, references of each
+    each: Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]  # METEOR of each item
 
 
 def open_caption_scorer(wish: str) -> CaptionScorer:
@@ -49,6 +52,7 @@ def open_caption_scorer(wish: str) -> CaptionScorer:
                 "released evaluation; an empty caption counts as one wrong word."
             ),
             score=_with_java,
+            each=_each_with_java,
         )
     if wish == PACKAGE:
         raise InputError(f"config.caption_scorer: {PACKAGE} cannot run here, {missing}; plain and auto can")
@@ -78,6 +82,7 @@ def _plain(why: str) -> CaptionScorer:
         score=lambda hypotheses, references: CaptionScores(
             meteor=captions.meteor(hypotheses, references), cider=captions.cider(hypotheses, references)
         ),
+        each=captions.each_meteor,
     )
 
 
@@ -87,12 +92,20 @@ def _with_java(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
 
     if not hypotheses:
         return CaptionScores(meteor=0.0, cider=0.0)
-    texts = [*hypotheses, *(text for some in references for text in some)]
-    cut = iter(_tokenized(texts))
-    said = {number: [next(cut)] for number in range(len(hypotheses))}
-    true = {number: [next(cut) for _ in some] for number, some in enumerate(references)}
+    said, true = _cut(hypotheses, references)
     cider, _ = Cider().compute_score(true, said)
-    return CaptionScores(meteor=_meteor(said, true), cider=float(cider))
+    return CaptionScores(meteor=_meteor(said, true)[0], cider=float(cider))
+
+
+def _each_with_java(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    return _meteor(*_cut(hypotheses, references))[1] if hypotheses else []
+
+
+def _cut(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Texts, Texts]:
+    """Cuts all texts at once, for a tokenizer takes a second to start."""
+    cut = iter(_tokenized([*hypotheses, *(text for some in references for text in some)]))
+    said = {number: [next(cut)] for number in range(len(hypotheses))}
+    return said, {number: [next(cut) for _ in some] for number, some in enumerate(references)}
 
 
 def _tokenized(texts: Sequence[str]) -> list[str]:
@@ -106,20 +119,20 @@ def _tokenized(texts: Sequence[str]) -> list[str]:
     return [" ".join(cut[number][0].replace("|||", " ").split()) for number in range(len(texts))]
 
 
-def _meteor(said: dict[int, list[str]], true: dict[int, list[str]]) -> float:
-    """Returns METEOR over all items together, which is not the mean of their own scores."""
+def _meteor(said: Texts, true: Texts) -> tuple[float, list[float]]:
+    """Returns METEOR over all items together, which is not the mean of their own scores, and those."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     meteor = Meteor()
     try:
-        total, _ = meteor.compute_score(_never_empty(true, UNTOLD), _never_empty(said, UNSAID))
+        total, each = meteor.compute_score(_never_empty(true, UNTOLD), _never_empty(said, UNSAID))
     finally:
         for pipe in (meteor.meteor_p.stdin, meteor.meteor_p.stdout, meteor.meteor_p.stderr):
             pipe.close()
         meteor.meteor_p.kill()
         meteor.meteor_p.wait()
-    return float(total)
+    return float(total), [float(one) for one in each]
 
 
-def _never_empty(texts: dict[int, list[str]], instead: str) -> dict[int, list[str]]:
+def _never_empty(texts: Texts, instead: str) -> Texts:
     return {number: [text or instead for text in some] for number, some in texts.items()}

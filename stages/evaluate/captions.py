@@ -34,13 +34,18 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
     Its parameters are those of the original paper (alpha 0.9, beta 3, gamma 0.5), not those of METEOR 1.5.
     """
-    scores = [
+    scores = each_meteor(hypotheses, references)
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def each_meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Returns the METEOR of each item, as `meteor` averages them."""
+    return [
         meteor_score([tokenize(text) for text in texts], tokenize(hypothesis), wordnet=NoSynonyms())
         if tokenize(hypothesis) and any(tokenize(text) for text in texts)
         else 0.0
         for hypothesis, texts in zip(hypotheses, references, strict=True)
     ]
-    return sum(scores) / len(scores) if scores else 0.0
 
 
 class NoSynonyms:

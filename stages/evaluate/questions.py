@@ -27,4 +27,11 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     "refer": Question(ability="Refers", scores=("ciou", "giou", "precision50", "pointed_once")),
     "refer_compat": Question(ability="Refers", scores=("ciou", "giou")),
+    "refer_boxes": Question(ability="RefersByBox", scores=("precision50", "mean_iou")),
+    "word_locations": Question(
+        ability="LocatesWords",
+        scores=("word_error", "middle_error", "iou50"),
+        falling=frozenset({"word_error", "middle_error"}),
+    ),
+    "dense_captions": Question(ability="DescribesDensely", scores=("map", "map_strict", "recall50")),
 }  # fmt: skip
