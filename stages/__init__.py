@@ -18,6 +18,7 @@ STAGES: Mapping[str, str] = {
     "pixelllm_caption_pretraining": "stages.pixelllm.stages:CaptionPretraining",
     "pixelllm_trace_tuning": "stages.pixelllm.stages:TraceTuning",
     "pixelllm_referring": "stages.pixelllm.stages:ReferringTuning",
+    "cloc_contrastive": "stages.cloc.stages:ClocContrastive",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
@@ -29,12 +30,14 @@ STAGES: Mapping[str, str] = {
 FAMILIES: Mapping[str, str] = {
     "glamm": "stages.glamm.family:GlammFamily",
     "pixelllm": "stages.pixelllm.family:PixelLLMFamily",
+    "cloc": "stages.cloc.family:ClocFamily",
 }
 
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
 ABILITIES: Mapping[str, tuple[str, ...]] = {
     "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
     "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions"),
+    "cloc": ("Embeds", "RefersByBox"),
 }
 
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

@@ -9,6 +9,7 @@ from stages.evaluate.grounded import GCG
 from stages.evaluate.points import WORD_LOCATIONS
 from stages.evaluate.referring import REFER, REFER_COMPAT
 from stages.evaluate.regions import REGION_CAPTIONS
+from stages.evaluate.retrieval import IMAGE_RETRIEVAL, REGION_RECOGNITION, REGION_RETRIEVAL
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "gcg": GCG,
@@ -18,4 +19,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "refer_boxes": REFER_BOXES,
     "word_locations": WORD_LOCATIONS,
     "dense_captions": DENSE_CAPTIONS,
+    "region_retrieval": REGION_RETRIEVAL,
+    "region_recognition": REGION_RECOGNITION,
+    "image_retrieval": IMAGE_RETRIEVAL,
 }

@@ -34,4 +34,11 @@ QUESTIONS: Mapping[str, Question] = {
         falling=frozenset({"word_error", "middle_error"}),
     ),
     "dense_captions": Question(ability="DescribesDensely", scores=("map", "map_strict", "recall50")),
+    "region_retrieval": Question(
+        ability="Embeds", scores=("region_to_text10", "text_to_region10", "region_to_text1", "text_to_region1")
+    ),
+    "region_recognition": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
+    "image_retrieval": Question(
+        ability="Embeds", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
+    ),
 }  # fmt: skip
