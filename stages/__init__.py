@@ -18,6 +18,8 @@ STAGES: Mapping[str, str] = {
     "pixelllm_caption_pretraining": "stages.pixelllm.stages:CaptionPretraining",
     "pixelllm_trace_tuning": "stages.pixelllm.stages:TraceTuning",
     "pixelllm_referring": "stages.pixelllm.stages:ReferringTuning",
+    "pixelllm_dense_captioning": "stages.pixelllm.stages:DenseCaptioning",
+    "pixelllm_joint": "stages.pixelllm.stages:JointTuning",
     "cloc_contrastive": "stages.cloc.stages:ClocContrastive",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "predict": "stages.prediction.stage:Predict",
@@ -36,7 +38,7 @@ FAMILIES: Mapping[str, str] = {
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
 ABILITIES: Mapping[str, tuple[str, ...]] = {
     "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
-    "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions"),
+    "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions", "DescribesDensely"),
     "cloc": ("Embeds", "RefersByBox"),
 }
 

@@ -30,6 +30,7 @@ class SamPrompts(nn.Module):
     """SAM's prompt encoder for boxes and points (arXiv 2304.02643, appendix A); masks are no prompts here.
 
     Names below `point_embed`, `not_a_point_embed` and `no_mask_embed` are those of transformers' SamPromptEncoder.
+    SAM itself moves corners and points by half a pixel before they come here; whoever calls knows how large one is.
     Every vector is fetched by calling its embedding: under ZeRO-3 only a module's own call gathers its weights.
     """
 

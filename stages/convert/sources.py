@@ -69,6 +69,14 @@ SOURCES: Mapping[str, Entry] = {
                 annotations=("visual_genome/test_caption.json",),
                 images=_VISUAL_GENOME,
             ),
+            Part(  # every region of an image together, for dense captioning
+                split="test",
+                subset="test",
+                reader="stages.convert.visual_genome:read_coco",
+                annotations=("visual_genome/test.json",),
+                images=_VISUAL_GENOME,
+                default=False,
+            ),
         ),
     ),
     "grand_f": Entry(

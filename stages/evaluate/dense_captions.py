@@ -188,8 +188,8 @@ DENSE_CAPTIONS = Benchmark(
     protocol=(
         "Dense captioning as DenseCap defines it: true boxes that overlap by 0.7 become one with several references; "
         "AP at each IoU of 0.3 to 0.7 and each METEOR of 0 to 0.25 (an IoU counts from its threshold on, a METEOR "
-        "above it), at most 100 boxes an image, mean over the grid. compat: 100 recall points, and a box belongs to the one "
-        "true box that it overlaps most, even if that is taken. strict: 101 points, the best true box that is left."
+        "above it), at most 100 boxes an image, mean over the grid. compat: 100 recall points, and a box belongs to "
+        "the one true box that it overlaps most, even if that is taken. strict: 101 points, the best that is left."
     ),
     meanings={
         "map": "mean AP over IoU and METEOR (0 to 1), as DenseCap's script matches",

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.family import LocatedCaption, LocatedWord
+from stages.family import DescribedBox, LocatedCaption, LocatedWord
 from stages.pixelllm.batches import PixelBatch
 from stages.pixelllm.collate import Collator, Example, Limits
+from stages.pixelllm.detector import Proposed
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.tasks import caption_row, refer_row, region_row
 from stages.vision import Box
@@ -71,6 +72,18 @@ class PixelLLMModel:
         ]
         written = self.write(examples, max_new_tokens=max_new_tokens)
         return [[self.pieces.decode(said.ids) for said in some] for some in written]
+
+    def describe_densely(self, images: Sequence[Image.Image], *, max_new_tokens: int) -> list[list[DescribedBox]]:
+        """Proposes boxes in each image, the surest first, and describes each."""
+        found = [self._proposed(image) for image in images]
+        texts = self.describe_regions(images, [boxes for boxes, _ in found], max_new_tokens=max_new_tokens)
+        return [
+            [
+                DescribedBox(box_xyxy_px=box, score=score, caption=text)
+                for box, score, text in zip(boxes, scores, said, strict=True)
+            ]
+            for (boxes, scores), said in zip(found, texts, strict=True)
+        ]
 
     def write(self, examples: Sequence[Example], *, max_new_tokens: int) -> list[list[Written]]:
         """Writes the most likely words for every row of every example, as many at once as memory should bear."""
@@ -141,6 +154,19 @@ class PixelLLMModel:
             return []
         points_NLP2 = self._told(Example(image=image, rows=rows))
         return [_box(points_LP2[length], image) for points_LP2, length in zip(points_NLP2, lengths, strict=True)]
+
+    @torch.inference_mode()
+    def _proposed(self, image: Image.Image) -> tuple[list[Box], list[float]]:
+        detector = self.network.detector
+        if detector is None:
+            raise InputError("this PixelLLM proposes no boxes: its config.model.detector is null")
+        semantic_CHW, localization_CHW, inside = self.collator.pixels(image)
+        map_1CHW = self.network.see(semantic_CHW[None].to(self._device), localization_CHW[None].to(self._device))
+        inside_12 = torch.tensor([inside], dtype=torch.float32, device=self._device)
+        ((boxes_P4, scores_P),) = detector.boxes(Proposed(**detector(map_1CHW)), inside_12)
+        across, down = image.width / inside[0], image.height / inside[1]
+        boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes_P4.tolist()]
+        return boxes, scores_P.tolist()
 
     def _located(self, image: Image.Image, ids: Sequence[int], points_LP2: Tensor) -> LocatedCaption:
         caption, words = self.pieces.words(ids)

@@ -1,11 +1,13 @@
 """Brings up the task of a training stage: from model folders and a tokenizer, or from the checkpoint before it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
 from stages.pixelllm.collate import Limits
 from stages.pixelllm.config import FAMILY, Blueprint, draw_blueprint
+from stages.pixelllm.kinds import DENSE
 from stages.pixelllm.stages import PixelLLMStage
 from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import Rules
@@ -20,6 +22,7 @@ def begin(
     """Goes on from `model`, or begins with the folders of `config.model`; parts without one get fresh weights."""
     if model is not None:
         pieces, blueprint = WordPieces.read(model.path / TOKENIZER), read_blueprint(model)
+        blueprint = replace(blueprint, detector=blueprint.detector or config.detector)
         start = Start(checkpoint=model.path)
     else:
         assert config.model is not None  # noqa: S101 - planning has checked that one of the two is there
@@ -28,13 +31,18 @@ def begin(
             raise InputError("config.model.language.path or inputs.tokenizer must name a tokenizer")
         pieces = WordPieces.read(folder)
         blueprint, start = draw_blueprint(config.model, pieces.size), Start(folders=config.model)
+    if DENSE in kinds.values() and blueprint.detector is None:
+        raise InputError("config.detector: a source teaches dense, but the model proposes no boxes; give it a detector")
     return PixelLLMTask(
         blueprint,
         pieces,
         kinds,
         start=start,
         weights=Weights(
-            caption=config.caption_weight, location=config.location_weight, smoothing=config.label_smoothing
+            caption=config.caption_weight,
+            location=config.location_weight,
+            detection=config.detection_weight,
+            smoothing=config.label_smoothing,
         ),
         rules=Rules(max_regions=config.max_regions, max_expressions=config.max_expressions, wordings=config.wordings),
         limits=Limits(text=config.max_text_tokens, context=config.max_context_tokens),

@@ -18,6 +18,8 @@ from stages.traces import aligned
 from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Box, normalised
 from stages.wordpieces import WordPieces
 
+_HALF_PX = 0.5  # SAM means the middles of pixels by its boxes' corners
+
 
 @record
 class Example:
@@ -94,7 +96,7 @@ class Collator:
 
     def _prompt(self, box_xyxy_px: Box | None, inside: tuple[int, int], size: tuple[int, int]) -> list[float]:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
-        return [edge / self.canvas for edge in _moved(box_xyxy_px or whole, inside, size)]
+        return [(edge + _HALF_PX) / self.canvas for edge in _moved(box_xyxy_px or whole, inside, size)]
 
     def _places(
         self, row: Row, count: int, inside: tuple[int, int], size: tuple[int, int]

@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SamVisionConfig, Sam
 
 from stages.pixelllm.batches import IGNORED, PixelBatch
 from stages.pixelllm.config import Blueprint
+from stages.pixelllm.detector import Detector
 from stages.pixelllm.extractor import LocationHead, PromptFeatures
 from stages.pixelllm.speakers import BertSpeaker, Speaker, T5Speaker
 from stages.prompting import SamPrompts
@@ -39,9 +40,11 @@ class PixelLLM(nn.Module):
             self.language = BertSpeaker(blueprint.language)
         head = blueprint.location
         self.location = LocationHead(width, hidden_size=head.hidden_size, layers=head.layers)
+        detector, canvas = blueprint.detector, blueprint.canvas_px
+        self.detector = None if detector is None else Detector(detector, fused, canvas_px=canvas)
 
     def forward(self, batch: PixelBatch) -> dict[str, Tensor]:
-        """Returns `logits_TV`, `targets_T` and `points_NL22` in units of the image.
+        """Returns `logits_TV`, `targets_T`, `points_NL22` in units of the image, and the fields of Proposed, if any.
 
         Every batch runs every module: one without words to predict has one token said with the target IGNORED, so
         that ranks never differ in which weights they gather.
@@ -54,11 +57,12 @@ class PixelLLM(nn.Module):
         if not bool(wanted_NL.any()):
             wanted_NL = torch.zeros_like(wanted_NL)
             wanted_NL[0, 0] = True
-        return {
+        said = {
             "logits_TV": self.language.say(hidden_NLD[wanted_NL]),
             "targets_T": batch.targets_NL[wanted_NL],
             "points_NL22": self.location(hidden_NLD),
         }
+        return said if self.detector is None else said | self.detector(map_BCHW)
 
     def see(self, semantic_pixels_BCHW: Tensor, localization_pixels_BCHW: Tensor) -> Tensor:
         """Encodes images twice and lays the maps on each other, the smaller one enlarged: B x C x H x W."""

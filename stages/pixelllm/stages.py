@@ -1,7 +1,7 @@
 """The stages of PixelLLM: captions, words with places, referring, dense captioning, all of them. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
@@ -9,8 +9,8 @@ from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.stage import TrainingStage
 from stages.folders import read_settings
-from stages.pixelllm.config import FAMILY, Blueprint, PixelLLMConfig, draw_blueprint
-from stages.pixelllm.kinds import CAPTION, KINDS, REFER, TRACE
+from stages.pixelllm.config import FAMILY, Blueprint, DetectorConfig, PixelLLMConfig, draw_blueprint
+from stages.pixelllm.kinds import CAPTION, DENSE, KINDS, REFER, TRACE
 
 if TYPE_CHECKING:
     from stages.pixelllm.task import PixelLLMTask
@@ -33,9 +33,11 @@ class PixelLLMStage(TrainingStage):
         train: TrainConfig
         model: PixelLLMConfig | None = None  # what a model that begins here is made of; null: inputs.model goes on
         mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
-        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, trace, refer or region
+        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, trace, refer, region or dense
+        detector: DetectorConfig | None = None  # beside inputs.model: it learns to propose boxes, if it does not yet
         caption_weight: float = 1.0
         location_weight: float = 0.1  # of the mean error in px of the canvas
+        detection_weight: float = 1.0  # of proposals, where the model makes some and a source shows all boxes
         label_smoothing: float = 0.1
         max_text_tokens: int = 128  # published: 40 for expressions and regions
         max_context_tokens: int = 32  # published: 8 or 32
@@ -77,6 +79,8 @@ class PixelLLMStage(TrainingStage):
             found |= {f"config.model.{key}": text for key, text in model.faults().items()}
             if tokenizer is None and model.language.path is None:
                 found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with one"
+            if self.config.detector is not None:
+                found["config.detector"] = "adds proposals to inputs.model; say config.model.detector here"
         elif tokenizer is not None:
             found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
@@ -99,19 +103,27 @@ class PixelLLMStage(TrainingStage):
         config = self.config.model
         if config is None:
             facts = inputs.get("model")
-            return Blueprint.from_plain(facts["model"]) if facts and facts.get("family") == FAMILY else None
+            if not facts or facts.get("family") != FAMILY:
+                return None
+            found = Blueprint.from_plain(facts["model"])
+            return replace(found, detector=found.detector or self.config.detector)
         tokens = inputs.get("tokenizer", {}).get("tokens")
         if tokens is None and config.language.path is not None:
             tokens = read_settings(config.language.path)["vocab_size"]
         return draw_blueprint(config, tokens) if isinstance(tokens, int) else None
 
     def learning(self) -> tuple[str, ...]:
-        """Lets a language model without adapters learn whole."""
+        """Lets a language model without adapters learn whole, and leaves proposals out where there are none."""
         if self.train.trainable:
             return self.train.trainable
-        begun, goes_on = self.config.model, self.inputs.model
-        adapters = begun.lora if begun is not None else goes_on.facts()["model"]["lora"]
-        return tuple("language" if "lora_" in name and not adapters else name for name in self.trainable)
+        begun = self.config.model
+        if begun is not None:
+            adapters, proposes = begun.lora is not None, begun.detector is not None
+        else:
+            known = self.inputs.model.facts()["model"]
+            adapters, proposes = known["lora"] is not None, bool(known["detector"] or self.config.detector)
+        names = [name for name in self.trainable if proposes or name != "detector"]
+        return tuple("language" if "lora_" in name and not adapters else name for name in names)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -160,3 +172,19 @@ class ReferringTuning(PixelLLMStage):
     """Teaches the box that an expression means: the place of its last token. Its words are read, not learnt."""
 
     kind = REFER
+
+
+class DenseCaptioning(PixelLLMStage):
+    """Teaches to propose boxes of everything that can be described, and to describe each (also boxes that are given).
+
+    Published: no location head. Here it stays and its loss weighs nothing, so that the model can still say places.
+    """
+
+    kind = DENSE
+    trainable: ClassVar[tuple[str, ...]] = ("semantic", "extractor", "projection", "language.*lora_*", "detector")
+
+
+class JointTuning(PixelLLMStage):
+    """Teaches everything at once, each source its own task."""
+
+    trainable: ClassVar[tuple[str, ...]] = (*PixelLLMStage.trainable, "detector")

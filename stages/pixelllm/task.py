@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
@@ -17,10 +17,12 @@ from stages.adapters import stored_name
 from stages.pixelllm.batches import IGNORED, PixelBatch
 from stages.pixelllm.collate import Collator, Example, Limits
 from stages.pixelllm.config import FAMILY, Blueprint, PixelLLMConfig
+from stages.pixelllm.detector import Proposed, proposal_loss
 from stages.pixelllm.initial import draw_weights
 from stages.pixelllm.kinds import DENSE
 from stages.pixelllm.losses import caption_loss, location_loss
 from stages.pixelllm.model import PixelLLM
+from stages.pixelllm.pretrained import fill_from_folders
 from stages.pixelllm.tasks import Rules, rows_of
 from stages.samples import Sample
 from stages.vision import decode_image
@@ -33,6 +35,7 @@ class Weights:
 
     caption: float = 1.0
     location: float = 0.1
+    detection: float = 1.0
     smoothing: float = 0.1  # of the words to be said
 
 
@@ -77,6 +80,8 @@ class PixelLLMTask(TrainTask[PixelBatch]):
             if strange or report.unexpected:
                 raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
             loaded = frozenset(report.loaded)
+        elif self._start.folders is not None:
+            loaded = fill_from_folders(model, self._start.folders)
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
 
     def collate(self, drawn: Sequence[Drawn]) -> PixelBatch:
@@ -102,13 +107,19 @@ class PixelLLMTask(TrainTask[PixelBatch]):
     def loss(self, model: nn.Module, batch: PixelBatch) -> Losses:
         """Adds up what the batch teaches: a part that it says nothing of weighs nothing, but is computed."""
         batch = batch.to(next(model.parameters()).device)
-        said = model(batch)
+        said: dict[str, Tensor] = model(batch)
         weights = self._weights
         caption = caption_loss(said["logits_TV"], said["targets_T"], ignored=IGNORED, smoothing=weights.smoothing)
         inside_N2 = batch.inside_B2[batch.image_N]
         location = location_loss(said["points_NL22"], batch.corners_NL22, batch.is_located_NL, inside_N2)
         total = weights.caption * caption + weights.location * location
-        return Losses(total=total, terms={"caption": caption.detach(), "location_px": location.detach()})
+        terms = {"caption": caption.detach(), "location_px": location.detach()}
+        if (proposed := Proposed.read(said)) is not None:
+            heat, sides = proposal_loss(proposed, batch.boxes_G4, batch.box_image_G)
+            # weighted as CenterNet2 does; of other tasks' images nothing is known, not even that there are no boxes
+            total = total + float(batch.proposes) * weights.detection * (0.5 * heat + sides)
+            terms |= {"middles": heat.detach(), "sides": sides.detach()}
+        return Losses(total=total, terms=terms)
 
     def describe(self) -> Mapping[str, Any]:
         """Returns the family and everything needed to rebuild the model and to ask it."""

@@ -26,6 +26,11 @@ FULL = GlammConfig(
     region=RegionConfig(),
 )  # fmt: skip
 
+FLAN_T5_XL = {
+    "model_type": "t5", "vocab_size": 32_128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
+    "num_decoder_layers": 24, "num_heads": 32, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+}  # fmt: skip
+
 
 def lay_out(root: Path) -> tuple[str, ...]:
     """Makes every file and folder of every data set, empty, and models that are a config each; returns overrides."""
@@ -39,6 +44,8 @@ def lay_out(root: Path) -> tuple[str, ...]:
     for name, settings in _settings(draw_blueprint(FULL, 32_000)).items():
         (models / name).mkdir(parents=True)
         (models / name / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (models / "flan-t5-xl").mkdir()
+    (models / "flan-t5-xl" / "config.json").write_text(json.dumps(FLAN_T5_XL), encoding="utf-8")
     for name in WEIGHTS:
         (models / name).mkdir()
     return f"vars.data={data}", f"vars.models={models}", f"runs={root / 'runs'}"

@@ -12,7 +12,9 @@ from stages.evaluate.published import ENCODER, PUBLISHED, Setting, beside
 
 PLAIN = Tools(captions=open_caption_scorer("plain"), likeness=BY_WORDS)
 LIKE_THE_PAPER = Tools(
-    captions=CaptionScorer(name="pycocoevalcap", told="", score=lambda *_: CaptionScores(meteor=0.0, cider=0.0)),
+    captions=CaptionScorer(
+        name="pycocoevalcap", told="", score=lambda *_: CaptionScores(meteor=0.0, cider=0.0), each=lambda *_: []
+    ),
     likeness=Likeness(name=ENCODER, told="", prepare=BY_WORDS.prepare),
 )
 

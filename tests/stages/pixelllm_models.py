@@ -1,0 +1,125 @@
+"""Tiny PixelLLMs with a real checkpoint each, and samples whose truth is known."""
+
+from pathlib import Path
+
+import torch
+
+from orchestrator.artifacts import Checkpoint
+from orchestrator.data.stream import Drawn
+from orchestrator.training import elastic, writing
+from orchestrator.training.elastic import WEIGHTS
+from orchestrator.training.holdings import saved_buffers
+from orchestrator.world import World
+from stages.adapters import LoraConfig
+from stages.pixelllm.collate import Limits
+from stages.pixelllm.config import (
+    Blueprint,
+    DetectorConfig,
+    ExtractorConfig,
+    LanguageConfig,
+    LocalizationConfig,
+    LocationConfig,
+    PixelLLMConfig,
+    SemanticConfig,
+    draw_blueprint,
+)
+from stages.pixelllm.initial import draw_weights
+from stages.pixelllm.model import PixelLLM
+from stages.pixelllm.task import PixelLLMTask, Start, Weights
+from stages.pixelllm.tasks import LONG_REQUESTS, OBJECT_OF, SHORT_REQUESTS, WHERE_IS, Rules
+from stages.samples import Sample, TimedPoint, Utterance
+from stages.wordpieces import WordPieces, learn_pieces
+from tests.stages.scenes import SIDE_PX, scene
+
+WORDS = ("A red bar stands left of a blue bar.", "the green bar, the grey bar", WHERE_IS, OBJECT_OF)
+KINDS = {"captions": "caption", "traces": "trace", "expressions": "refer", "regions": "region", "boxes": "dense"}
+
+
+def pieces() -> WordPieces:
+    """Learns a small tokenizer."""
+    return learn_pieces([*WORDS, *LONG_REQUESTS, *SHORT_REQUESTS] * 20, 400)
+
+
+def tiny_config(*, kind: str = "t5", lora: bool = False, detector: bool = True) -> PixelLLMConfig:
+    """Asks for the smallest model."""
+    return PixelLLMConfig(
+        language=LanguageConfig(
+            kind="t5" if kind == "t5" else "bert", hidden_size=16, layers=1, heads=2, mlp_size=24, dropout=0.0
+        ),
+        semantic=SemanticConfig(patch_size=8, hidden_size=16, layers=1, heads=2, mlp_size=24),
+        localization=LocalizationConfig(
+            patch_size=16, hidden_size=8, layers=1, heads=2, mlp_size=12, window_size=0, global_layers=(0,), channels=8
+        ),
+        extractor=ExtractorConfig(width=16, layers=1, heads=2, mlp_size=24, tokens=3, token_size=12),
+        location=LocationConfig(hidden_size=16, layers=4),
+        detector=DetectorConfig(channels=8, layers=1, score=0.0, most=5) if detector else None,
+        lora=LoraConfig(rank=2, alpha=4, dropout=0.0, targets=("q", "v")) if lora else None,
+        canvas_px=32,
+    )
+
+
+def tiny_blueprint(words: WordPieces, *, kind: str = "t5", lora: bool = False, detector: bool = True) -> Blueprint:
+    """Draws the smallest model."""
+    return draw_blueprint(tiny_config(kind=kind, lora=lora, detector=detector), words.size)
+
+
+def tiny_task(words: WordPieces, *, kind: str = "t5", lora: bool = False, detector: bool = True) -> PixelLLMTask:
+    """Makes the task that teaches the smallest model everything."""
+    return PixelLLMTask(
+        tiny_blueprint(words, kind=kind, lora=lora, detector=detector),
+        words,
+        KINDS,
+        start=Start(),
+        weights=Weights(),
+        rules=Rules(),
+        limits=Limits(),
+    )
+
+
+def talkative(model: PixelLLM, seed: int = 1) -> PixelLLM:
+    """Draws weights with which words and places depend on all that there is to see."""
+    draw_weights(model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # adapters that change nothing would prove nothing
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if name.startswith("location.last"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    return model.eval()
+
+
+def narrated(number: int) -> Sample:
+    """Tells a scene word by word, the mouse on the bar that is spoken of, or under the picture's middle."""
+    told = scene(number)
+    points, utterances = [], []
+    for at, word in enumerate(told.caption.split()):
+        region = told.regions[0 if at < 3 else 1]  # "A red bar stands left of a blue bar."
+        x0, y0, x1, y1 = (edge / SIDE_PX for edge in region.box_xyxy_px)
+        path = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)] if at < 3 or at > 5 else [(0.4, 0.5), (0.6, 0.5)]
+        points += [TimedPoint(word=word, x_unit=x, y_unit=y, time_s=at + 0.2 * n) for n, (x, y) in enumerate(path)]
+        utterances.append(Utterance(text=word, start_s=at, end_s=points[-1].time_s))
+    fields = {name: getattr(told, name) for name in ("image", "width_px", "height_px", "caption", "regions")}
+    return Sample(key=f"told{number}", points=tuple(points), utterances=tuple(utterances), **fields)
+
+
+def drawn(source: str, sample: Sample, seed: int = 0) -> Drawn:
+    """Draws a sample for a step."""
+    return Drawn(source=source, key=sample.key, members=sample.to_members(), seed=seed, place=0)
+
+
+def tiny_checkpoint(directory: Path, *, kind: str = "t5", lora: bool = False) -> Checkpoint:
+    """Writes what a training stage leaves behind."""
+    words = pieces()
+    task = tiny_task(words, kind=kind, lora=lora)
+    model = task.build_model()
+    assert isinstance(model, PixelLLM)
+    talkative(model)
+    held = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
+    writing.write(directory / WEIGHTS, held, World.alone())
+    for name, content in task.extras().items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(content)
+    checkpoint = Checkpoint(directory)
+    checkpoint.commit("f" * 64, facts={**task.describe(), "tensors": elastic.tensors(directory / WEIGHTS), "step": 5})
+    return checkpoint
