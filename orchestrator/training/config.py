@@ -124,7 +124,9 @@ class EngineConfig:
     mics_shard_size: int | None = incidental(default=None)  # no installed DeepSpeed has MiCS any more: always refused
     leaf_modules: tuple[str, ...] = incidental(default=())  # module name patterns; gathered as one; beside the task's
     activation_checkpointing: bool = incidental(default=False)
-    compile: Literal["inductor", "aot_eager", "eager"] | None = incidental(default=None)  # torch.compile's back end
+    compile: Literal["inductor", "aot_eager", "eager"] | None = incidental(
+        default=None
+    )  # torch.compile's back end: the task's blocks, or the model
     attention: Literal["sdpa", "flash_attention_2", "eager"] | None = incidental(default=None)  # null = the model's own
     # Smaller parameters stay gathered between uses; null = 100 000 on a GPU, 0 on CPUs (a third faster there).
     persistence_threshold: int | None = incidental(default=None)

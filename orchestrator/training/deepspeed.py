@@ -4,7 +4,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from orchestrator.errors import InputError
 from orchestrator.training import elastic, holdings
 from orchestrator.training.beside import Averaged, Scaling, averaging, itself
 from orchestrator.training.building import gathered, partitioned_building
+from orchestrator.training.compiling import compile_blocks, find_parts
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.training.engine import finite, prepare, tensor_parallel
 from orchestrator.training.holdings import Held, Holdings, Replicated, Stage3, Stage12
@@ -53,13 +53,16 @@ class DeepSpeedEngine:
                 parallel.cut(module, gather_logits=not task.cut_logits, gathered=gathered)
         freeze(module, trainable)
         prepare(module, train.engine)
-        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
+        compiles = train.engine.compile
+        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules, *(task.blocks if compiles else ())])
         optimizer = _make_optimizer(parameter_groups(module, train.optim), train)
         deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
-        if train.engine.compile is not None:
+        if compiles is not None and task.blocks:
+            compile_blocks(module, task.blocks, backend=compiles)
+        elif compiles is not None:
             allow_compiler()
-            self._engine.compile(backend=train.engine.compile)
+            self._engine.compile(backend=compiles)
         self.module: nn.Module = self._engine
         self.model = module
         self.accumulation = train.accumulation_on(world.size)
@@ -184,16 +187,8 @@ def _adam(optim: OptimConfig) -> dict[str, Any]:
 
 def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> None:
     """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes."""
-    for pattern in patterns:
-        meant = [
-            part
-            for name, part in module.named_modules()
-            if name and (fnmatchcase(name, pattern) or type(part).__name__ == pattern)
-        ]
-        if not meant:
-            raise InputError(f"train.engine.leaf_modules: {pattern!r} names no module of the model, nor a class of one")
-        for part in meant:
-            deepspeed.utils.set_z3_leaf_module(part, True)
+    for part in find_parts(module, patterns, key="train.engine.leaf_modules"):
+        deepspeed.utils.set_z3_leaf_module(part, True)
 
 
 def _holdings_of(module: nn.Module, optimizer: Any, engine: EngineConfig) -> Holdings:

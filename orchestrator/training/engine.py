@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.training import holdings, options
 from orchestrator.training.beside import Averaged, averaging, itself
+from orchestrator.training.compiling import compile_blocks
 from orchestrator.training.config import EngineConfig, TrainConfig
 from orchestrator.training.holdings import Held, Holdings, Replicated
 from orchestrator.training.optim import clip, freeze, learning_rate, make_optimizer, parameter_groups, whole_norm
@@ -85,7 +86,9 @@ class TorchEngine:
             self.module.to(world.device)
         freeze(self.module, trainable)
         prepare(self.module, train.engine)
-        if train.engine.compile is not None:
+        if train.engine.compile is not None and task.blocks:
+            compile_blocks(self.module, task.blocks, backend=train.engine.compile)
+        elif train.engine.compile is not None:
             allow_compiler()
             self.module.compile(backend=train.engine.compile)
         self.accumulation = train.accumulation_on(world.size)

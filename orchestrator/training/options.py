@@ -3,6 +3,8 @@
 No torch: planning asks before anything runs, knowing of the device only whether a stage has GPUs.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -15,6 +17,7 @@ Fault = tuple[str, str]  # key below `train`, what is wrong and what is allowed
 def option_faults(train: TrainConfig, *, on_gpus: bool) -> dict[str, str]:
     """Finds every option that cannot be had: key below `train` -> what was given, why not, and what is allowed."""
     rules = [_precision, _spreading, _parallel, _attention, _optimizer, _policy, *([] if on_gpus else [_without_gpus])]
+    rules.append(_compiler_of_gpus if on_gpus else _compiler_of_cpus)
     found: dict[str, str] = {}
     for rule in rules:
         for key, message in rule(train):
@@ -70,6 +73,9 @@ def _parallel(train: TrainConfig) -> Iterator[Fault]:
         yield "engine.zero_stage", f"0 with tensor_parallel: {why}; allowed: 1 to 3, or engine.name torch"
     if train.optim.name == "muon":
         yield "optim.name", "muon with tensor_parallel: it needs whole matrices, and ranks have shares; allowed: adamw"
+    if engine.compile is not None:
+        message = f"{engine.compile} with tensor_parallel: ranks talk to each other within every block"
+        yield "engine.compile", f"{message}, which no compiled one does; allowed: null"
     if engine.zeropp.on:
         yield "engine.zeropp", "with tensor_parallel: both want to say which ranks belong together; allowed: none of it"
 
@@ -82,6 +88,19 @@ def _attention(train: TrainConfig) -> Iterator[Fault]:
     if find_spec("flash_attn") is None:
         message = "flash_attention_2: the package flash_attn is not installed"
         yield "engine.attention", f"{message}; allowed: sdpa (which uses a flash kernel of torch's own), eager"
+
+
+def _compiler_of_gpus(train: TrainConfig) -> Iterator[Fault]:
+    if train.engine.compile == "inductor" and find_spec("triton") is None:
+        message = "inductor: it writes kernels for GPUs in Triton, and the package triton is not installed"
+        yield "engine.compile", f"{message}; allowed: null, aot_eager or eager, which compile nothing"
+
+
+def _compiler_of_cpus(train: TrainConfig) -> Iterator[Fault]:
+    compiler = os.environ.get("CXX", "g++")
+    if train.engine.compile == "inductor" and shutil.which(compiler) is None:
+        message = f"inductor: it writes C++ for CPUs, and there is no compiler {compiler} (CXX names another)"
+        yield "engine.compile", f"{message}; allowed: null, aot_eager or eager, which compile nothing"
 
 
 def _optimizer(train: TrainConfig) -> Iterator[Fault]:

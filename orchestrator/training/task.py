@@ -34,6 +34,9 @@ class TrainTask(ABC, Generic[Batch]):
     uneven: ClassVar[Sequence[Uneven]] = ()  # what `runs` speaks of, in the order in which the model runs them
     cut_logits: ClassVar[bool] = False  # its loss takes shares of them (`parallel.losses`); else they are gathered
     leaf_modules: ClassVar[Sequence[str]] = ()  # names or classes of modules that ZeRO-3 gathers as one, e.g. experts
+    blocks: ClassVar[
+        Sequence[str]
+    ] = ()  # the same of what `engine.compile` compiles, each alone; none: the whole model
 
     @abstractmethod
     def build_model(self) -> nn.Module:

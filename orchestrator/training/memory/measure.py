@@ -104,8 +104,8 @@ def _run(
                 handle = parameter.register_post_accumulate_grad_hook(tape.let_go)  # type: ignore[no-untyped-call]
                 hooks.callback(handle.remove)
         for name, part in model.named_modules():
-            if name in sitting.parts:
-                _follow(part, name, tape, hooks)
+            if (own := _part_of(f"{name}.", sitting.parts)) != ELSEWHERE:  # whoever calls it, the part or the model
+                _follow(part, own, tape, hooks)
         order.follow(hooks)
         tape.take(_tensors(batch))
         with fused_attention(on_gpu=request.on_gpu), tape:

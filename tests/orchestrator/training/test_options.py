@@ -1,5 +1,6 @@
 """Options of the engine and the optimizer: which cannot be had, and what DeepSpeed is told of the others."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ REFUSED_ON_GPUS = [
     (train(EngineConfig(offload=ON_CPU), MUON), "engine.offload.optimizer", "with muon"),
     (train(optim=MUON, divergence=DivergenceConfig(on_spike="skip")), "divergence.on_spike", "momentum moves"),
     (train(divergence=DivergenceConfig(on_spike="roll_back"), save=SELDOM), "divergence.on_spike", "no checkpoint"),
+    (train(EngineConfig(tensor_parallel=2, compile="eager")), "engine.compile", "with tensor_parallel"),
 ]
 REFUSED_ON_CPUS = [
     (train(EngineConfig(precision="fp16")), "engine.precision", "resources.gpus_per_node: 0"),
@@ -79,6 +81,16 @@ def test_what_cannot_be_had_is_refused_with_its_key_and_the_reason(
         require(given, on_gpus=on_gpus)
 
 
+def test_inductor_needs_what_it_compiles_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = train(EngineConfig(compile="inductor"))
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no compiler no-such-compiler" in option_faults(given, on_gpus=False)["engine.compile"]
+    monkeypatch.setenv("CXX", "sh")  # any program
+    assert option_faults(given, on_gpus=False) == {}
+    assert ("engine.compile" in option_faults(given, on_gpus=True)) is (find_spec("triton") is None)
+
+
 @pytest.mark.parametrize("on_gpus", [True, False])
 @pytest.mark.parametrize(
     "given",
@@ -90,7 +102,7 @@ def test_what_cannot_be_had_is_refused_with_its_key_and_the_reason(
             optim=OptimConfig(lr=1.0, name="muon", clip_norm=None), divergence=DivergenceConfig(on_spike="roll_back")
         ),
         train(EngineConfig(offload=Offload(optimizer="cpu", parameters="cpu"))),
-        train(EngineConfig(zero_stage=1, offload=Offload(optimizer="cpu"), compile="inductor", attention="sdpa")),
+        train(EngineConfig(zero_stage=1, offload=Offload(optimizer="cpu"), compile="aot_eager", attention="sdpa")),
         train(EngineConfig(leaf_modules=("*.experts",)), average=AverageConfig()),
         train(divergence=DivergenceConfig(on_nonfinite="roll_back", on_spike="skip")),
     ],
