@@ -12,6 +12,7 @@ from stages.glamm.config import FAMILY, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary
 from stages.glamm.words import WordsTask, rarities
+from stages.point_rule import PointRule
 
 TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
@@ -25,6 +26,8 @@ class _Losses(Protocol):
     def dice_weight(self) -> float: ...
     @property
     def mask_side_px(self) -> int | None: ...
+    @property
+    def mask_points(self) -> PointRule | None: ...
     @property
     def max_regions(self) -> int: ...
     @property
@@ -90,7 +93,11 @@ def _task(
     config: _Losses, kinds: Mapping[str, str], blueprint: Blueprint, vocabulary: Vocabulary, start: Start
 ) -> GlammTask:
     weights = Weights(
-        text=config.text_weight, bce=config.bce_weight, dice=config.dice_weight, mask_side_px=config.mask_side_px
+        text=config.text_weight,
+        bce=config.bce_weight,
+        dice=config.dice_weight,
+        mask_side_px=config.mask_side_px,
+        mask_points=config.mask_points,
     )
     return GlammTask(
         blueprint,

@@ -1,15 +1,14 @@
 """GlammFeatures: shards again, with what the frozen image encoders make of each image beside it. Imports no torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
+from orchestrator.training.stage import TrainingStage
 from stages.glamm.foresight import ForeseenStage, Shortcuts
-
-ENCODERS = ("vision_tower.", "sam.vision_encoder.")
-_WILD = "*?["
+from stages.glamm.learning import learning_encoders
 
 
 class GlammFeatures(Stage):
@@ -54,12 +53,14 @@ class GlammFeatures(Stage):
         }
 
 
-class ReadsFeatures(ForeseenStage):
-    """A training stage that may read features: its Config has `features` and `mask_side_px`."""
+# TrainingStage is named beside what derives from it: fingerprints do not follow foresight, and must follow training
+class ReadsFeatures(ForeseenStage, TrainingStage):
+    """A training stage that may read features: its Config has `features`, `mask_side_px` and `mask_points`."""
 
     def shortcuts(self) -> Shortcuts:
         """Returns how the recipe makes steps smaller."""
-        return Shortcuts(mask_side_px=self.config.mask_side_px, features=self.config.features)
+        config = self.config
+        return Shortcuts(mask_side_px=config.mask_side_px, mask_points=config.mask_points, features=config.features)
 
     def features_faults(self) -> Mapping[str, str]:
         """Finds features that nobody can have kept, or that would grow old."""
@@ -81,13 +82,3 @@ class ReadsFeatures(ForeseenStage):
 
             require_features(self.inputs.model, self.inputs.shards, context.world)
         return super().run(context)
-
-
-def learning_encoders(patterns: Iterable[str]) -> list[str]:
-    """Returns the patterns by which a part of an image encoder may learn: their features would grow old."""
-    found = []
-    for pattern in patterns:
-        literal = pattern[: min((pattern.index(mark) for mark in _WILD if mark in pattern), default=len(pattern))]
-        if any(name.startswith(literal) or literal.startswith(name) for name in ENCODERS):
-            found.append(pattern)
-    return found

@@ -30,6 +30,7 @@ class Example:
     conversation: Conversation
     masks: tuple[NDArray[np.bool_], ...] = ()
     features: ImageFeatures | None = None  # None: of the pixels
+    seed: int = 0  # of the points at which masks are compared, below 2**63
 
 
 @record
@@ -64,6 +65,7 @@ class Collator:
         masks = [self._masks(example, cut) for example, cut in zip(examples, tokens, strict=True)]
         pointed = [number for number, some in enumerate(masks) if len(some)]
         segs = _segs(rows, masks, pointed)
+        labels_BL = _padded([row.labels for row in rows], IGNORED)
         clip_pixels_BCHW, sam_pixels_PCHW, seen = self._seen(examples, pointed or [0])  # every batch points
         return GlammBatch(
             clip_pixels_BCHW=clip_pixels_BCHW,
@@ -71,8 +73,9 @@ class Collator:
             seen=seen,
             sam_sizes_B2=torch.tensor([self.sam_inside(example.image) for example in examples]),
             ids_BL=_padded([row.ids for row in rows], self.vocabulary.end_id),
-            labels_BL=_padded([row.labels for row in rows], IGNORED),
+            labels_BL=labels_BL,
             attention_BL=_padded([(1,) * len(row.ids) for row in rows], 0).bool(),
+            predicting_T=_predicting(labels_BL),
             position_BL=_positions(rows) if len(rows) < len(tokens) else None,
             is_image_BL=_marked(rows, [[place for image in row.images for place in image] for row in rows]),
             is_box_BL=_marked(rows, [row.boxes for row in rows]),
@@ -81,6 +84,7 @@ class Collator:
             seg_sequence_N=segs[0],
             seg_place_N=segs[1],
             seg_image_N=segs[2],
+            seg_seed_N=_seeds(examples, masks),
             masks=masks,
         )
 
@@ -244,6 +248,16 @@ def _segs(rows: Sequence[_Row], masks: Sequence[Tensor], pointed: Sequence[int])
     ]
     sequence_N, place_N, image_N = (torch.tensor([one[at] for one in found], dtype=torch.long) for at in range(3))
     return sequence_N, place_N, image_N
+
+
+def _predicting(labels_BL: Tensor) -> Tensor:
+    row_T, place_T = (labels_BL[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    return row_T * labels_BL.shape[1] + place_T
+
+
+def _seeds(examples: Sequence[Example], masks: Sequence[Tensor]) -> Tensor:
+    seeds = [one.seed ^ number for one, some in zip(examples, masks, strict=True) for number in range(len(some))]
+    return torch.tensor(seeds, dtype=torch.long)
 
 
 def _shrunk(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Language tokens to masks: the hidden state that predicts [SEG] becomes a prompt of SAM's mask decoder.
 
-Legend: B images, M masks of an image, N masks of all images together, D language width, C prompt channels, H W pixels.
+Legend: B images, M masks of an image, N masks of all images together, D language width, C prompt channels, H W pixels,
+P points or pixels.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SamModel
+
+from orchestrator.records import record
+from stages.mask_points import read_points, unsure_points
+from stages.point_rule import PointRule
 
 
 class PromptProjection(nn.Module):
@@ -56,7 +61,7 @@ def masks_at_image_size(low_NHW: Tensor, *, canvas: int, inside: tuple[int, int]
 
 
 def mask_losses(logits_NHW: Tensor, masks_NHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns per mask the mean cross-entropy over pixels, and the Dice loss: two vectors of N."""
+    """Returns per mask the mean cross-entropy over pixels, or points, and the Dice loss: two vectors of N."""
     logits, masks = logits_NHW.float().flatten(1), masks_NHW.float().clamp(0, 1).flatten(1)
     bce_N = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(1)
     scale, smooth = 1000.0, 1e-6  # the scale only keeps the sums of large masks small
@@ -66,23 +71,41 @@ def mask_losses(logits_NHW: Tensor, masks_NHW: Tensor) -> tuple[Tensor, Tensor]:
     return bce_N, dice_N
 
 
+@record
+class Comparison:
+    """Where the masks of a batch are compared."""
+
+    canvas: int  # side of the square that the logits lie in
+    insides: Sequence[tuple[int, int]]  # height and width of each image inside that square
+    points: PointRule | None = None  # None: at every pixel that the masks have
+
+
 def summed_mask_losses(
-    low_NHW: Tensor, masks: Sequence[Tensor], insides: Sequence[tuple[int, int]], *, canvas: int
+    low_NHW: Tensor, masks: Sequence[Tensor], seeds_N: Tensor, where: Comparison
 ) -> tuple[Tensor, Tensor, int]:
     """Sums both losses over all masks of the batch, each at the size it has; images of one size go together.
 
-    The logits are in the order of the masks; `insides` are heights and widths of the images inside the square canvas.
+    Logits and seeds (of the points that are chosen by chance) are in the order of the masks.
     """
-    count = sum(len(mask) for mask in masks)
+    counts = [len(mask) for mask in masks]
     bce, dice = low_NHW.sum().float() * 0, low_NHW.sum().float() * 0
-    if not count:
+    if not sum(counts):
         return bce, dice, 0
-    groups: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[Tensor, Tensor]]] = {}
-    for mask, inside, low in zip(masks, insides, torch.split(low_NHW, [len(mask) for mask in masks]), strict=True):
+    groups: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for mask, inside, low, seeds in zip(
+        masks, where.insides, low_NHW.split(counts), seeds_N.split(counts), strict=True
+    ):
         if len(mask):
-            groups.setdefault((inside, (mask.shape[-2], mask.shape[-1])), []).append((low, mask))
-    for (inside, image), pairs in groups.items():
-        chosen, truth = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        bce_N, dice_N = mask_losses(masks_at_image_size(chosen, canvas=canvas, inside=inside, image=image), truth)
+            groups.setdefault((inside, (mask.shape[-2], mask.shape[-1])), []).append((low, mask, seeds))
+    for (inside, image), parts in groups.items():
+        low, truth, seeds = (torch.cat(part) for part in zip(*parts, strict=True))
+        if where.points is None:
+            logits = masks_at_image_size(low, canvas=where.canvas, inside=inside, image=image)
+        else:
+            extent_xy = (inside[1] / where.canvas, inside[0] / where.canvas)
+            points_NP2 = unsure_points(low, seeds, where.points, extent_xy=extent_xy)
+            logits = read_points(low, points_NP2, extent_xy=extent_xy)
+            truth = read_points(truth, points_NP2)
+        bce_N, dice_N = mask_losses(logits, truth)
         bce, dice = bce + bce_N.sum(), dice + dice_N.sum()
-    return bce, dice, count
+    return bce, dice, sum(counts)

@@ -1,4 +1,7 @@
-"""What a training stage of GLaMM begins with, and what it will be like before anything of it exists. No torch."""
+"""What a training stage of GLaMM begins with, and what it will be like before anything of it exists. No torch.
+
+Nothing here decides what training computes: fingerprints leave this module out (`orchestrator.fingerprint.NEUTRAL`).
+"""
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
@@ -20,6 +23,8 @@ from stages.glamm.config import (
     language_settings,
 )
 from stages.glamm.conversations import KINDS
+from stages.glamm.learning import usual
+from stages.point_rule import PointRule
 
 OPENER = "stages.glamm.sitting:open_sitting"
 WORDS = "words"  # the kind of a source of which only words are read
@@ -39,6 +44,7 @@ class BatchShape:
     image_px: tuple[int, int] = IMAGE_PX  # width, height
     images: int = 1  # that share the sequence
     mask_side_px: int | None = None  # as in `Shortcuts`
+    mask_points: PointRule | None = None
     features: bool = False
 
 
@@ -47,6 +53,7 @@ class Shortcuts:
     """What a recipe may ask for to make steps smaller."""
 
     mask_side_px: int | None = None  # the longest side of the masks; None: as large as their image
+    mask_points: PointRule | None = None  # where they are compared; None: at every pixel
     features: bool = False  # the frozen image encoders do not run: what they see is read
 
 
@@ -97,10 +104,6 @@ class ForeseenStage(TrainingStage):
         parts = self.parts()
         return {} if parts is None else parts.stamps()
 
-    def usual(self, *, adapters: bool) -> tuple[str, ...]:
-        """Returns the patterns of what learns where the recipe does not say; of adapters only where there are some."""
-        return tuple(pattern for pattern in self.trainable if adapters or "lora_" not in pattern)
-
     def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
         """Says what model there will be."""
         model = self.model(inputs)
@@ -113,11 +116,12 @@ class ForeseenStage(TrainingStage):
             return None
         asked = self.asked()
         shape = packed(longest(model, asked), model, self.train.order.pack)
-        shape = replace(shape, **asdict(self.shortcuts()))
+        short = self.shortcuts()
+        shape = replace(shape, mask_side_px=short.mask_side_px, mask_points=short.mask_points, features=short.features)
         return Sketch(
             opener=OPENER,
             plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in asked.kinds},
-            learning=self.train.trainable or self.usual(adapters=model.lora is not None),
+            learning=self.train.trainable or usual(self.trainable, adapters=model.lora is not None),
             train=self.train,
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SamConfig, SamModel
 
 from stages.adapters import inject_lora
-from stages.glamm.batches import IGNORED, GlammBatch, WordsBatch
+from stages.glamm.batches import GlammBatch, WordsBatch
 from stages.glamm.config import Blueprint
 from stages.glamm.decoder import PromptProjection, decode_masks
 from stages.glamm.region import RegionEncoder
@@ -55,10 +55,9 @@ class Glamm(nn.Module):
         if isinstance(batch, WordsBatch):
             return self.name(batch)
         hidden_BLD = self.read(batch)
-        wanted_BL = batch.labels_BL[:, 1:] != IGNORED
         return {
-            "text_logits_TV": self.language_model.lm_head(hidden_BLD[:, :-1][wanted_BL]),
-            "targets_T": batch.labels_BL[:, 1:][wanted_BL],
+            "text_logits_TV": self.language_model.lm_head(hidden_BLD.flatten(0, 1)[batch.predicting_T]),
+            "targets_T": batch.labels_BL.flatten()[batch.predicting_T + 1],
             "mask_logits_NHW": self.point(hidden_BLD, batch),
         }
 
@@ -73,15 +72,17 @@ class Glamm(nn.Module):
 
     def read(self, batch: GlammBatch) -> Tensor:
         """Runs the language model over text, image and boxes: last hidden states B x L x D."""
-        implementation: str = self.language_model.config._attn_implementation  # noqa: SLF001 - its only name
-        return self.attend(self.embed(batch), batch.position_BL, as_one="flash" in implementation)
+        return self.attend(self.embed(batch), batch.position_BL, as_one="flash" in self._attention)
 
     def attend(self, embeds_BLD: Tensor, position_BL: Tensor | None, *, as_one: bool) -> Tensor:
         """Runs the language model: last hidden states B x L x D.
 
-        Padding needs no mask: it stands on the right, where a causal model does not look. Nor do conversations that
-        share a sequence: transformers sees by positions that begin anew where one ends, and cuts attention there; by a
-        mask of its own, or, in the kernels of flash attention, by the ends within one long sequence (`as_one`).
+        Padding needs no mask: it stands on the right, where a causal model does not look. Of conversations that share
+        a sequence none hears the others: by a mask, or, in the kernels of flash attention, by the ends within one long
+        sequence (`as_one`), which transformers sees by positions that begin anew.
+
+        Else the layers are run here: transformers' own loop asks the GPU at every call whether positions begin anew,
+        and waits for the answer.
         """
         language = self.language_model.model
         if position_BL is not None and as_one:
@@ -89,8 +90,23 @@ class Glamm(nn.Module):
                 inputs_embeds=embeds_BLD.flatten(0, 1)[None], position_ids=position_BL.flatten()[None], use_cache=False
             ).last_hidden_state[0]
             return flat_LD.view_as(embeds_BLD)
-        hidden: Tensor = language(inputs_embeds=embeds_BLD, position_ids=position_BL, use_cache=False).last_hidden_state
+        places_BL = position_BL
+        if places_BL is None:
+            places_BL = torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device)[None]
+        turned, mask_B1LL = language.rotary_emb(embeds_BLD, position_ids=places_BL), None
+        if position_BL is not None or self._attention == "eager":
+            kind = embeds_BLD.dtype if self._attention == "eager" else torch.bool
+            mask_B1LL = _heard(places_BL.to(embeds_BLD.device), kind)
+        hidden_BLD = embeds_BLD
+        for layer in language.layers:
+            hidden_BLD = layer(hidden_BLD, attention_mask=mask_B1LL, position_embeddings=turned)
+        hidden: Tensor = language.norm(hidden_BLD)
         return hidden
+
+    @property
+    def _attention(self) -> str:
+        implementation: str = self.language_model.config._attn_implementation  # noqa: SLF001 - its only name
+        return implementation
 
     def embed(self, batch: GlammBatch) -> Tensor:
         """Embeds text, image and boxes into one sequence: B x L x D."""
@@ -99,7 +115,8 @@ class Glamm(nn.Module):
         if len(batch.boxes_R4):
             regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
         else:
-            whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=image_BND.device)
+            whole = torch.zeros(1, 4, device=image_BND.device)
+            whole[:, 2:] = 1.0  # made there: to bring it there would be to wait
             first = torch.zeros(1, dtype=torch.long, device=image_BND.device)
             little = [level[:1, :_FEW_PATCHES] for level in levels_BND]  # only its weights are asked for
             regions_RD = self.region_encoder(little, whole, first, self.roi_scale)
@@ -141,3 +158,16 @@ class Glamm(nn.Module):
         else:
             images_PCHW = batch.seen.images_PCHW.to(hidden_BLD.dtype)
         return decode_masks(self.sam, images_PCHW[image_N], prompts_NC[:, None])[:, 0]
+
+
+def _heard(position_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """Says what each token hears: itself and what stands before it in its own conversation, which begins at 0.
+
+    B x 1 x L x L, true and false, or, in a type of real numbers, what is added to the scores.
+    """
+    conversation_BL = (position_BL == 0).cumsum(1)
+    heard_BLL = (conversation_BL[:, :, None] == conversation_BL[:, None]).tril()
+    if dtype == torch.bool:
+        return heard_BLL[:, None]
+    least = torch.finfo(dtype).min
+    return torch.zeros_like(heard_BLL, dtype=dtype).masked_fill(~heard_BLL, least)[:, None]

@@ -18,6 +18,7 @@ from stages.glamm.foresight import BatchShape
 from stages.glamm.model import Glamm
 from stages.glamm.task import Weights, glamm_loss
 from stages.glamm.words import POINTS, words_loss
+from stages.point_rule import PointRule
 
 PARTS = (
     "language_model.model", "language_model.lm_head", "vision_tower", "projector", "region_encoder",
@@ -27,7 +28,9 @@ PARTS = (
 
 def open_sitting(plain: Mapping[str, Any]) -> "GlammSitting":
     """Opens what `foresight.sketch_of` has written."""
-    shape = BatchShape(**{**plain["batch"], "image_px": tuple(plain["batch"]["image_px"])})
+    points = plain["batch"]["mask_points"]
+    rule = None if points is None else PointRule(**points)
+    shape = BatchShape(**{**plain["batch"], "image_px": tuple(plain["batch"]["image_px"]), "mask_points": rule})
     return GlammSitting(Blueprint.from_plain(plain["model"]), shape, words=plain["words"])
 
 
@@ -53,7 +56,7 @@ class GlammSitting:
         if isinstance(batch, WordsBatch):
             return words_loss(model, batch)
         canvas, vocabulary = self._blueprint.canvas_px, self._blueprint.vocabulary_size
-        weights = Weights(mask_side_px=self._shape.mask_side_px)
+        weights = Weights(mask_side_px=self._shape.mask_side_px, mask_points=self._shape.mask_points)
         return glamm_loss(model, batch, weights, canvas=canvas, vocabulary=vocabulary)
 
     def _glamm_batch(self, samples: int) -> GlammBatch:
@@ -61,8 +64,8 @@ class GlammSitting:
         width, height = shape.image_px
         canvas = self._blueprint.canvas_px
         images, each = samples * shape.images, shape.tokens // shape.images  # images of the batch, tokens of one
-        labels_BL = torch.full((samples, shape.tokens), IGNORED)
-        labels_BL[:, shape.tokens - shape.predicted :] = 0
+        predicted_BL = torch.zeros(samples, shape.tokens, dtype=torch.bool)
+        predicted_BL[:, shape.tokens - shape.predicted :] = True
         places_L = torch.arange(shape.tokens)
         own_L = torch.where(places_L < each * shape.images, places_L % each, 0)  # within a conversation; 0: of none
         sequence_N = torch.arange(images).repeat_interleave(shape.masks)
@@ -74,10 +77,10 @@ class GlammSitting:
             seen=self._seen(images, pointed) if shape.features else None,
             sam_sizes_B2=torch.tensor([fit_inside(shape.image_px, canvas)] * images),
             ids_BL=torch.zeros(samples, shape.tokens, dtype=torch.long),
-            labels_BL=labels_BL,
+            labels_BL=torch.where(predicted_BL, 0, IGNORED),
             attention_BL=torch.ones(samples, shape.tokens, dtype=torch.bool),
-            # said even where no sequence holds two: transformers reads them, which on the meta device it could not
-            position_BL=(places_L % each).expand(samples, -1).clone(),
+            predicting_T=predicted_BL.flatten().nonzero()[:, 0] - 1,
+            position_BL=(places_L % each).expand(samples, -1).clone() if shape.images > 1 else None,
             is_image_BL=((own_L >= 1) & (own_L <= tokens)).expand(samples, -1).clone(),
             is_box_BL=((own_L > tokens) & (own_L <= tokens + shape.boxes)).expand(samples, -1).clone(),
             boxes_R4=torch.zeros(images * shape.boxes, 4),
@@ -85,6 +88,7 @@ class GlammSitting:
             seg_sequence_N=sequence_N // shape.images,
             seg_place_N=torch.zeros_like(sequence_N),
             seg_image_N=sequence_N,
+            seg_seed_N=torch.zeros_like(sequence_N),
             masks=[self._masks(height, width) for _ in range(images)],
         )
 

@@ -8,11 +8,14 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.stage import TrainingStage
 from stages.adapters import LoraConfig
 from stages.glamm.caching import ReadsFeatures
 from stages.glamm.config import GlammConfig
 from stages.glamm.conversations import KINDS
 from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
+from stages.glamm.learning import usual
+from stages.point_rule import PointRule
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
@@ -94,6 +97,7 @@ class GlammStage(ReadsFeatures):
         bce_weight: float = 2.0
         dice_weight: float = 0.5
         mask_side_px: int | None = None  # masks are compared at this longest side; null: at their image's own size
+        mask_points: PointRule | None = None  # at so many points, most where a guess is unsure; null: at every pixel
         max_regions: int = 10  # of one image, asked about by their boxes
         max_targets: int = 3  # classes or expressions of one image, to be segmented
         wordings: int | None = None  # of each bank of questions or answers, the first ones; null = all
@@ -105,6 +109,12 @@ class GlammStage(ReadsFeatures):
                 value = getattr(self, name)
                 if value is not None and value < 1:
                     raise ValueError(f"{name} must be above 0, not {value}")
+            side, points = self.mask_side_px, self.mask_points
+            if side is not None and points is not None and points.count > side * side:
+                raise ValueError(
+                    f"mask_points.count: {points.count} points of masks that mask_side_px: {side} leaves at most "
+                    f"{side * side} pixels; allowed: so many or fewer, or null"
+                )
 
     @record
     class Inputs:
@@ -143,7 +153,7 @@ class GlammStage(ReadsFeatures):
 
     def learning(self) -> tuple[str, ...]:
         """Leaves out patterns of adapters where the model has none."""
-        return self.train.trainable or self.usual(adapters=self.has_adapters())
+        return self.train.trainable or usual(self.trainable, adapters=self.has_adapters())
 
     def parts(self) -> GlammConfig | None:
         """Returns those of the config, if it has any."""
@@ -187,7 +197,7 @@ class GlammStage(ReadsFeatures):
         return found
 
 
-class WordPretraining(ForeseenStage):
+class WordPretraining(ForeseenStage, TrainingStage):
     """Teaches a fresh image encoder which words belong to what it sees, off its patches, before any sentence.
 
     A full-size run needs none of it: its CLIP comes trained. See `words.py`.

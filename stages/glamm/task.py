@@ -21,25 +21,27 @@ from stages.glamm.batches import GlammBatch
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig
 from stages.glamm.conversations import Rules, converse
-from stages.glamm.decoder import summed_mask_losses
+from stages.glamm.decoder import Comparison, summed_mask_losses
 from stages.glamm.features import read_features
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
 from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
+from stages.point_rule import PointRule
 from stages.samples import Sample
 from stages.vision import decode_image, mask_from_rle, union
 
 
 @record
 class Weights:
-    """How much each part of the loss counts, and how closely masks are compared."""
+    """How much each part of the loss counts, and where masks are compared."""
 
     text: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
     mask_side_px: int | None = None  # masks are brought to this longest side; None: compared at their image's own size
+    mask_points: PointRule | None = None  # None: compared at every pixel of that size
 
 
 @record
@@ -54,6 +56,7 @@ class GlammTask(TrainTask[GlammBatch]):
     """Trains a GLaMM on sources that each have one of the kinds of `conversations.py`."""
 
     cut_logits = True
+    blocks = ("LlamaDecoderLayer", "CLIPEncoderLayer", "SamVisionLayer")  # what lies between follows from the data
 
     def __init__(  # noqa: PLR0913 - everything by name
         self,
@@ -114,7 +117,8 @@ class GlammTask(TrainTask[GlammBatch]):
         conversation = self._conversation(drawn.source, sample, drawn.seed)
         masks = tuple(union(mask_from_rle(part) for part in parts) for parts in conversation.masks)
         features = read_features(drawn) if self._features else None
-        return Example(image=decode_image(sample.image), conversation=conversation, masks=masks, features=features)
+        image = decode_image(sample.image)
+        return Example(image=image, conversation=conversation, masks=masks, features=features, seed=drawn.seed)
 
     def tokens_of(self, batch: GlammBatch) -> int:
         """Counts what the language model reads: words, and the places of the image."""
@@ -153,7 +157,8 @@ def glamm_loss(model: nn.Module, batch: GlammBatch, weights: Weights, *, canvas:
         insides = [(height, width) for height, width in batch.sam_sizes_B2.tolist()]
     else:  # the decoder's square is as large as the masks are: no pixel more
         insides, canvas = [(mask.shape[-2], mask.shape[-1]) for mask in batch.masks], side
-    bce, dice, count = summed_mask_losses(out["mask_logits_NHW"], batch.masks, insides, canvas=canvas)
+    where = Comparison(canvas=canvas, insides=insides, points=weights.mask_points)
+    bce, dice, count = summed_mask_losses(out["mask_logits_NHW"], batch.masks, batch.seg_seed_N, where)
     bce, dice = bce / (count + 1e-8), dice / (count + 1e-8)
     total = weights.text * text + weights.bce * bce + weights.dice * dice
     return Losses(total=total, terms={"text": text.detach(), "bce": bce.detach(), "dice": dice.detach()})

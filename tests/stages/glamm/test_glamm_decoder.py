@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from stages.glamm.decoder import mask_losses, masks_at_image_size, summed_mask_losses
+from stages.glamm.decoder import Comparison, mask_losses, masks_at_image_size, summed_mask_losses
+from stages.mask_points import read_points, unsure_points
+from stages.point_rule import PointRule
 
 
 def test_the_losses_of_a_mask_are_those_computed_by_hand() -> None:
@@ -41,8 +43,9 @@ def test_padding_is_cut_off_before_a_mask_gets_the_size_of_its_image() -> None:
     assert mask.float().mean().item() > 0.97
 
 
-def test_images_of_different_sizes_add_up_to_what_each_gives_alone() -> None:
-    low = torch.randn(5, 8, 8)
+@pytest.mark.parametrize("points", [None, PointRule(count=50)])
+def test_images_of_different_sizes_add_up_to_what_each_gives_alone(points: PointRule | None) -> None:
+    low, seeds = torch.randn(5, 8, 8), torch.arange(5)
     masks = [
         torch.rand(2, 20, 30) > 0.5,
         torch.rand(1, 32, 32) > 0.5,
@@ -51,11 +54,12 @@ def test_images_of_different_sizes_add_up_to_what_each_gives_alone() -> None:
     ]
     insides = [(21, 32), (32, 32), (32, 32), (21, 32)]
 
-    bce, dice, count = summed_mask_losses(low, masks, insides, canvas=32)
+    bce, dice, count = summed_mask_losses(low, masks, seeds, Comparison(canvas=32, insides=insides, points=points))
 
+    counts = [2, 1, 0, 2]
     alone = [
-        summed_mask_losses(own, masks[i : i + 1], insides[i : i + 1], canvas=32)
-        for i, own in enumerate(low.split([2, 1, 0, 2]))
+        summed_mask_losses(own, masks[i : i + 1], own_seeds, Comparison(canvas=32, insides=[insides[i]], points=points))
+        for i, (own, own_seeds) in enumerate(zip(low.split(counts), seeds.split(counts), strict=True))
     ]
     assert count == 5
     torch.testing.assert_close(bce, sum(one[0] for one in alone))
@@ -65,9 +69,35 @@ def test_images_of_different_sizes_add_up_to_what_each_gives_alone() -> None:
 def test_without_masks_the_losses_are_zero_and_still_hang_on_the_decoder() -> None:
     low = torch.randn(1, 8, 8, requires_grad=True)
 
-    bce, dice, count = summed_mask_losses(low, [torch.zeros(0, 5, 5)] * 2, [(5, 5)] * 2, canvas=32)
+    nothing, seeds = [torch.zeros(0, 5, 5)] * 2, torch.zeros(0, dtype=torch.long)
+    bce, dice, count = summed_mask_losses(low, nothing, seeds, Comparison(canvas=32, insides=[(5, 5)] * 2))
     (bce + dice).backward()
 
     assert (bce.item(), dice.item(), count) == (0.0, 0.0, 0)
     assert low.grad is not None
     assert not low.grad.any()
+
+
+def test_at_points_the_losses_are_those_of_what_is_read_there() -> None:
+    low, seeds, rule = torch.randn(2, 8, 8) * 2, torch.tensor([7, 8]), PointRule(count=60)
+    masks = torch.rand(2, 20, 30) > 0.5
+    extent_xy = (30 / 32, 20 / 32)
+
+    bce, dice, _ = summed_mask_losses(low, [masks], seeds, Comparison(canvas=32, insides=[(20, 30)], points=rule))
+
+    points = unsure_points(low, seeds, rule, extent_xy=extent_xy)
+    expected = mask_losses(read_points(low, points, extent_xy=extent_xy), read_points(masks, points))
+    torch.testing.assert_close((bce, dice), (expected[0].sum(), expected[1].sum()))
+
+
+def test_many_points_anywhere_say_what_all_pixels_say() -> None:
+    low, seeds = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([1])
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, 10:40, 20:50] = True
+    everywhere = PointRule(count=40_000, oversample=1.0, importance=0.0)
+
+    at_points = summed_mask_losses(low, [mask], seeds, Comparison(canvas=64, insides=[(64, 64)], points=everywhere))
+    at_pixels = summed_mask_losses(low, [mask], seeds, Comparison(canvas=64, insides=[(64, 64)]))
+
+    assert at_points[0].item() == pytest.approx(at_pixels[0].item(), rel=0.02)
+    assert at_points[1].item() == pytest.approx(at_pixels[1].item(), rel=0.02)

@@ -14,11 +14,12 @@ from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError, Preempted
 from orchestrator.training.config import OptimConfig, TrainConfig
 from orchestrator.world import World
-from stages.glamm.caching import GlammFeatures, learning_encoders
+from stages.glamm.caching import GlammFeatures
 from stages.glamm.config import GlammConfig
 from stages.glamm.encoders import require_features
 from stages.glamm.features import MEMBER
 from stages.glamm.foresight import BatchShape
+from stages.glamm.learning import learning_encoders
 from stages.glamm.model import Glamm
 from stages.glamm.sitting import GlammSitting
 from stages.glamm.stages import GcgTuning

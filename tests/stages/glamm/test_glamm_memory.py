@@ -184,6 +184,7 @@ def test_what_a_model_will_be_is_passed_on_from_stage_to_stage_of_a_recipe() -> 
         "image_px": (640, 480),
         "images": 1,
         "mask_side_px": None,
+        "mask_points": None,
         "features": False,
     }
     assert sketches["align"].plain["model"]["lora"] is None  # type: ignore[union-attr]

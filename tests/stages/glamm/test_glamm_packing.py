@@ -20,6 +20,7 @@ from stages.glamm.prompts import PHRASE_END, PHRASE_START, SEG, make_conversatio
 from stages.glamm.sitting import GlammSitting
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
+from stages.point_rule import PointRule
 from stages.samples import Turn
 from tests.stages.glamm_models import half, picture, talkative, tiny_blueprint, vocabulary
 from tests.stages.scenes import scene
@@ -142,6 +143,28 @@ def test_a_mask_on_an_edge_counts_by_its_share_of_the_pixel() -> None:
     batch = Collator(BLUEPRINT, WORDS, mask_side_px=4).batch([third])
 
     assert batch.masks[0][0, 0].tolist() == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_masks_may_be_compared_at_points_that_follow_from_the_seed_of_the_sample_alone() -> None:
+    weights = Weights(text=0.0, mask_points=PointRule(count=60))
+    task = GlammTask(BLUEPRINT, WORDS, KINDS, start=Start(), weights=weights, max_regions=4)
+    model = talkative(Glamm(BLUEPRINT), WORDS, 1)
+    draws = [one._replace(source="grounded") for one in drawn(0, 0, 1)]
+
+    def lost(*chosen: Drawn) -> dict[str, Tensor]:
+        return dict(task.loss(model, task.collate(chosen)).terms)
+
+    together, alone = lost(*draws), [lost(one) for one in draws]
+    other = lost(draws[0]._replace(seed=6))
+
+    for name in ("bce", "dice"):  # of two masks each
+        torch.testing.assert_close(together[name], sum(one[name] for one in alone) / 3)
+    assert other["bce"] != alone[0]["bce"]
+
+
+def test_more_points_than_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask_points\.count: 12544 points.*mask_side_px: 64.*4096 pixels"):
+        GcgTuning.Config(train=TRAIN, mask_side_px=64, mask_points=PointRule())
 
 
 def test_masks_of_no_size_are_refused() -> None:

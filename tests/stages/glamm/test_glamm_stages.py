@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.fingerprint import roots, sources_of
 from orchestrator.journal import Journal
 from orchestrator.progress import Progress
 from orchestrator.stage import StageContext
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.world import World
+from stages import FAMILIES, STAGES
 from stages.adapters import LoraConfig
 from stages.glamm.config import GlammConfig, LanguageConfig, VisionConfig
 from stages.glamm.foresight import Asked, longest
@@ -216,3 +218,12 @@ def test_other_weights_under_the_same_path_are_noticed(tmp_path: Path) -> None:
 
     assert set(before) == {str(folder / "config.json"), str(weights)}
     assert {path for path, seen in stage.outside().items() if seen != before[path]} == {str(weights)}
+
+
+@pytest.mark.parametrize("name", ["glamm_gcg_tuning", "glamm_word_pretraining"])
+def test_a_fingerprint_follows_training_and_the_loss_but_not_what_only_plans(name: str) -> None:
+    code = sources_of([STAGES[name]]).closure(roots(STAGES[name], (), {"glamm": FAMILIES["glamm"]}))
+
+    assert {"orchestrator.training.loop", "orchestrator.training.stage", "stages.glamm.task"} <= set(code)
+    assert {"stages.glamm.model", "stages.glamm.decoder", "stages.mask_points"} <= set(code)
+    assert not {"stages.glamm.foresight", "stages.glamm.sitting"} & set(code)

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
@@ -16,6 +19,7 @@ from stages.glamm.decoder import mask_losses, masks_at_image_size
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.task import GlammTask, Start, Weights
+from stages.point_rule import PointRule
 from stages.samples import Caption, Sample, Turn
 from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
 from tests.stages.scenes import scene
@@ -184,6 +188,36 @@ def test_what_a_batch_does_not_need_gets_a_gradient_of_nothing_but_zeros() -> No
     assert not any(grounded[name] for name in boxes)
     assert any(grounded[name] for name in masks)
     assert all(region[name] for name in boxes if name.endswith("weight"))
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for whose result a program waits, were they on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            leaf.dtype == torch.bool for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)
+        )
+        if by_mask or name in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}:
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("source", [*KINDS, "packed"])
+@pytest.mark.parametrize("points", [None, PointRule(count=30)])
+def test_a_step_never_waits_for_what_it_computes(source: str, points: PointRule | None) -> None:
+    model, task = fresh(), task_of(weights=Weights(mask_points=points))
+    shared = [drawn("boxes", 0), drawn("grounded", 1)._replace(place=0)]
+    batch = task.collate(shared) if source == "packed" else batch_of(source, 0, 1)
+
+    with Waits() as waits:
+        task.loss(model, batch).total.backward()
+
+    assert waits.found == set()
 
 
 def test_tokens_hear_nothing_of_padding() -> None:
