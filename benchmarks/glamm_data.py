@@ -1,6 +1,7 @@
 """Scenes of shapes as shards, and GLaMMs of three sizes, for `benchmarks.glamm_step`."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from stages.samples import Region, Sample
 from stages.shapes.scenes import draw_scene
 from stages.shapes.words import grounded_caption, segment_description
 from stages.vision import box_of_mask, rle_from_mask
+from tests.published_sizes import FULL
 
 KINDS = {"captions": "caption", "grounded": "gcg", "segments": "region_mask"}
 WORDS = 1000
@@ -67,15 +69,7 @@ SIZES = {
         image_px=480, budget=768, micro_batch=2, step=6,
     ),
     "full": Size(
-        model=GlammConfig(
-            language=LanguageConfig(hidden_size=4096, layers=32, heads=32, mlp_size=11008, max_positions=4096),
-            vision=VisionConfig(image_size=336, patch_size=14, hidden_size=1024, layers=24, heads=16, mlp_size=4096),
-            grounding=GroundingConfig(
-                image_size=1024, patch_size=16, hidden_size=1280, layers=32, heads=16, mlp_size=5120, window_size=14,
-                global_layers=(7, 15, 23, 31), channels=256, decoder_mlp_size=2048, decoder_heads=8,
-            ),
-            lora=LoraConfig(dropout=0.0), max_tokens=1536,
-        ),
+        model=replace(FULL, lora=LoraConfig(dropout=0.0)),
         image_px=640, budget=2048, micro_batch=2, step=6,
     ),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from slurm.cluster_commands import app as cluster_commands
 from slurm.drill_commands import drill
 from slurm.nodes_command import nodes
 from stages.data_commands import app as data_commands
+from stages.demo.command import demo
 
 if TYPE_CHECKING:
     from orchestrator.launcher import Launcher
@@ -35,6 +36,7 @@ app.add_typer(cluster_commands)
 app.command()(drill)
 app.command()(nodes)
 app.command()(lineage)
+app.command()(demo)
 
 
 def main() -> None:

@@ -63,18 +63,23 @@ def predict(export: Path, image: Path, asked: Asked | None = None, output: Path 
         _check_box(box, picture)
     if output is not None:
         _check_output(output)
-    replies = _ask(_load(export), picture, asked)
+    replies = ask(load_export(export), picture, asked)
     if output is not None:
         _draw(picture, [reply.panel for reply in replies], output)
-    told = {kind: [one for reply in replies if reply.kind == kind for one in reply.plain] for kind in KINDS}
     return {
         "image": str(image),
         "width_px": picture.width,
         "height_px": picture.height,
-        **(told["turns"][-1] if told["turns"] else {"prompt": None, "caption": "", "phrases": []}),
-        **told,
+        **told(replies),
         "output": None if output is None else str(output),
     }
+
+
+def told(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Puts replies together: a list of each of KINDS, and what was said last."""
+    found = {kind: [one for reply in replies if reply.kind == kind for one in reply.plain] for kind in KINDS}
+    last = found["turns"][-1] if found["turns"] else {"prompt": None, "caption": "", "phrases": []}
+    return {**last, **found}
 
 
 def parse_box(text: str) -> Box:
@@ -109,7 +114,8 @@ def answer_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield answer["output"]
 
 
-def _ask(model: Model, picture: Image.Image, asked: Asked) -> list[Reply]:
+def ask(model: Model, picture: Image.Image, asked: Asked) -> list[Reply]:
+    """Asks a model about a picture."""
     if asked.prompts:
         return conversed(model, picture, asked.prompts, asked.boxes)
     if asked.refer:
@@ -135,7 +141,8 @@ def _check_output(output: Path) -> None:
         raise InputError(f"--output {output}: there is no folder {output.parent}")
 
 
-def _load(path: Path) -> Model:
+def load_export(path: Path) -> Model:
+    """Loads an export whose files are whole; InputError says what else lies there."""
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; needed is an export, e.g. runs/NAME/export/model")
     export = Export(path)

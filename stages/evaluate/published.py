@@ -34,7 +34,7 @@ class Split:
     rows: tuple[Published, ...]
 
 
-def _gcg(model: str, *printed: float) -> Published:
+def _gcg(model: str, printed: Sequence[float]) -> Published:
     names = ("meteor", "cider", "ap50", "miou", "mask_recall")
     return Published(model=model, source=GCG, scores=dict(zip(names, printed, strict=True)))
 
@@ -62,31 +62,19 @@ _REFERRING = (
     _ciou("RefCOCOg val (umd)", "refcocog_umd_val", 67.9, 54.8, 74.2),
     _ciou("RefCOCOg test (umd)", "refcocog_umd_test", 70.6, 55.6, 74.9),
 )
+# model, its scores on val, and on test
+_GCG = (
+    ("BuboGPT", (17.2, 3.6, 19.1, 54.0, 29.4), (17.1, 3.5, 17.3, 54.1, 27.0)),
+    ("Kosmos-2", (16.1, 27.6, 17.1, 55.6, 28.3), (15.8, 27.2, 17.2, 56.8, 29.0)),
+    ("LISA (adapted)", (13.0, 33.9, 25.2, 62.0, 36.3), (12.9, 32.2, 24.8, 61.7, 35.5)),
+    ("GLaMM without the 1K human images", (15.2, 43.1, 28.9, 65.8, 39.6), (14.6, 37.9, 27.2, 64.6, 38.0)),
+    ("GLaMM", (16.2, 47.2, 30.8, 66.3, 41.8), (15.8, 43.5, 29.2, 65.6, 40.8)),
+)
 # benchmark -> its splits; the first one is shown where the data is none of them
 PUBLISHED: Mapping[str, Sequence[Split]] = {
     "gcg": (
-        Split(
-            name="GranD-f val",
-            subset="val_gcg_coco",
-            rows=(
-                _gcg("BuboGPT", 17.2, 3.6, 19.1, 54.0, 29.4),
-                _gcg("Kosmos-2", 16.1, 27.6, 17.1, 55.6, 28.3),
-                _gcg("LISA (adapted)", 13.0, 33.9, 25.2, 62.0, 36.3),
-                _gcg("GLaMM without the 1K human images", 15.2, 43.1, 28.9, 65.8, 39.6),
-                _gcg("GLaMM", 16.2, 47.2, 30.8, 66.3, 41.8),
-            ),
-        ),
-        Split(
-            name="GranD-f test",
-            subset="test_gcg_coco",
-            rows=(
-                _gcg("BuboGPT", 17.1, 3.5, 17.3, 54.1, 27.0),
-                _gcg("Kosmos-2", 15.8, 27.2, 17.2, 56.8, 29.0),
-                _gcg("LISA (adapted)", 12.9, 32.2, 24.8, 61.7, 35.5),
-                _gcg("GLaMM without the 1K human images", 14.6, 37.9, 27.2, 64.6, 38.0),
-                _gcg("GLaMM", 15.8, 43.5, 29.2, 65.6, 40.8),
-            ),
-        ),
+        Split(name="GranD-f val", subset="val_gcg_coco", rows=tuple(_gcg(name, val) for name, val, _ in _GCG)),
+        Split(name="GranD-f test", subset="test_gcg_coco", rows=tuple(_gcg(name, test) for name, _, test in _GCG)),
     ),
     "region_captions": (
         Split(

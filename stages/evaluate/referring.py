@@ -1,7 +1,7 @@
 """Referring segmentation: an expression in, the pixels that it means out; strictly, and as GLaMM's release asks."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -43,30 +43,37 @@ def ask_expressions(
     model: Refers, images: Sequence[Image.Image], references: Sequence[Answer], max_new_tokens: int
 ) -> list[Answer]:
     """Asks for each expression alone and lets the model answer in its own words."""
-    answers = []
-    for image, reference in zip(images, references, strict=True):
-        texts = [said.phrase for said in reference.said]
-        told = [model.refer(image, text, max_new_tokens=max_new_tokens).masks_HW for text in texts]
-        answers.append(_answer(image, texts, told))
-    return answers
+
+    def point(image: Image.Image, texts: Sequence[str]) -> list[Sequence[Mask]]:
+        return [model.refer(image, text, max_new_tokens=max_new_tokens).masks_HW for text in texts]
+
+    return _answers(images, references, point)
 
 
 def ask_told(
     model: Refers, images: Sequence[Image.Image], references: Sequence[Answer], _max_new_tokens: int
 ) -> list[Answer]:
     """Tells the model the words of its answers, all expressions of an image in one dialogue, and asks for masks."""
+
+    def point(image: Image.Image, texts: Sequence[str]) -> list[Sequence[Mask]]:
+        told = model.refer_told(image, texts)
+        expect(len(texts), len(told), "masks for expressions")
+        return [() if mask_HW is None else (mask_HW,) for mask_HW in told]
+
+    return _answers(images, references, point)
+
+
+def _answers(
+    images: Sequence[Image.Image],
+    references: Sequence[Answer],
+    point: Callable[[Image.Image, Sequence[str]], Sequence[Sequence[Mask]]],
+) -> list[Answer]:
     answers = []
     for image, reference in zip(images, references, strict=True):
         texts = [said.phrase for said in reference.said]
-        told = model.refer_told(image, texts)
-        expect(len(texts), len(told), "masks for expressions")
-        answers.append(_answer(image, texts, [() if mask_HW is None else (mask_HW,) for mask_HW in told]))
+        said = (_said(image, text, found) for text, found in zip(texts, point(image, texts), strict=True))
+        answers.append(Answer(caption="", said=tuple(said)))
     return answers
-
-
-def _answer(image: Image.Image, texts: Sequence[str], told: Sequence[Sequence[Mask]]) -> Answer:
-    said = (_said(image, text, masks_HW) for text, masks_HW in zip(texts, told, strict=True))
-    return Answer(caption="", said=tuple(said))
 
 
 def _said(image: Image.Image, expression: str, masks_HW: Sequence[Mask]) -> Said:

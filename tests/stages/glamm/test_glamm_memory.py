@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from orchestrator.data.stream import Drawn
 from orchestrator.drafts import Catalog
@@ -32,6 +31,7 @@ from stages.glamm.foresight import OPENER, BatchShape
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
 from tests.allocations import allocated
+from tests.published_sizes import FULL
 from tests.ranks import run_ranks
 from tests.stages.glamm_models import vocabulary
 from tests.stages.scenes import scene
@@ -191,27 +191,9 @@ def test_what_a_model_will_be_is_passed_on_from_stage_to_stage_of_a_recipe() -> 
     assert not any("lora_" in pattern for pattern in sketches["region"].learning)  # type: ignore[union-attr]
 
 
-FULL = {
-    "language": {"hidden_size": 4096, "layers": 32, "heads": 32, "mlp_size": 11008, "max_positions": 4096},
-    "vision": {"image_size": 336, "patch_size": 14, "hidden_size": 1024, "layers": 24, "heads": 16, "mlp_size": 4096},
-    "grounding": {
-        "image_size": 1024, "patch_size": 16, "hidden_size": 1280, "layers": 32, "heads": 16, "mlp_size": 5120,
-        "window_size": 14, "global_layers": [7, 15, 23, 31], "channels": 256, "decoder_mlp_size": 2048,
-        "decoder_heads": 8,
-    },
-    "region": {"layers": [14, 17, 20, 23]},
-    "lora": {"rank": 8, "alpha": 16, "dropout": 0.05},
-}  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_model_of_full_size_is_looked_at_without_a_weight() -> None:
-    from orchestrator.typed import typed
-
-    faults: list[Any] = []
-    config = typed(GlammConfig, yaml.safe_load(yaml.safe_dump(FULL)), "model", faults)
-    assert faults == []
-    blueprint = draw_blueprint(config, 32_007)
+    blueprint = draw_blueprint(replace(FULL, lora=LoraConfig()), 32_007)
     shape = BatchShape(tokens=1536, predicted=900, boxes=0, masks=10)
     train = TrainConfig(
         steps=1, global_batch=32 * 5, micro_batch=5, optim=OptimConfig(lr=1e-4),
