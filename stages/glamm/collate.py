@@ -1,5 +1,6 @@
 """Pictures and conversations to a GlammBatch; the same code for training and for answering."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 
@@ -18,6 +19,8 @@ from stages.glamm.features import ImageFeatures
 from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
 from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, normalised
+
+log = logging.getLogger(__name__)
 
 MOST_OBLONG = 8  # of pictures that are centre-cropped as they are: photographs are less
 
@@ -53,13 +56,15 @@ class Collator:
         self.clip_size: int = blueprint.vision["image_size"]
         self.sam_size = blueprint.canvas_px
         self._mask_side = mask_side_px
+        self._told = False
 
     def batch(self, examples: Sequence[Example], *, packs: Sequence[int] | None = None) -> GlammBatch:
-        """Pads the sequences to the longest; boxes and masks whose token was cut off are left out.
+        """Pads the sequences to the longest; boxes and masks whose token was cut off are left out, which is told once.
 
         `packs` says how many of the examples share each sequence; None: every one has its own.
         """
         tokens = [self.tokens(example.conversation) for example in examples]
+        self._tell_of_cuts(examples, tokens)
         rows = list(_packed(tokens, packs or [1] * len(tokens)))
         boxes = [self._boxes(example, cut) for example, cut in zip(examples, tokens, strict=True)]
         masks = [self._masks(example, cut) for example, cut in zip(examples, tokens, strict=True)]
@@ -152,6 +157,19 @@ class Collator:
             images_PCHW=torch.stack([kept[number].image_CHW for number in pointed]),
         )
         return torch.empty(len(examples), 3, 0, 0), torch.empty(len(pointed), 3, 0, 0), seen
+
+    def _tell_of_cuts(self, examples: Sequence[Example], tokens: Sequence[Tokens]) -> None:
+        boxes = sum(
+            len(one.conversation.boxes_xyxy_px) - len(cut.boxes) for one, cut in zip(examples, tokens, strict=True)
+        )
+        masks = sum(len(one.masks) - len(cut.before_segs) for one, cut in zip(examples, tokens, strict=True))
+        if not self._told and (boxes > 0 or masks > 0):
+            self._told = True
+            log.warning(
+                "conversations are cut after max_tokens, %d: %d boxes and %d masks whose tokens lay behind are left "
+                "out of a batch, and whatever is cut off later without another word",
+                *(self.blueprint.max_tokens, max(boxes, 0), max(masks, 0)),
+            )
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
         return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)

@@ -1,12 +1,15 @@
 """A step of GLaMM: sources to batches, the loss and its parts, weights that every batch touches."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +23,8 @@ from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.point_rule import PointRule
-from stages.samples import Caption, Sample, Turn
+from stages.samples import Caption, Region, Sample, Turn
+from stages.vision import rle_from_mask
 from tests.stages.glamm_models import tiny_blueprint, tiny_checkpoint, vocabulary
 from tests.stages.scenes import scene
 
@@ -252,3 +256,41 @@ def test_a_tokenizer_of_another_size_is_refused_with_both_sizes() -> None:
 
     with pytest.raises(InputError, match=rf"{WORDS.size} tokens.*{WORDS.size + 1}"):
         GlammTask(type(blueprint).from_plain(plain), WORDS, KINDS, start=Start(), weights=Weights(), max_regions=4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
+@pytest.mark.parametrize("points", [None, PointRule(count=20)])
+def test_a_picture_of_one_pixel_teaches_like_any_other(size: tuple[int, int], points: PointRule | None) -> None:
+    width, height = size
+    picture = io.BytesIO()
+    Image.new("RGB", size, "red").save(picture, "PNG")
+    whole = rle_from_mask(np.ones((height, width), dtype=np.bool_))
+    region = Region(box_xyxy_px=(0, 0, width, height), mask=whole, phrase="red", spans=((2, 5),))
+    sample = Sample(
+        key="dot", image=picture.getvalue(), width_px=width, height_px=height, caption="A red bar.", regions=(region,)
+    )
+    task = task_of(weights=Weights(mask_points=points))
+
+    for source in ("grounded", "segments", "boxes"):
+        one = Drawn(source=source, key="dot", members=sample.to_members(), seed=1, place=0)
+        losses = task.loss(fresh(), task.collate([one]))
+
+        assert torch.isfinite(losses.total)
+        assert (losses.terms["dice"] > 0).item() is (source != "boxes")
+
+
+def test_more_boxes_and_masks_than_tokens_are_left_out_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    plain = scene(0)
+    many = replace(plain, regions=tuple(replace(plain.regions[0], caption="a red bar " * 8) for _ in range(40)))
+    task = GlammTask(BLUEPRINT, WORDS, KINDS, start=Start(), weights=Weights(), max_regions=40)
+    one = Drawn(source="segments", key=many.key, members=many.to_members(), seed=1, place=0)
+
+    batches = [task.collate([one]) for _ in range(2)]
+
+    for batch in batches:
+        assert batch.ids_BL.shape == (1, BLUEPRINT.max_tokens)
+        assert 0 < len(batch.boxes_R4) == int(batch.is_box_BL.sum()) < 40
+        assert 0 < len(batch.masks[0]) == len(batch.seg_place_N) < 40
+        assert torch.isfinite(task.loss(fresh(), batch).total)
+    (told,) = [record.getMessage() for record in caplog.records if "max_tokens" in record.getMessage()]
+    assert f"max_tokens, {BLUEPRINT.max_tokens}: {40 - len(batches[0].boxes_R4)} boxes and" in told
