@@ -24,6 +24,7 @@ from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
+from stages.point_rule import PointRule
 
 SCENES = 24
 
@@ -49,9 +50,9 @@ class Data:
         texts = write_scenes(folder / "shards", SCENES, image_px=size.image_px)
         self.blueprint, self.vocabulary = drawn_up(size, texts)
 
-    def task(self, *, mask_side_px: int | None = None) -> GlammTask:
+    def task(self, *, mask_side_px: int | None = None, mask_points: PointRule | None = None) -> GlammTask:
         """Makes the task of training on them."""
-        weights = Weights(mask_side_px=mask_side_px)
+        weights = Weights(mask_side_px=mask_side_px, mask_points=mask_points)
         return GlammTask(self.blueprint, self.vocabulary, KINDS, start=Start(), weights=weights, max_regions=5)
 
     def stream(self, task: GlammTask, micro_batch: int, *, packs: bool = False, workers: int = 0) -> SampleStream:

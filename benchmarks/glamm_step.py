@@ -27,6 +27,7 @@ from orchestrator.data.stream import SampleStream
 from stages.glamm.batches import GlammBatch
 from stages.glamm.config import Blueprint
 from stages.glamm.task import GlammTask, Weights
+from stages.point_rule import PointRule
 
 SPEED_BAR, WAIT_BAR, MFU_BAR = 1.5, 0.01, 0.45  # the first and the last on a GPU only
 LOSS_BAR, GRADIENT_BAR = 1e-5, 1e-4  # relative, in fp32; gradients: of the norm of all
@@ -79,7 +80,7 @@ def _measured(name: str, folder: Path, rounds: int) -> list[Claim]:
 def _sides(data: Data, learner: Learner) -> list[Side]:
     size, plain, device = data.size, data.task(), learner.device
     low_px = data.blueprint.canvas_px // 4  # what SAM's decoder gives
-    small = data.task(mask_side_px=low_px)
+    small, points = data.task(mask_side_px=low_px), data.task(mask_points=PointRule())
     padded = _batches(data.stream(plain, size.micro_batch), plain, device)
     packed = _batches(data.stream(small, size.micro_batch, packs=True), small, device)
     a_batch = statistics.mean(len(batch.clip_pixels_BCHW) for batch in packed)
@@ -88,6 +89,7 @@ def _sides(data: Data, learner: Learner) -> list[Side]:
         Side(name=ORIGINAL, batches=padded, micro_batches=many, loss=partial(original_loss, weights=Weights())),
         Side(name="as by default", batches=padded, micro_batches=many, loss=_loss_of(plain)),
         Side(name=f"packed, masks at {low_px} px", batches=packed, micro_batches=few, loss=_loss_of(small)),
+        Side(name="masks at 12,544 points", batches=padded, micro_batches=many, loss=_loss_of(points)),
         Side(
             name="the same, features kept", batches=[featured(learner.model, batch) for batch in packed],
             micro_batches=few, loss=_loss_of(small),

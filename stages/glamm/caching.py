@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from orchestrator.artifacts import Checkpoint, Shards
+from orchestrator.artifacts import Shards
 from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
 from orchestrator.training.stage import TrainingStage
 from stages.glamm.foresight import ForeseenStage, Shortcuts
 from stages.glamm.learning import learning_encoders
+from stages.inputs import ModelAndSamples
 
 
 class GlammFeatures(Stage):
@@ -31,12 +32,7 @@ class GlammFeatures(Stage):
             if self.images_at_once < 1:
                 raise ValueError(f"images_at_once must be above 0, not {self.images_at_once}")
 
-    @record
-    class Inputs:
-        """Whose encoders, and whose images."""
-
-        model: Checkpoint
-        shards: Shards
+    Inputs = ModelAndSamples
 
     @record
     class Outputs:

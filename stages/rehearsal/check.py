@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.artifacts import Checkpoint, Report, Shards, write_json
+from orchestrator.artifacts import Report, write_json
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
+from stages.inputs import ModelAndSamples
 
 RESULT = "result.json"
 
@@ -13,12 +14,7 @@ RESULT = "result.json"
 class RehearsalCheck(Stage):
     """Writes the error of a rehearsed model over all samples, and the digest of each of its weights."""
 
-    @record
-    class Inputs:
-        """The model, and the samples it is asked about."""
-
-        model: Checkpoint
-        shards: Shards
+    Inputs = ModelAndSamples
 
     @record
     class Outputs:

@@ -3,43 +3,27 @@
 import base64
 import io
 import json
+import os
+import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from PIL import Image
 
-import stages
 from orchestrator.artifacts import Export
 from orchestrator.errors import InputError, SurroundingsError
 from stages.demo.server import HOST, MOST_BYTES, DemoServer
-from tests.stages.oracle import OracleFamily, write_oracle
+from stages.glamm.family import GlammFamily
+from tests.command_line import Orch
+from tests.stages.glamm_models import tiny_checkpoint
 from tests.stages.scenes import scene
 
 SCENE = scene(1)
 PICTURE = base64.b64encode(SCENE.image).decode()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
-    folder = tmp_path_factory.mktemp("demo")
-    checkpoint = write_oracle(folder / "model", [SCENE])
-    (folder / "export").mkdir()
-    OracleFamily().export(checkpoint.path, folder / "export", card="# card")
-    Export(folder / "export").commit("c" * 64, facts={"family": "oracle"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(stages.FAMILIES, "oracle", "tests.stages.oracle:OracleFamily")  # type: ignore[arg-type]  # a dict
-        server = DemoServer(folder / "export", port=0)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def request(
@@ -163,3 +147,29 @@ def test_a_folder_that_is_no_export_is_refused_and_the_port_is_free_again(tmp_pa
 def test_a_port_that_is_taken_is_told(server: DemoServer, tmp_path: Path) -> None:
     with pytest.raises(SurroundingsError, match=rf"port {server.server_port} cannot be had: .*--port names another"):
         DemoServer(tmp_path, port=server.server_port)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("torch")
+def test_the_command_shows_the_page_of_an_export_until_it_is_interrupted(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "model")
+    (tmp_path / "export").mkdir()
+    GlammFamily().export(checkpoint.path, tmp_path / "export", card="# card")
+    Export(tmp_path / "export").commit("c" * 64, facts={"family": "glamm"})
+    orch = Orch(tmp_path)
+
+    demo = orch.start("demo", tmp_path / "export", "--port", "0")
+    assert demo.stdout is not None
+    said = demo.stdout.readline()
+    address = said.split()[0].removeprefix("http://")
+    line = HTTPConnection(address, timeout=60)
+    line.request("POST", "/ask", json.dumps({"kind": "refer", "image": PICTURE, "text": "a bar"}))
+    told = json.loads(line.getresponse().read())
+    line.close()
+    os.killpg(demo.pid, signal.SIGINT)
+    _, errors = demo.communicate(timeout=60)
+
+    assert "shows the demo; Ctrl-C ends it" in said
+    assert told["answer"]["referred"][0]["expression"] == "a bar"
+    assert (demo.returncode, errors) == (0, "")
+    assert "is not an export" in orch("demo", tmp_path / "model", code=2).stderr
