@@ -40,7 +40,8 @@ def even_points(seeds_N: Tensor, count: int, *, skip: int = 0) -> Tensor:
     numbers_K2 = torch.arange(2 * skip, 2 * (skip + count), device=seeds_N.device).view(count, 2)
     streams_N = _mixed(_mixed(seeds_N & _LOW) ^ ((seeds_N >> 32) & _LOW))
     drawn_NK2 = _mixed((streams_N[:, None, None] + _mixed(numbers_K2)) & _LOW)
-    return (drawn_NK2 >> (32 - _BITS)).float() / 2**_BITS
+    points_NK2: Tensor = (drawn_NK2 >> (32 - _BITS)).float() / 2**_BITS
+    return points_NK2
 
 
 def read_points(maps_NHW: Tensor, points_NK2: Tensor, *, extent_xy: tuple[float, float] = (1.0, 1.0)) -> Tensor:
