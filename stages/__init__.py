@@ -21,6 +21,8 @@ STAGES: Mapping[str, str] = {
     "pixelllm_dense_captioning": "stages.pixelllm.stages:DenseCaptioning",
     "pixelllm_joint": "stages.pixelllm.stages:JointTuning",
     "cloc_contrastive": "stages.cloc.stages:ClocContrastive",
+    "pixclip_text_embeddings": "stages.pixclip.caching:PixClipTextEmbeddings",
+    "pixclip_contrastive": "stages.pixclip.stages:PixClipContrastive",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
@@ -33,6 +35,7 @@ FAMILIES: Mapping[str, str] = {
     "glamm": "stages.glamm.family:GlammFamily",
     "pixelllm": "stages.pixelllm.family:PixelLLMFamily",
     "cloc": "stages.cloc.family:ClocFamily",
+    "pixclip": "stages.pixclip.family:PixClipFamily",
 }
 
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
@@ -40,6 +43,7 @@ ABILITIES: Mapping[str, tuple[str, ...]] = {
     "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
     "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions", "DescribesDensely"),
     "cloc": ("Embeds", "RefersByBox"),
+    "pixclip": ("Embeds", "EmbedsWhole"),
 }
 
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

@@ -187,6 +187,14 @@ class Embeds(Model, Protocol):
 
 
 @runtime_checkable
+class EmbedsWhole(Embeds, Protocol):
+    """Embeds whole images also in the way of its release's scripts for long texts, where that is another one."""
+
+    def embed_whole_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Embeds each image: N x D, of unit length."""
+
+
+@runtime_checkable
 class SegmentsPanoptic(Model, Protocol):
     """Cuts images into described segments."""
 
@@ -229,6 +237,7 @@ IN_WORDS: Mapping[type[Any], str] = {
     LocatesWords: "captions whose words have places",
     DescribesDensely: "boxes of everything, described",
     Embeds: "how well texts fit a region",
+    EmbedsWhole: "how well texts fit an image, as released",
     SegmentsPanoptic: "panoptic segments, described",
 }
 

@@ -6,6 +6,14 @@ from stages.evaluate.benchmark import Benchmark
 from stages.evaluate.boxes import REFER_BOXES
 from stages.evaluate.dense_captions import DENSE_CAPTIONS
 from stages.evaluate.grounded import GCG
+from stages.evaluate.masked import (
+    LONG_TEXTS,
+    LONG_TEXTS_COMPAT,
+    MASKED_CROPS,
+    MASKED_RETRIEVAL,
+    MASKED_WHOLE,
+    REFER_PROPOSALS,
+)
 from stages.evaluate.points import WORD_LOCATIONS
 from stages.evaluate.referring import REFER, REFER_COMPAT
 from stages.evaluate.regions import REGION_CAPTIONS
@@ -22,4 +30,10 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "region_retrieval": REGION_RETRIEVAL,
     "region_recognition": REGION_RECOGNITION,
     "image_retrieval": IMAGE_RETRIEVAL,
+    "masked_retrieval": MASKED_RETRIEVAL,
+    "masked_recognition_crops": MASKED_CROPS,
+    "masked_recognition_whole": MASKED_WHOLE,
+    "long_texts": LONG_TEXTS,
+    "long_texts_compat": LONG_TEXTS_COMPAT,
+    "refer_proposals": REFER_PROPOSALS,
 }

@@ -41,4 +41,16 @@ QUESTIONS: Mapping[str, Question] = {
     "image_retrieval": Question(
         ability="Embeds", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
     ),
+    "masked_retrieval": Question(
+        ability="Embeds", scores=("region_to_text10", "text_to_region10", "region_to_text1", "text_to_region1")
+    ),
+    "masked_recognition_crops": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
+    "masked_recognition_whole": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
+    "long_texts": Question(
+        ability="Embeds", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
+    ),
+    "long_texts_compat": Question(
+        ability="EmbedsWhole", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
+    ),
+    "refer_proposals": Question(ability="Embeds", scores=("precision50", "mean_iou")),
 }  # fmt: skip

@@ -1,0 +1,234 @@
+"""What a mask shows, in words: retrieval by long texts, recognition of masked objects, expressions among proposals."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from stages.evaluate.answers import Answer, Said, Vector
+from stages.evaluate.benchmark import Benchmark, expect
+from stages.evaluate.boxes import score_boxes
+from stages.evaluate.retrieval import embed_regions, score_image_retrieval, score_recognition, score_region_retrieval
+from stages.expressions import described
+from stages.family import Embeds, EmbedsWhole
+from stages.samples import Sample
+from stages.vision import Box, Mask, mask_from_rle
+from stages.windows import WHITE, around, mask_of_box
+
+CROP_SCALE = 1.5  # of the box's longer side
+TEMPLATE = "a photo of a {}."
+BLUR_PX = 100  # of the background, where an expression is looked for
+
+
+def read_long_texts(sample: Sample, _seed: int = 0) -> Answer | None:
+    """Reads regions with the longest that is said about each: its caption, or else its first phrase."""
+    said = [
+        Said(phrase=texts[0], box_xyxy_px=region.box_xyxy_px, mask=region.mask)
+        for region in sample.regions
+        if not region.crowd and (texts := described(region))
+    ]
+    return Answer(caption="", said=tuple(said)) if said else None
+
+
+def read_classes(sample: Sample, _seed: int = 0) -> Answer | None:
+    """Reads every object with a mask; its phrase is the name of its class. Crowds count, as in the release."""
+    said = [
+        Said(phrase=region.phrase.strip(), box_xyxy_px=region.box_xyxy_px, mask=region.mask)
+        for region in sample.regions
+        if region.mask is not None and region.phrase.strip()
+    ]
+    return Answer(caption="", said=tuple(said)) if said else None
+
+
+def read_first_caption(sample: Sample, _seed: int = 0) -> Answer | None:
+    """Reads one long text of an image: its caption."""
+    return Answer(caption="", said=(Said(phrase=sample.caption.strip()),)) if sample.caption.strip() else None
+
+
+def read_expressions(sample: Sample, _seed: int = 0) -> Answer | None:
+    """Reads every expression, and among which regions it is to be found: those of its image. One alone asks nothing."""
+    said = [
+        Said(phrase=text, box_xyxy_px=region.box_xyxy_px, mask=region.mask)
+        for region in sample.regions
+        if not region.crowd
+        for text in described(region)
+    ]
+    return Answer(caption="", said=tuple(said)) if len({one.box_xyxy_px for one in said}) > 1 else None
+
+
+def embed_objects(
+    model: Embeds, images: Sequence[Image.Image], references: Sequence[Answer], _limit: int, *, crops: bool
+) -> list[Answer]:
+    """Embeds every object through its mask, in a crop around it or in the whole image, and the name of its class."""
+    shown = [
+        _cropped(image, said) if crops else (image, _mask_of(said, image))
+        for image, reference in zip(images, references, strict=True)
+        for said in reference.said
+    ]
+    seen_RD = model.embed_images([image for image, _ in shown], [mask_HW for _, mask_HW in shown])
+    names = list(dict.fromkeys(said.phrase for reference in references for said in reference.said))
+    read = dict(zip(names, model.embed_texts([TEMPLATE.format(name) for name in names]), strict=True))
+    expect(len(shown), len(seen_RD), "embeddings for objects")
+    vectors = iter(seen_RD)
+    return [
+        Answer(caption="", said=tuple(_placed(said, next(vectors), read[said.phrase]) for said in reference.said))
+        for reference in references
+    ]
+
+
+def embed_whole(
+    model: EmbedsWhole, images: Sequence[Image.Image], references: Sequence[Answer], _limit: int, *, compat: bool
+) -> list[Answer]:
+    """Embeds every image and its text."""
+    seen_ND = model.embed_whole_images(images) if compat else model.embed_images(images, [None] * len(images))
+    texts = [said.phrase for reference in references for said in reference.said]
+    read_ND = model.embed_texts(texts)
+    expect(len(images), len(seen_ND), "embeddings for images")
+    return [
+        Answer(caption="", said=(Said(phrase=text, seen_as=_vector(seen_D), read_as=_vector(read_D)),))
+        for text, seen_D, read_D in zip(texts, seen_ND, read_ND, strict=True)
+    ]
+
+
+def choose_among(
+    model: Embeds, images: Sequence[Image.Image], references: Sequence[Answer], _limit: int
+) -> list[Answer]:
+    """Chooses for each expression the region that fits best: in the whole image, and before a blurred background."""
+    answers = []
+    for image, reference in zip(images, references, strict=True):
+        regions = {said.box_xyxy_px: said for said in reference.said}
+        masks = [_mask_of(said, image) for said in regions.values()]
+        blurred = image.filter(ImageFilter.GaussianBlur(BLUR_PX))
+        before = [Image.composite(image, blurred, Image.fromarray(mask_HW.astype(np.uint8) * 255)) for mask_HW in masks]
+        seen_2RD = model.embed_images([image] * len(masks) + before, masks * 2)
+        texts = [said.phrase for said in reference.said]
+        cosines_RE = (seen_2RD[: len(masks)] + seen_2RD[len(masks) :]) @ model.embed_texts(texts).T
+        boxes = list(regions)
+        best = (boxes[int(place)] for place in cosines_RE.argmax(axis=0))
+        said = (Said(phrase=text, box_xyxy_px=box) for text, box in zip(texts, best, strict=True))
+        answers.append(Answer(caption="", said=tuple(said)))
+    return answers
+
+
+def _cropped(image: Image.Image, said: Said) -> tuple[Image.Image, Mask]:
+    box = _box_of(said)
+    window = around(box, CROP_SCALE)
+    return window.cut(image, fill=WHITE), window.cut_mask(_mask_of(said, image))
+
+
+def _mask_of(said: Said, image: Image.Image) -> Mask:
+    if said.mask is not None:
+        return mask_from_rle(said.mask)
+    return mask_of_box(_box_of(said), width_px=image.width, height_px=image.height)
+
+
+def _box_of(said: Said) -> Box:
+    assert said.box_xyxy_px is not None  # noqa: S101 - every reference of this file has one
+    return said.box_xyxy_px
+
+
+def _placed(said: Said, seen_D: np.ndarray, read_D: np.ndarray) -> Said:
+    return Said(
+        phrase=said.phrase, box_xyxy_px=said.box_xyxy_px, seen_as=_vector(seen_D), read_as=_vector(read_D)
+    )  # fmt: skip
+
+
+def _vector(embedded_D: np.ndarray) -> Vector:
+    return tuple(map(float, embedded_D))
+
+
+_TIES = "Of equally close candidates the wrong ones count first."
+_CLASSES = {
+    "class_accuracy": "objects named right, the mean over classes",
+    "class_accuracy5": "objects whose class is among the five nearest, the mean over classes",
+    "accuracy": "objects named right",
+}
+_WHOLE = {
+    "image_to_text1": "images whose nearest text is theirs",
+    "text_to_image1": "texts whose nearest image is theirs",
+    "image_to_text5": "images that have their text among the five nearest",
+    "text_to_image5": "texts whose image is among the five nearest",
+}
+MASKED_RETRIEVAL = Benchmark(
+    reference=read_long_texts,
+    ability=Embeds,
+    ask=embed_regions,
+    score=score_region_retrieval,
+    protocol=(
+        "Every region through its mask looks for its long text among all distinct ones, every text for a region among "
+        f"all: regions of one image differ by their masks alone. {_TIES}"
+    ),
+    meanings={
+        "region_to_text10": "regions whose text is among the ten nearest",
+        "text_to_region10": "texts that have a region of theirs among the ten nearest",
+        "region_to_text1": "regions whose text is the nearest",
+        "text_to_region1": "texts whose nearest region is one of theirs",
+    },
+    compat=frozenset(),
+)
+MASKED_CROPS = Benchmark(
+    reference=read_classes,
+    ability=Embeds,
+    ask=partial(embed_objects, crops=True),
+    score=score_recognition,
+    protocol=(
+        "Masked recognition as PixCLIP's release has it for COCO: a square of 1.5 times the box's longer side around "
+        "every object, white beyond the image, the mask cut alike; the names of the classes that the data has, in "
+        f'"{TEMPLATE}". {_TIES}'
+    ),
+    meanings=_CLASSES,
+    compat=frozenset(),
+)
+MASKED_WHOLE = Benchmark(
+    reference=read_classes,
+    ability=Embeds,
+    ask=partial(embed_objects, crops=False),
+    score=score_recognition,
+    protocol=(
+        "Masked recognition as PixCLIP's release has it for LVIS: the whole image, padded to a square, through every "
+        f'object\'s mask; the names of the classes that the data has, in "{TEMPLATE}". {_TIES}'
+    ),
+    meanings=_CLASSES,
+    compat=frozenset(),
+)
+LONG_TEXTS = Benchmark(
+    reference=read_first_caption,
+    ability=Embeds,
+    ask=partial(embed_whole, compat=False),
+    score=score_image_retrieval,
+    protocol=(
+        "Long-text retrieval (Urban1k, DOCCI, ShareGPT4V, DCI): one text an image, its caption; an image is right with "
+        f"its own text alone. Whole images, masks normalised as everywhere. {_TIES}"
+    ),
+    meanings=_WHOLE,
+    compat=frozenset(),
+)
+LONG_TEXTS_COMPAT = Benchmark(
+    reference=read_first_caption,
+    ability=EmbedsWhole,
+    ask=partial(embed_whole, compat=True),
+    score=score_image_retrieval,
+    protocol=(
+        "Long-text retrieval with the masks of PixCLIP's released scripts: plain ones, which they normalise everywhere "
+        f"else (1.0 in the place of 1.92). Of DOCCI these scripts take the first 1,000 records: `limit: 1000`. {_TIES}"
+    ),
+    meanings=_WHOLE,
+    compat=frozenset({"image_to_text1", "text_to_image1"}),
+)
+REFER_PROPOSALS = Benchmark(
+    reference=read_expressions,
+    ability=Embeds,
+    ask=choose_among,
+    score=score_boxes,
+    protocol=(
+        "Zero-shot referring expressions among given regions: those of the image in the data, as masks. A region's "
+        "score is its cosine with the expression in the whole image, and before a background blurred by 100 px, added "
+        "up. PixCLIP's release takes a detector's proposals, and parses spatial words (ReCLIP), which is not done here."
+    ),
+    meanings={
+        "precision50": "expressions whose region has an IoU above 0.5 with the one meant",
+        "mean_iou": "mean IoU of the expressions",
+    },
+    compat=frozenset(),
+)
