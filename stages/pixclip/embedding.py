@@ -52,4 +52,4 @@ class _Embeddings:
     def make(self, taken: Sequence[tuple[str, ...]]) -> Sequence[bytes]:
         """Embeds all texts of these samples together."""
         rows_TE = self._encoder.embed([text for texts in taken for text in texts]).to(self._precision)
-        return [to_member(part_TE) for part_TE in rows_TE.split([len(texts) for texts in taken])]
+        return [to_member(part_TE) for part_TE in torch.split(rows_TE, [len(texts) for texts in taken])]

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaModel
+from torch import nn
+from transformers import LlamaModel
 
 from orchestrator.errors import InputError
+from orchestrator.training.foreign.source import few
 from stages.pixclip.batches import Texts
 from stages.pixclip.config import EncoderConfig
 from stages.pixclip.model import mean_state, read_both_ways
@@ -25,21 +27,13 @@ class TextEncoder:
     def __init__(self, config: EncoderConfig, *, precision: torch.dtype, device: str) -> None:
         """Loads model and tokenizer of a folder; no code that lies in it is run, and no pickle is read."""
         self._config, self._device = config, device
-        try:
-            settings = LlamaConfig.from_pretrained(config.path, local_files_only=True)
-            model = LlamaModel.from_pretrained(
-                config.path, config=settings, dtype=precision, use_safetensors=True, local_files_only=True
-            )
-            self._tokenizer = Tokenizer.from_file(str(config.path / _TOKENIZER))
-        except Exception as error:  # the libraries raise whatever they like for files that they cannot read
-            raise InputError(
-                f"{config.path} holds no language model of LLaMA's kind that can be read: {error}"
-            ) from error
+        model, self._tokenizer = _opened(config.path, precision)
         model = read_both_ways(model) if config.bidirectional else model
-        self._model = model.eval().requires_grad_(requires_grad=False).to(device)
+        self._model: nn.Module = model
+        self._model.requires_grad_(requires_grad=False).to(device)
         self._tokenizer.enable_truncation(config.max_tokens)
         self._tokenizer.no_padding()
-        self.size: int = settings.hidden_size
+        self.size: int = model.config.hidden_size
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
@@ -75,6 +69,20 @@ def described(config: EncoderConfig, size: int, precision: str) -> dict[str, Any
         "bidirectional": config.bidirectional,
         "precision": precision,
     }
+
+
+def _opened(folder: Path, precision: torch.dtype) -> tuple[LlamaModel, Tokenizer]:
+    try:
+        opened: Any = LlamaModel.from_pretrained(
+            folder, dtype=precision, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    except Exception as error:  # the libraries raise whatever they like for files that they cannot read
+        raise InputError(f"{folder} holds no language model that can be read as a LLaMA: {error}") from error
+    model, report = opened
+    if lacking := sorted(report["missing_keys"]):  # which transformers would draw by chance
+        raise InputError(f"{folder} lacks {few(lacking)}: it is no whole LLaMA")
+    return model, tokenizer
 
 
 def _ends(path: Path) -> bytes:

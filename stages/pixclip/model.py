@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from stages.contrastive import in_parts
 from stages.pixclip.batches import PixClipBatch, Texts
@@ -27,7 +28,7 @@ class PixClip(nn.Module):
         self.blueprint = blueprint
         vision = CLIPVisionConfig(**blueprint.vision)
         self.vision_model = CLIPVisionModel(vision)
-        self.vision_model.embeddings.patch_embedding = MaskedPatches(vision.hidden_size, vision.patch_size)
+        self.vision_model.embeddings.patch_embedding = MaskedPatches(vision.hidden_size, blueprint.vision["patch_size"])
         self.visual_projection = nn.Linear(vision.hidden_size, blueprint.embedding_size, bias=False)
         self.text_model = None if blueprint.text is None else read_both_ways(LlamaModel(LlamaConfig(**blueprint.text)))
         self.text_adapter = TextAdapter(blueprint)
@@ -70,7 +71,7 @@ class PixClip(nn.Module):
         if self.text_model is not None:
             embedded_BE = mean_state(self.text_model, texts)
         assert embedded_BE is not None  # noqa: S101 - a batch holds what its model reads
-        adapted_BD: Tensor = self.text_adapter(embedded_BE.to(self.text_adapter.layers[-1].weight.dtype))
+        adapted_BD: Tensor = self.text_adapter(embedded_BE.to(next(self.text_adapter.parameters()).dtype))
         return adapted_BD
 
     def similarity_scale(self) -> Tensor:
@@ -147,8 +148,9 @@ def mean_state(language_model: nn.Module, texts: Texts) -> Tensor:
 def read_both_ways(language_model: LlamaModel) -> LlamaModel:
     """Lets every token of a LLaMA see all others (LLM2Vec), in place."""
     language_model.config.is_causal = False  # transformers asks it which mask to make
-    for layer in language_model.layers:  # and these where no mask is needed, for no text is padded
-        layer.self_attn.is_causal = False
+    for module in language_model.modules():
+        if isinstance(module, LlamaAttention):  # and these where no mask is needed, for no text is padded
+            module.is_causal = False
     return language_model
 
 

@@ -85,10 +85,8 @@ class PixClipContrastive(TrainingStage):
         elif model is not None:
             found |= {f"config.model.{key}": text for key, text in model.faults().items()}
             if (model.text is None) != (tokenizer is None):
-                needed = (
-                    "not read: config.model.text is null, texts come embedded" if tokenizer else "needed by its text"
-                )
-                found["inputs.tokenizer"] = needed
+                strange = "is not read: config.model.text is null, so texts come embedded; remove one of the two"
+                found["inputs.tokenizer"] = "needed by config.model.text" if tokenizer is None else strange
         elif tokenizer is not None:
             found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found

@@ -41,4 +41,6 @@ def _settings(blueprint: Blueprint) -> dict[str, object]:
         "vicuna-7b-v1.5": plain["language"],
         "clip-vit-large-patch14-336": {"vision_config": plain["vision"]},
         "sam-vit-huge": plain["grounding"],
+        "LLM2CLIP-Openai-L-14-336": {"vision_config": plain["vision"], "projection_dim": 1280},
+        "LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned": {"hidden_size": 4096, "num_hidden_layers": 32},
     }
