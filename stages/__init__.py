@@ -23,6 +23,7 @@ STAGES: Mapping[str, str] = {
     "cloc_contrastive": "stages.cloc.stages:ClocContrastive",
     "pixclip_text_embeddings": "stages.pixclip.caching:PixClipTextEmbeddings",
     "pixclip_contrastive": "stages.pixclip.stages:PixClipContrastive",
+    "pix2cap_training": "stages.pix2cap.stages:Pix2CapTraining",
     "evaluate": "stages.evaluate.stage:Evaluate",
     "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
@@ -36,6 +37,7 @@ FAMILIES: Mapping[str, str] = {
     "pixelllm": "stages.pixelllm.family:PixelLLMFamily",
     "cloc": "stages.cloc.family:ClocFamily",
     "pixclip": "stages.pixclip.family:PixClipFamily",
+    "pix2cap": "stages.pix2cap.family:Pix2CapFamily",
 }
 
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
@@ -44,6 +46,7 @@ ABILITIES: Mapping[str, tuple[str, ...]] = {
     "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions", "DescribesDensely"),
     "cloc": ("Embeds", "RefersByBox"),
     "pixclip": ("Embeds", "EmbedsWhole"),
+    "pix2cap": ("SegmentsPanoptic",),
 }
 
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

@@ -20,6 +20,10 @@ def read(raw: RawPart, notes: Notes) -> Iterator[Attempt]:
     raw.about = len(panoptic["annotations"])
     images = {id_of(image, "id"): image for image in panoptic["images"]}
     names = {category["id"]: str(category["name"]) for category in panoptic["categories"]}
+    raw.categories = [
+        {"id": one["id"], "name": names[one["id"]], "thing": bool(one.get("isthing", True))}
+        for one in panoptic["categories"]
+    ]
     for number, annotation in enumerate(panoptic["annotations"]):
         name = raw.record(number, annotation, "image_id")
         yield from notes.attempt(name, partial(_found, raw, number, annotation, images, names, notes))

@@ -136,6 +136,7 @@ class RawPart:
         self.root = root
         self.part = part
         self.about = 0  # how many records it has: exact or an estimate, known once reading has begun
+        self.categories: list[dict[str, Any]] = []  # panoptic files': {"id", "name", "thing"}, known as soon
 
     def missing(self) -> list[Path]:
         """Lists the annotation files and folders that do not exist."""

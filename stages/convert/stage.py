@@ -118,12 +118,15 @@ class ConvertShards(Stage):
         notes, raws = Notes(), [RawPart(root, part) for part in parts]
         share = Share(chunks, notes, raws, config.processes or cores, context)
         records = share.convert(_attempts(raws, notes), config.samples_per_shard, config.limit)
-        return self._facts(chunks, -(-records // config.samples_per_shard), parts, notes) if world.is_main else {}
+        if not world.is_main:
+            return {}
+        return self._facts(chunks, -(-records // config.samples_per_shard), raws, notes) | _categories(raws)
 
-    def _facts(self, chunks: "Chunks", number: int, parts: Sequence[Part], notes: "Notes") -> dict[str, Any]:
+    def _facts(self, chunks: "Chunks", number: int, raws: "Sequence[RawPart]", notes: "Notes") -> dict[str, Any]:
         from stages.convert.report import report
         from stages.samples import SCHEMA
 
+        parts = [raw.part for raw in raws]
         try:
             facts = report(self.config.source, chunks, number, parts, notes.skipped, self.outputs.shards.path)
         except InputError:
@@ -203,6 +206,12 @@ def _attempts(raws: "Sequence[RawPart]", notes: "Notes") -> "Iterator[tuple[Part
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # outside of a record: nothing to skip
             files = ", ".join(str(raw.root / name) for name in part.annotations + part.listed)
             raise InputError(f"{files}: not in the layout of {part.subset} ({error!r})") from error
+
+
+def _categories(raws: "Sequence[RawPart]") -> dict[str, Any]:
+    """Returns the categories that the data's own files list, where they do."""
+    found = {one["id"]: one for raw in raws for one in raw.categories}
+    return {"categories": list(found.values())} if found else {}
 
 
 def _missing(root: Path, parts: Sequence[Part]) -> list[str]:

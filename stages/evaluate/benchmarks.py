@@ -14,6 +14,7 @@ from stages.evaluate.masked import (
     MASKED_WHOLE,
     REFER_PROPOSALS,
 )
+from stages.evaluate.panoptic import PANOPTIC
 from stages.evaluate.points import WORD_LOCATIONS
 from stages.evaluate.referring import REFER, REFER_COMPAT
 from stages.evaluate.regions import REGION_CAPTIONS
@@ -36,4 +37,5 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "long_texts": LONG_TEXTS,
     "long_texts_compat": LONG_TEXTS_COMPAT,
     "refer_proposals": REFER_PROPOSALS,
+    "panoptic": PANOPTIC,
 }

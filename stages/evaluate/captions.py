@@ -1,4 +1,4 @@
-"""Scores of text: METEOR and CIDEr of captions, likeness and equality of phrases.
+"""Scores of text: METEOR, CIDEr, BLEU-4 and ROUGE-L of captions, likeness and equality of phrases.
 
 Every scorer takes one hypothesis and one or more references for each item, as plain text.
 """
@@ -8,9 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from nltk.translate.bleu_score import corpus_bleu
 from nltk.translate.meteor_score import meteor_score
 
 LONGEST_NGRAM = 4
+ROUGE_BETA = 1.2  # as in COCO's caption scripts
 SIGMA = 6.0  # of CIDEr-D's penalty for another length, in words
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -74,6 +76,24 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     return sum(scores) / len(scores)
 
 
+def bleu4(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Returns BLEU-4 of all items together, unsmoothed; 0 where some n-gram length has no match at all."""
+    if not hypotheses:
+        return 0.0
+    cut = [[tokenize(text) for text in texts] for texts in references]
+    said = [tokenize(hypothesis) for hypothesis in hypotheses]
+    return float(corpus_bleu(cut, said)) if _shares_ngram(cut, said) else 0.0
+
+
+def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Averages ROUGE-L over the items: the F score (beta 1.2) of best precision and best recall of shared runs."""
+    scores = [
+        _rouge_of_item(tokenize(hypothesis), [tokenize(text) for text in texts])
+        for hypothesis, texts in zip(hypotheses, references, strict=True)
+    ]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
 def phrase_words(phrase: str) -> tuple[str, ...]:
     """Normalises a phrase: its words, lower-case, without articles and punctuation."""
     return tuple(word for word in tokenize(phrase) if word not in ARTICLES)
@@ -106,6 +126,36 @@ def found_share(predicted: Sequence[Collection[str]], truth: Sequence[Collection
     found = sum((_counted(mine) & _counted(yours)).total() for mine, yours in zip(predicted, truth, strict=True))
     asked = sum(len(yours) for yours in truth)
     return found / asked if asked else 0.0
+
+
+def _shares_ngram(references: Sequence[Sequence[list[str]]], hypotheses: Sequence[list[str]]) -> bool:
+    """Tells whether any item shares a run of the longest length: else BLEU is 0, of which nltk warns at length."""
+    return any(
+        _ngrams(said, LONGEST_NGRAM) & _ngrams(text, LONGEST_NGRAM)
+        for said, texts in zip(hypotheses, references, strict=True)
+        for text in texts
+    )
+
+
+def _rouge_of_item(said: Sequence[str], texts: Sequence[Sequence[str]]) -> float:
+    shared = [(_longest_common(said, text), len(text)) for text in texts if said and text]
+    precision = max((count / len(said) for count, _ in shared), default=0.0)
+    recall = max((count / length for count, length in shared), default=0.0)
+    if not precision or not recall:
+        return 0.0
+    return (1 + ROUGE_BETA**2) * precision * recall / (recall + ROUGE_BETA**2 * precision)
+
+
+def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
+    """Counts the words of the longest sequence that both contain in order, gaps allowed."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = 0  # the row above, one to the left
+        for place, other in enumerate(second, start=1):
+            above = row[place]
+            row[place] = before + 1 if word == other else max(above, row[place - 1])
+            before = above
+    return row[-1]
 
 
 def _counted(phrases: Collection[str]) -> Counter[tuple[str, ...]]:

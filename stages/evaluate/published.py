@@ -112,9 +112,12 @@ def beside(name: str, benchmark: Benchmark, settings: Sequence[Setting]) -> dict
     """Returns the published rows for the data of some shards inputs, and why they cannot be compared.
 
     {"data", "rows": [{"model", "source", "scores"}], "times": score -> what ours are multiplied by, "differs":
-    sentences about all scores, "differs_in": score -> sentence}; what neither names is comparable.
+    sentences about all scores, "differs_in": score -> sentence}; what neither names is comparable. Empty where no
+    published numbers are known.
     """
-    splits = PUBLISHED[name]
+    splits = PUBLISHED.get(name)
+    if splits is None:
+        return {}
     subsets = [str(one) for setting in settings for one in setting.facts.get("subsets", ())]
     split = next((one for one in splits if subsets == [one.subset]), None)
     shown = split or splits[0]

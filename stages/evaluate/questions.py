@@ -53,4 +53,8 @@ QUESTIONS: Mapping[str, Question] = {
         ability="EmbedsWhole", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
     ),
     "refer_proposals": Question(ability="Embeds", scores=("precision50", "mean_iou")),
+    "panoptic": Question(
+        ability="SegmentsPanoptic",
+        scores=("pq", "sq", "rq", "bleu4", "rouge_l", "cider", "meteor", "exact", "map", "map_strict"),
+    ),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from stages.evaluate.caption_scorers import open_caption_scorer
 from stages.evaluate.items import HeldOut
 from stages.evaluate.layers import write_layers
 from stages.evaluate.likeness import open_likeness
+from stages.evaluate.panoptic_files import write_panoptic
 from stages.evaluate.published import Setting, beside
 from stages.evaluate.questions import QUESTIONS
 from stages.evaluate.stage import Evaluate
@@ -75,6 +76,7 @@ def _write(
     (directory / "pictures").mkdir(parents=True)
     with (directory / "predictions.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(one.to_plain(), ensure_ascii=False) + "\n" for one in asked)
+    _write_panoptic(inputs, asked, directory)
     shown = {source: _setting(config, inputs, held_out, tools, source) for source in sorted(inputs.shards)}
     benchmarks = {
         name: _scores_of(name, [one for one in asked if one.benchmark == name], shown) for name in config.benchmarks
@@ -92,6 +94,14 @@ def _write(
     _tell(benchmarks, checks, int(inputs.model.facts().get("step", 0)), context)
     scores = {name: found["scores"] for name, found in benchmarks.items()}
     return {"scores": scores, "passed": all(check["passed"] for check in checks), "family": family}
+
+
+def _write_panoptic(inputs: Evaluate.Inputs, asked: Sequence[Asked], directory: Path) -> None:
+    """Writes what the model said of panoptic segments once more, as other tools read it."""
+    answers = [(one.key, one.answers["trained"], one.reference) for one in asked if one.benchmark == "panoptic"]
+    listed = {one["id"]: one for shards in inputs.shards.values() for one in shards.facts().get("categories", ())}
+    if answers and listed:
+        write_panoptic(answers, list(listed.values()), directory)
 
 
 def _tell(benchmarks: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], step: int, context: StageContext) -> None:

@@ -17,10 +17,9 @@ class Evaluate(Stage):
     """Asks a trained model every benchmark, on every rank, and beside it the same model with fresh weights.
 
     benchmarks: gcg (captions with grounded phrases), region_captions, refer (every expression alone, answered freely),
-    refer_compat (as GLaMM's release asks: up to three expressions an image, answers given); a model can be asked what
-    its family can do. Scores are computed as the
-    released scripts compute them (compat), and strictly where those forgive mistakes; stages/evaluate/README.md says
-    how each is computed.
+    refer_compat (as GLaMM's release asks: up to three expressions an image, answers given), panoptic (described
+    segments), and others; a model can be asked what its family can do. Scores are computed as the released scripts
+    compute them (compat), and strictly where those forgive mistakes; stages/evaluate/README.md says how each is.
 
     caption_scorer: what computes METEOR and CIDEr. auto = pycocoevalcap where package and Java are there, else plain,
     the fallback in Python, which the report names; pycocoevalcap = that or an error.

@@ -9,6 +9,17 @@ from stages.glamm.config import Blueprint, draw_blueprint
 from tests.published_sizes import FULL
 
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
+# folders of which planning asks nothing but what they are
+KINDS = {"mask2former-swin-large-coco-panoptic": "mask2former", "git-base": "git"}
+FULL = GlammConfig(
+    language=LanguageConfig(hidden_size=4096, layers=32, heads=32, mlp_size=11008, max_positions=4096),
+    vision=VisionConfig(image_size=336, patch_size=14, hidden_size=1024, layers=24, heads=16, mlp_size=4096),
+    grounding=GroundingConfig(
+        image_size=1024, patch_size=16, hidden_size=1280, layers=32, heads=16, mlp_size=5120, window_size=14,
+        global_layers=(7, 15, 23, 31), channels=256, decoder_mlp_size=2048, decoder_heads=8,
+    ),
+    region=RegionConfig(),
+)  # fmt: skip
 
 FLAN_T5_XL = {
     "model_type": "t5", "vocab_size": 32_128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
@@ -30,6 +41,9 @@ def lay_out(root: Path) -> tuple[str, ...]:
         (models / name / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     (models / "flan-t5-xl").mkdir()
     (models / "flan-t5-xl" / "config.json").write_text(json.dumps(FLAN_T5_XL), encoding="utf-8")
+    for name, kind in KINDS.items():
+        (models / name).mkdir(parents=True, exist_ok=True)
+        (models / name / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
     for name in WEIGHTS:
         (models / name).mkdir()
     return f"vars.data={data}", f"vars.models={models}", f"runs={root / 'runs'}"

@@ -52,7 +52,7 @@ def test_a_full_recipe_plans_clean_for_every_example_cluster(
     plan = planned(recipe, overrides)
 
     assert [str(fault) for fault in (*plan.faults, *SlurmLauncher(read_cluster(cluster)).check(plan))] == []
-    assert {stage.foresight.sketch is not None for stage in plan.stages if stage.name in trainings(plan)} == {True}
+    assert {stage.foresight.sketch is not None for stage in plan.stages if stage.name in trainings(plan)} <= {True}
 
 
 @pytest.mark.parametrize("recipe", sorted(TWINS.keys() - {"glamm_full"}))

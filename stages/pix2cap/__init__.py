@@ -1,0 +1,1 @@
+"""Pix2Cap-COCO: every segment of a picture, things and stuff, with a class and a caption of its own."""
