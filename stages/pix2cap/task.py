@@ -34,9 +34,6 @@ class Start:
 class Pix2CapTask(TrainTask[Pix2CapBatch]):
     """Trains segments, classes and captions together."""
 
-    # their inner layers are used without being called, or again and again: gathered as one, each is gathered once
-    leaf_modules = ("Mask2FormerTransformerModule", "MultiheadAttention")
-
     def __init__(
         self, blueprint: Blueprint, words: WordPieces, *, start: Start, losses: LossConfig, augment: AugmentConfig
     ) -> None:

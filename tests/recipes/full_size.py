@@ -11,15 +11,6 @@ from tests.published_sizes import FULL
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
 # folders of which planning asks nothing but what they are
 KINDS = {"mask2former-swin-large-coco-panoptic": "mask2former", "git-base": "git"}
-FULL = GlammConfig(
-    language=LanguageConfig(hidden_size=4096, layers=32, heads=32, mlp_size=11008, max_positions=4096),
-    vision=VisionConfig(image_size=336, patch_size=14, hidden_size=1024, layers=24, heads=16, mlp_size=4096),
-    grounding=GroundingConfig(
-        image_size=1024, patch_size=16, hidden_size=1280, layers=32, heads=16, mlp_size=5120, window_size=14,
-        global_layers=(7, 15, 23, 31), channels=256, decoder_mlp_size=2048, decoder_heads=8,
-    ),
-    region=RegionConfig(),
-)  # fmt: skip
 
 FLAN_T5_XL = {
     "model_type": "t5", "vocab_size": 32_128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
