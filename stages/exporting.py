@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,10 +47,19 @@ def write_weights(
     return write_shards(_merged(checkpoint, lora), directory, index=INDEX, max_shard_bytes=max_shard_bytes)
 
 
-def write_description(directory: Path, *, model: str, model_type: str, blueprint: Mapping[str, Any], card: str) -> None:
-    """Writes config.json and the model card."""
+def write_description(
+    directory: Path,
+    *,
+    model: str,
+    model_type: str,
+    blueprint: Mapping[str, Any],
+    card: str,
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes config.json and the model card; `others` is what further readers look for in config.json."""
     (directory / CARD).write_text(card, encoding="utf-8")
-    write_json(directory / CONFIG, {"architectures": [model], "model_type": model_type, "blueprint": dict(blueprint)})
+    plain = {**others, "architectures": [model], "model_type": model_type, "blueprint": dict(blueprint)}
+    write_json(directory / CONFIG, plain)
 
 
 def open_export(directory: Path, *, model: str, model_type: str, files: Sequence[str] = ()) -> Opened:

@@ -59,7 +59,12 @@ class ClocFamily:
         for name, content in WordPieces.read(checkpoint / TOKENIZER).files().items():
             (directory / name).write_bytes(content)
         write_json(directory / PREPROCESSOR, _preprocessor(blueprint))
-        write_description(directory, model=NAME, model_type=FAMILY, blueprint=blueprint.to_plain(), card=card)
+        # names of weights and settings of both towers are a CLIP's: whoever reads CLIPs reads these as well
+        clip = {"vision_config": blueprint.vision, "text_config": blueprint.text}
+        size = {"projection_dim": blueprint.embedding_size}
+        write_description(
+            directory, model=NAME, model_type=FAMILY, blueprint=blueprint.to_plain(), card=card, others={**clip, **size}
+        )  # fmt: skip
         return facts
 
     def load_export(self, directory: Path) -> ClocModel:

@@ -39,8 +39,9 @@ class Prompter(nn.Module):
         """Builds it for an image encoder of this width."""
         super().__init__()
         settings = CLIPVisionConfig(
-            hidden_size=width, intermediate_size=config.mlp_ratio * width, num_attention_heads=HEADS, hidden_act="gelu"
-        )
+            hidden_size=width, intermediate_size=config.mlp_ratio * width, num_attention_heads=HEADS, hidden_act="gelu",
+            attn_implementation="sdpa",
+        )  # fmt: skip
         self.box_prompt = BoxPrompt(width, temperature=config.temperature)
         self.text_prompt = nn.Linear(embedding_size, width)
         self.layer = CLIPEncoderLayer(settings)

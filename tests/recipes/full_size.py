@@ -8,6 +8,7 @@ from stages.convert.sources import SOURCES
 from stages.glamm.config import Blueprint, draw_blueprint
 from tests.published_sizes import FULL
 
+T5_TOKENIZER = {"model": {"vocab": [[f"piece{number}", 0.0] for number in range(32_100)]}, "added_tokens": []}
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
 # folders of which planning asks nothing but what they are
 KINDS = {"mask2former-swin-large-coco-panoptic": "mask2former", "git-base": "git"}
@@ -35,6 +36,8 @@ def lay_out(root: Path) -> tuple[str, ...]:
     for name, kind in KINDS.items():
         (models / name).mkdir(parents=True, exist_ok=True)
         (models / name / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+    (models / "t5-base").mkdir()
+    (models / "t5-base" / "tokenizer.json").write_text(json.dumps(T5_TOKENIZER), encoding="utf-8")
     for name in WEIGHTS:
         (models / name).mkdir()
     return f"vars.data={data}", f"vars.models={models}", f"runs={root / 'runs'}"

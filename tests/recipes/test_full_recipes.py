@@ -33,7 +33,7 @@ def planned(recipe: str, overrides: tuple[str, ...]) -> Plan:
 
 
 def trainings(plan: Plan) -> dict[str, Any]:
-    return {stage.name: stage.config for stage in plan.stages if stage.spec.stage.startswith("glamm_") and stage.steps}
+    return {stage.name: stage.config for stage in plan.stages if "train" in stage.spec.config}
 
 
 def taught(recipe: str) -> tuple[list[str], set[str]]:

@@ -135,9 +135,10 @@ def test_lists_of_different_length_are_no_pairs() -> None:
 
 
 def peak(samples: int, parts: int) -> int:
-    """Measures what a forward and backward pass through a wide encoder asks for at a time, in bytes."""
+    """Measures what a forward and backward pass through a deep encoder asks for at a time, in bytes."""
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Linear(16, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 4))
+    layers = [layer for _ in range(12) for layer in (nn.Linear(64, 64), nn.GELU())]
+    encoder = nn.Sequential(nn.Linear(16, 64), *layers, nn.Linear(64, 4))
     pieces = torch.randn(samples, 16).tensor_split(parts)
 
     def work() -> None:
@@ -148,7 +149,7 @@ def peak(samples: int, parts: int) -> int:
 
 
 def test_a_batch_of_more_parts_takes_hardly_more_memory() -> None:
-    few, many, at_once = peak(256, 2), peak(1024, 8), peak(1024, 1)
+    few, many, at_once = peak(512, 2), peak(2048, 8), peak(2048, 1)
 
-    assert many < 1.2 * few
-    assert many < 0.6 * at_once
+    assert many < 1.3 * few
+    assert many < 0.4 * at_once

@@ -16,11 +16,13 @@ from tests.stages.scenes import scene
 
 pytestmark = pytest.mark.needs("torch")
 
+ALL_NEGATIVE = Weights(conflict=None)  # fresh weights put all texts close together, which would be conflicts
+
 
 def gradients(chunk: int | None) -> tuple[float, dict[str, Tensor]]:
     """Computes loss and gradients of six scenes, some of them at a time."""
     task, model = tiny_task(), tiny_model()
-    loss = cloc_loss(model, task.collate(scenes(6)), Weights(), chunk=chunk).total
+    loss = cloc_loss(model, task.collate(scenes(6)), ALL_NEGATIVE, chunk=chunk).total
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -40,7 +42,7 @@ def test_the_loss_is_that_of_the_paper() -> None:
     batch = tiny_task().collate([*scenes(3), drawn(bare)])
     model = tiny_model()
 
-    losses = cloc_loss(model, batch, Weights(conflict=None), chunk=None)
+    losses = cloc_loss(model, batch, ALL_NEGATIVE, chunk=None)
 
     out = model(batch)
     clip = both_ways(out["images_BD"] @ out["captions_BD"].T * out["scale"])
@@ -70,7 +72,7 @@ def test_a_batch_without_regions_costs_its_captions_alone_and_uses_every_weight(
 def test_images_without_a_caption_teach_regions_only() -> None:
     silent = [drawn(replace(scene(number), caption="", regions=spanless(scene(number)))) for number in range(3)]
 
-    losses = cloc_loss(tiny_model(), tiny_task().collate(silent), Weights(), chunk=None)
+    losses = cloc_loss(tiny_model(), tiny_task().collate(silent), ALL_NEGATIVE, chunk=None)
 
     assert losses.terms["clip"].item() == 0
     assert losses.terms["regions"].item() > 0
