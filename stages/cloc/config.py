@@ -176,8 +176,14 @@ def _own_settings(config: ClocConfig, vocabulary_size: int) -> dict[str, Any]:
         }
 
     image, text = config.image, config.text
+    nobody_reads = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)  # transformers' own are CLIP's
     return {
         "vision": {**tower(image), "image_size": image.image_size, "patch_size": image.patch_size},
-        "text": {**tower(text), "max_position_embeddings": text.max_tokens, "vocab_size": vocabulary_size},
+        "text": {
+            **tower(text),
+            **nobody_reads,
+            "max_position_embeddings": text.max_tokens,
+            "vocab_size": vocabulary_size,
+        },
         "embedding_size": config.embedding_size,
     }

@@ -36,8 +36,8 @@ class Cloc(nn.Module):
         self.prompter = Prompter(width, size, blueprint.prompter)
         self.box_head = BoxHead(size)
         # the paper's two contrasts are "the same"; that each has its own temperature is our reading
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-        self.region_logit_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(FIRST_SCALE)))  # ZeRO-3 takes no bare number
+        self.region_logit_scale = nn.Parameter(torch.full((1,), math.log(FIRST_SCALE)))
 
     def forward(self, batch: ClocBatch, chunk: int | None = None) -> dict[str, Tensor]:
         """Embeds a batch, `chunk` images at a time; None: all at once. The result is the same.
@@ -133,4 +133,4 @@ def unit(vectors_D: Tensor) -> Tensor:
 
 
 def _scale(logit: Tensor) -> Tensor:
-    return logit.float().exp().clamp(max=MOST_SCALE)
+    return logit[0].float().exp().clamp(max=MOST_SCALE)

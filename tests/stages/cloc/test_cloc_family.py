@@ -21,6 +21,7 @@ from stages.cloc.initial import draw_weights, fill_from_clip
 from stages.cloc.model import Cloc, unit
 from stages.family import ADAPTER, Embeds, RefersByBox
 from stages.predict import Asked, predict
+from stages.vision import read_image
 from tests.stages.cloc_models import tiny_checkpoint, word_pieces
 from tests.stages.glamm_models import half, picture
 
@@ -149,7 +150,7 @@ def test_predictions_are_drawn(exported: Path, tmp_path: Path) -> None:
     x0, y0, x1, y1 = boxes["referred"][0]["box_xyxy_px"]
     assert 0 <= x0 < x1 <= 40
     assert 0 <= y0 < y1 <= 40
-    assert all(Image.open(tmp_path / name).width > 40 for name in ("texts.png", "boxes.png"))
+    assert all(read_image(tmp_path / name).width > 40 for name in ("texts.png", "boxes.png"))
 
 
 @pytest.fixture(scope="module")
