@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.data.rules import PackRule
 from orchestrator.records import record
 from orchestrator.training.memory.sketch import Sketch
+from orchestrator.training.parallel.plans import share_of
 from orchestrator.training.stage import TrainingStage
 from stages.folders import read_settings
 from stages.glamm.config import (
@@ -120,10 +121,22 @@ class ForeseenStage(TrainingStage):
         shape = replace(shape, mask_side_px=short.mask_side_px, mask_points=short.mask_points, features=short.features)
         return Sketch(
             opener=OPENER,
-            plain={"model": model.to_plain(), "batch": asdict(shape), "words": WORDS in asked.kinds},
+            plain={
+                "model": of_a_rank(model, self.train.engine.tensor_parallel).to_plain(),
+                "batch": asdict(shape),
+                "words": WORDS in asked.kinds,
+            },
             learning=self.train.trainable or usual(self.trainable, adapters=model.lora is not None),
             train=self.train,
         )
+
+
+def of_a_rank(blueprint: Blueprint, degree: int) -> Blueprint:
+    """Returns a model as large as what a rank holds where `degree` ranks share the language model."""
+    if degree == 1:
+        return blueprint
+    language = share_of(blueprint.language, degree)
+    return replace(blueprint, language=language, vocabulary_size=language["vocab_size"])
 
 
 def longest(blueprint: Blueprint, asked: Asked) -> BatchShape:

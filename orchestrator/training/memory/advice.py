@@ -48,7 +48,7 @@ def advise(train: TrainConfig, anatomies: Mapping[bool, Anatomy], ranks: int, li
 
 
 def _settings(train: TrainConfig, anatomies: Mapping[bool, Anatomy], ranks: int) -> Iterator[TrainConfig]:
-    most, share = train.micro_batch_on(ranks), train.global_batch // ranks
+    most, share = train.micro_batch_on(ranks), train.global_batch // train.readers_on(ranks)
     stages = range(train.engine.zero_stage, 4) if train.engine.name == "deepspeed" else (train.engine.zero_stage,)
     places = dict.fromkeys((train.engine.offload, replace(train.engine.offload, optimizer="cpu")))
     for zero_stage, recomputes, offload in product(stages, anatomies, places):

@@ -145,8 +145,9 @@ class _Reckoner:
 
     def _costs(self, anatomy: Anatomy, setting: Setting) -> tuple[float, float]:
         """Returns for how long a save stops training, and how long it takes: masters and moments of what learns."""
-        size = FP32 * anatomy.elements(learning=True) + remembered(anatomy)
-        return size / setting.ranks / (COPY_GB_PER_S * GB), size / (self._hardware.storage_gb_per_s * GB)
+        size = FP32 * anatomy.elements(learning=True) + remembered(anatomy)  # of one tensor-parallel piece
+        whole = size * setting.pieces
+        return size / setting.ranks / (COPY_GB_PER_S * GB), whole / (self._hardware.storage_gb_per_s * GB)
 
     def _advise(self, stage: PlannedStage, key: str, anatomy: Anatomy, setting: Setting) -> Advice:
         if (key, setting) not in self._advice:
@@ -156,7 +157,7 @@ class _Reckoner:
                 other, request = _key(stage, recomputes=True)
                 known, _ = anatomies({other: request})
                 choices |= {True: known[other]} if other in known else {}
-            self._advice[key, setting] = advise(train, choices, setting.ranks, limit_gb * GB)
+            self._advice[key, setting] = advise(train, choices, setting.ranks * setting.pieces, limit_gb * GB)
         return self._advice[key, setting]
 
 

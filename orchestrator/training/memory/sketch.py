@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @record
 class Sketch:
-    """A model and its micro-batches as plain data: all that is needed to build both, without weights."""
+    """A model and its micro-batches as plain data: all that is needed to build both, without weights.
+
+    Where tensor-parallel ranks share a model, it is as large as what one of them holds (`parallel.plans.share_of`).
+    """
 
     opener: str  # "module:function" that makes a Sitting of `plain`; may import torch
     plain: Mapping[str, Any]  # JSON-ready

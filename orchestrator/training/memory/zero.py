@@ -28,7 +28,8 @@ class Setting:
     precision: Literal["bf16", "fp16", "fp32"]
     micro_batch: int
     accumulation: int
-    ranks: int
+    ranks: int  # that share weights, gradients and moments; of tensor-parallel ones, those with the same piece
+    pieces: int  # tensor-parallel ranks that share the language model
     persistence_threshold: int
     bucket_elements: int
     overlap: bool
@@ -67,22 +68,21 @@ class Footprint:
 def setting_of(train: TrainConfig, ranks: int, *, on_gpu: bool) -> Setting:
     """Reads a setting off a recipe's `train`; InputError where its batch does not divide over the ranks.
 
-    And for options of which nothing here knows what they save or cost.
+    And for options of which nothing here knows what they save or cost. With `sequence_parallel` activations are less
+    than is said here: features between the layers are counted whole.
     """
     engine = train.engine
-    unknown = {
-        "engine.tensor_parallel": engine.tensor_parallel > 1,
-        "engine.zeropp": engine.zeropp.quantized_weights or engine.zeropp.quantized_gradients,
-    }
-    for key in (key for key, asked in unknown.items() if asked):
-        raise InputError(f"train.{key}: what it saves or costs is not reckoned yet; allowed here: the default")
+    if engine.zeropp.quantized_weights or engine.zeropp.quantized_gradients:
+        told = "what quantizing saves or costs is not reckoned yet; allowed here: the default"
+        raise InputError(f"train.engine.zeropp: {told}")
     usual = GPU_PERSISTENCE if on_gpu else 0
     return Setting(
         zero_stage=0 if engine.name == "torch" else engine.zero_stage,
         precision=engine.precision,
         micro_batch=train.micro_batch_on(ranks),
         accumulation=train.accumulation_on(ranks),
-        ranks=ranks,
+        ranks=train.readers_on(ranks),
+        pieces=engine.tensor_parallel,
         persistence_threshold=usual if engine.persistence_threshold is None else engine.persistence_threshold,
         bucket_elements=engine.bucket_elements,
         overlap=on_gpu if engine.overlap_communication is None else engine.overlap_communication,

@@ -85,3 +85,14 @@ def why_not(architecture: str, settings: Mapping[str, Any], degree: int) -> str:
     most = gcd(*sizes.values())
     allowed = ", ".join(str(number) for number in range(1, most + 1) if most % number == 0)
     return f"{' and '.join(wrong)} cannot be shared evenly by {degree} ranks; allowed: {allowed}"
+
+
+def share_of(settings: Mapping[str, Any], degree: int) -> dict[str, Any]:
+    """Returns the settings of a language model as large as what one of `degree` ranks holds of this one.
+
+    Its features between the layers are whole, as they are on every rank.
+    """
+    heads = settings["num_attention_heads"]
+    whole = {"head_dim": settings["hidden_size"] // heads, "num_key_value_heads": heads, **settings}
+    cut = {name: whole[name] // degree for name in _LLAMA.divided}
+    return {**whole, **cut, "vocab_size": -(-whole["vocab_size"] // degree)}

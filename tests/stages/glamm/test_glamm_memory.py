@@ -27,7 +27,7 @@ from stages.glamm.config import (
     VisionConfig,
     draw_blueprint,
 )
-from stages.glamm.foresight import OPENER, BatchShape
+from stages.glamm.foresight import OPENER, BatchShape, of_a_rank
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
 from tests.allocations import allocated
@@ -153,14 +153,16 @@ def test_training_takes_the_memory_that_was_predicted(
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_under_zero_3_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_on_two_ranks_too(pieces: int, tmp_path: Path) -> None:
     blueprint = draw_blueprint(tuned(lora=True), vocabulary().size)
-    train = train_config(8, name="deepspeed", activation_checkpointing=True)
+    train = train_config(8, name="deepspeed", activation_checkpointing=True, tensor_parallel=pieces)
+    share = of_a_rank(blueprint, pieces)
 
     for _, _, most, shape in run_ranks(
         2, trained, blueprint, train, "segments", GcgTuning.trainable, directory=tmp_path
     ):
-        assert most == pytest.approx(predicted(blueprint, shape, train, GcgTuning.trainable, 2).total, rel=TOLERANCE)
+        assert most == pytest.approx(predicted(share, shape, train, GcgTuning.trainable, 2).total, rel=TOLERANCE)
 
 
 def planned(recipe: Path, *overrides: str) -> Plan:

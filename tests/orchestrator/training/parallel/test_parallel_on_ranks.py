@@ -15,10 +15,11 @@ from orchestrator.training import elastic
 from orchestrator.training.config import AverageConfig, OptimConfig, SaveConfig, TrainConfig
 from orchestrator.training.engine import make_engine
 from orchestrator.training.holdings import OPTIMIZER
+from orchestrator.training.parallel.plans import share_of
 from orchestrator.training.weights import load_weights
 from orchestrator.world import World
 from tests.ranks import run_ranks
-from tests.toylanguage import CutLogitsTask, LanguageTask
+from tests.toylanguage import SIZES, CutLogitsTask, LanguageTask
 from tests.toys import ToyTask, curve, toy_engine, toy_fit, toy_train
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(600)]  # many trainings in one fixture
@@ -94,7 +95,9 @@ def _two_ranks(world: World, directory: Path) -> dict[str, Any]:
         _fit(world, directory / kind, _train(engine, 2, optim=PLAIN), task=task, trainable=("*",))
     dropping = LanguageTask(adapted=("o_proj", "down_proj"), lora_dropout=0.5)
     _fit(world, directory / "dropout_rows", _train("torch", 2), task=dropping)
-    return {"refused": _refusals(world), "lost": _fit_on_rubble(world, directory / "rubble")}
+    cut = make_engine(LanguageTask(), _train("torch", 2), trainable=LEARNS, world=world, seed=1)
+    held = sorted(parameter.numel() for parameter in cut.model.parameters())
+    return {"refused": _refusals(world), "lost": _fit_on_rubble(world, directory / "rubble"), "held": held}
 
 
 def _refusals(world: World) -> list[str]:
@@ -227,6 +230,13 @@ def test_every_architecture_with_a_plan_learns_as_it_does_alone(runs: Runs, kind
     assert curve(runs[0] / kind) == pytest.approx(curve(tmp_path), abs=CLOSE)
     ours, theirs = _weights(runs[0] / kind), _weights(tmp_path)
     assert all(torch.allclose(ours[name], theirs[name], atol=CLOSE) for name in theirs)
+
+
+def test_a_rank_holds_what_the_planner_of_memory_takes_for_its_share(runs: Runs) -> None:
+    foreseen = LanguageTask(**share_of(SIZES, 2)).build_model()
+
+    sizes = sorted(parameter.numel() for parameter in foreseen.parameters())
+    assert [rank["held"] for rank in runs[2]] == [sizes] * 2
 
 
 def test_models_that_cannot_be_cut_are_refused_on_every_rank(runs: Runs) -> None:

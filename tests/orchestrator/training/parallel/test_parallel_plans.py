@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InputError
 from orchestrator.training.config import EngineConfig
-from orchestrator.training.parallel.plans import PLANS, why_not
+from orchestrator.training.parallel.plans import PLANS, share_of, why_not
 from tests.toys import toy_engine, toy_train
 
 LLAMA: dict[str, Any] = {"num_attention_heads": 12, "num_key_value_heads": 4, "intermediate_size": 32, "vocab_size": 17}
@@ -74,3 +74,12 @@ def test_a_degree_below_one_is_refused() -> None:
 def test_tokens_are_shared_only_where_matrices_are() -> None:
     with pytest.raises(ValueError, match="allowed with tensor_parallel 1: false"):
         EngineConfig(sequence_parallel=True)
+
+
+def test_the_share_of_a_rank_has_its_heads_and_words_and_all_features_between_the_layers() -> None:
+    share = share_of({**LLAMA, "hidden_size": 96, "num_hidden_layers": 5}, 2)
+
+    assert share == {
+        "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": 9, "head_dim": 8,
+        "hidden_size": 96, "num_hidden_layers": 5,
+    }  # fmt: skip
