@@ -13,7 +13,9 @@ _SPREADS = tuple(
     (re.compile(name), std)
     for name, std in (
         (r".*\.rel_pos_[hw]", 0.0),
-        (r".*(?:pos_embed|class_embedding)", 0.02),
+        (r".*class_embedding", 0.02),
+        # as large as what patches give: SAM's decoder sees places in its keys only, so values must know where they are
+        (r".*(?:pos_embed|position_embedding\.weight)", 0.5),
         (r".*lora_B.*", 0.0),  # an adapter begins by changing nothing
         (r"extractor\.tokens_KW", 1.0),
         (r"extractor\.ways_KWT", -1.0),  # one map for each token: its inputs are the second of three sizes

@@ -129,6 +129,7 @@ def test_an_export_says_what_its_checkpoint_says_without_deepspeed_or_mlflow(
     code = """
 import json, sys
 from pathlib import Path
+from stages.predict import predict
 said = predict(Path(sys.argv[1]), Path(sys.argv[2]), output=Path(sys.argv[3]))
 print(json.dumps({"said": said, "heavy": sorted({"deepspeed", "mlflow"} & set(sys.modules))}))
 """
@@ -139,8 +140,8 @@ print(json.dumps({"said": said, "heavy": sorted({"deepspeed", "mlflow"} & set(sy
     (located,) = model.locate_words(PICTURES[:1], max_new_tokens=256)
     assert told["heavy"] == []
     assert told["said"]["words"][0]["caption"] == located.caption
-    drawn = Image.open(tmp_path / "drawn.png")
-    assert drawn.width > PICTURES[0].width  # the picture with its marks
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.width > PICTURES[0].width  # the picture with its marks
 
 
 def test_an_untrained_model_is_a_function_of_the_seed(checkpoint: Checkpoint) -> None:
