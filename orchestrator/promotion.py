@@ -9,7 +9,7 @@ from orchestrator.errors import Fault
 from orchestrator.registration import Registration
 from orchestrator.stage import Stage
 from orchestrator.typed import listed, suggestion
-from orchestrator.wiring import slots
+from orchestrator.wiring import load_target, slots
 
 if TYPE_CHECKING:
     from orchestrator.drafts import Typed
@@ -33,7 +33,7 @@ def check_registration(
     if registration is None:
         return []
     faults = list(_check_export(registration, makers))
-    exports = registration.stage or _only(_writers(makers, Export))
+    exports = _exporting(registration, makers)
     exporting = entries[exports] if not faults and makers.get(exports) is not None else None
     for name in registration.when:
         key = f"{KEY}.when.{name}"
@@ -53,10 +53,10 @@ def check_registration(
 def resolved(plan: "Plan") -> Registration | None:
     """Returns what a plan says of the registry, with the stage that exports; None where it says nothing."""
     registration = plan.recipe.tracking.registration
-    if registration is None or registration.stage is not None:
+    if registration is None:
         return registration
-    exporting = [stage.name for stage in plan.stages for output in stage.outputs.values() if output.kind == Export.kind]
-    return replace(registration, stage=_only(exporting))
+    makers = {stage.name: load_target(stage.target) for stage in plan.stages}
+    return replace(registration, stage=_exporting(registration, makers))
 
 
 def _check_export(registration: Registration, makers: Mapping[str, type[Stage] | None]) -> Iterator[Fault]:
@@ -122,5 +122,7 @@ def _writers(makers: Mapping[str, type[Stage] | None], kind: type[Artifact]) -> 
     ]
 
 
-def _only(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else ""
+def _exporting(registration: Registration, makers: Mapping[str, type[Stage] | None]) -> str:
+    """Returns the stage that exports: the one that is named, or the only one; empty where neither is."""
+    names = _writers(makers, Export)
+    return registration.stage or (names[0] if len(names) == 1 else "")

@@ -15,7 +15,7 @@ from orchestrator.errors import Fault, RecipeError
 from orchestrator.heartbeat import Limits
 from orchestrator.notify import Notify
 from orchestrator.records import record
-from orchestrator.redaction import Screen
+from orchestrator.redaction import Screen, login_in_address
 from orchestrator.registration import Tracking
 from orchestrator.resources import Resources
 from orchestrator.retry import RetryPolicy
@@ -23,7 +23,6 @@ from orchestrator.typed import allowed, dotted, plain, suggestion, typed
 
 MOST_NODES = 1_000_000  # of a file after its YAML aliases are written out: a thousand stages, but no bomb
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@|[?&](?:password|passwd|token|secret)=[^&\s]", re.IGNORECASE)
 ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z0-9_]+)")
 REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_.-]+)\s*\}")
 OVERRIDE = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
@@ -256,7 +255,7 @@ def _secrets(value: Any, key: str, *, kept: str | None, screen: Screen) -> list[
         return [fault for faults in found for fault in faults]
     if not isinstance(value, str) or key.partition(".")[0] == "vars":
         return []
-    if key == "tracking.uri" and kept is not None and not CREDENTIALS.search(kept):
+    if key == "tracking.uri" and kept is not None and not login_in_address(kept):
         return []
     why = screen.why_secret(value, key)
     advice = (

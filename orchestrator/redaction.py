@@ -1,5 +1,6 @@
 """Takes secrets out of what others will read: journals, logs, states, MLflow, reports, messages."""
 
+import functools
 import io
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 HIDDEN = "(hidden)"
 SHORTEST = 8  # a secret of the environment that is shorter would be found in harmless words too
 SURE = 16  # one of this length stands nowhere by chance
+MOST_NAMES = 4096  # remembered: the names of a journal come again line after line
 
 # what a key ends in whose value nobody else may read; `max_new_tokens` and `pad_token` are none
 SECRET_NAME = re.compile(
@@ -20,12 +22,17 @@ SECRET_NAME = re.compile(
 _SECRET_VARIABLE = re.compile(
     r"TOKEN$|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|PRIVATE)_?KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE
 )
+# who logs in, in an address: a user, and after a colon the password, up to the last @: passwords hold some, too
+USERINFO = re.compile(r"://([^/?#\s:@]*)(?::([^/?#\s]*))?@")
+# of signed addresses of S3, GCS and Azure, and of others that log in so: what stands before the value
+_SIGNED = re.compile(
+    r"[?&](?:[\w.-]{0,60}(?:sig|token|credential|secret|passw|key)[\w.-]{0,60}|se|skoid)=", re.IGNORECASE
+)
 # each shape; what its group holds stays, the rest is hidden. Repeats are bounded: text from data must not take for ever
 _SHAPES = re.compile(
     rf"""
       (?P<user>://)[^/?#\s"'<>]*@                                            # https://ada:password@host
-    | (?P<query>[?&](?:[\w.-]{{0,60}}(?:sig|token|credential|secret|passw|key)[\w.-]{{0,60}}|se|skoid)=)
-      [^&\s"'<>]+                                                            # signed addresses of S3, GCS and Azure
+    | (?P<query>{_SIGNED.pattern})[^&\s"'<>]+
     | (?P<named>{SECRET_NAME.pattern.removesuffix("$")}["']?\s{{0,3}}[:=]\s{{0,3}})
       (?:"[^"\n]*"|'[^'\n]*'|[^\s,;&}}\]]+)                                 # AWS_SECRET_ACCESS_KEY=..., "password": ...
     | (?P<header>\bauthorization["']?\s{{0,3}}[:=]\s{{0,3}}["']?(?:basic|bearer|token)?\s{{0,3}})[^\s"']+
@@ -39,8 +46,6 @@ _SHAPES = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_USER = re.compile(r"://[^/@:\s]*@")
-_PASSWORD = re.compile(r"://[^/?#\s:@]*:([^/?#\s]+)@")
 _MAYBE = re.compile(r"://|[=:?&]|_\w{8}|-[\w-]{8}|bearer|A[KS]IA|eyJ|dapi", re.IGNORECASE)
 
 
@@ -49,10 +54,9 @@ class Screen:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         """Looks up the secrets of the environment once."""
+        self._environment = environment
         self._secrets = secrets_of(environment)
-        self._variables = {
-            secret: name for secret in self._secrets for name, value in environment.items() if secret in value
-        }
+        self._name = functools.lru_cache(MOST_NAMES)(self._screened_name)
 
     def text(self, text: str) -> str:
         """Returns a text without secrets."""
@@ -60,13 +64,15 @@ class Screen:
 
     def plain(self, value: Any, name: str = "") -> Any:
         """Returns plain data (mappings, lists, texts, numbers) without secrets; `name` is what the value is called."""
+        if value is None or isinstance(value, float):  # first: most of a journal are numbers, and these hold no secret
+            return value
         if isinstance(value, Mapping):
-            return {self.text(str(inner)): self.plain(value[inner], str(inner)) for inner in value}
+            return {self._name(str(inner))[0]: self.plain(item, str(inner)) for inner, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.plain(item, name) for item in value]
-        if value is None or isinstance(value, bool | float):
+        if isinstance(value, bool):
             return value
-        if name and SECRET_NAME.search(name):
+        if name and self._name(name)[1]:
             return HIDDEN
         return self.text(value) if isinstance(value, str) else value
 
@@ -77,17 +83,23 @@ class Screen:
         """
         if SECRET_NAME.search(name) and text:
             return "is named like a secret"
-        if (bare := _USER.sub("://", text)) != redacted(bare):
+        bare = USERINFO.sub(lambda found: "://" if found[2] is None else found[0], text)
+        if bare != redacted(bare):
             return "holds a password, a token or a signed address"
         for secret in self._secrets:
             if secret == text or (len(secret) >= SURE and secret in text):
-                return f"holds the secret of the environment variable {self._variables[secret]}"
+                variable = next((name for name, value in self._environment.items() if secret in value), "that is gone")
+                return f"holds the secret of the environment variable {variable}"
         return ""
+
+    def _screened_name(self, name: str) -> tuple[str, bool]:
+        """Returns a name without secrets, and whether it is the name of one."""
+        return self.text(name), SECRET_NAME.search(name) is not None
 
 
 def hide(text: str) -> str:
     """Hides every secret in a text, also those of this process's environment."""
-    return Screen().text(text)
+    return Screen().text(text) if text else text
 
 
 def screen_output() -> None:
@@ -126,6 +138,11 @@ def redacted(text: str) -> str:
     return _SHAPES.sub(_kept, text) if _MAYBE.search(text) else text
 
 
+def login_in_address(text: str) -> bool:
+    """Tells whether an address in a text holds a password, a token or a signature; a user alone is none."""
+    return any(found[2] for found in USERINFO.finditer(text)) or _SIGNED.search(text) is not None
+
+
 def without(text: str, secrets: tuple[str, ...]) -> str:
     """Hides these very secrets wherever they stand."""
     for secret in secrets:
@@ -139,7 +156,7 @@ def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
     Those are the values of variables that are named like a secret, and the passwords in addresses.
     """
     named = (value for name, value in environment.items() if _SECRET_VARIABLE.search(name))
-    in_addresses = (found[1] for value in environment.values() if (found := _PASSWORD.search(value)))
+    in_addresses = (found[2] or "" for value in environment.values() for found in USERINFO.finditer(value))
     # a value that begins with a slash says where the secret lies
     known = {value for value in (*named, *in_addresses) if len(value) >= SHORTEST and not value.startswith("/")}
     return tuple(sorted(known, key=len, reverse=True))

@@ -15,6 +15,7 @@ from orchestrator.errors import Fault, InputError, RecipeError
 from orchestrator.hardware import Hardware
 from orchestrator.notify import Notify
 from orchestrator.records import record
+from orchestrator.redaction import login_in_address
 
 FOLDER = Path(__file__).parent / "clusters"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -226,11 +227,9 @@ def _secrets(cluster: Cluster) -> Iterator[tuple[str, str]]:
     written += [(f"extra.{flag}", f"{flag}={value}") for flag, value in cluster.extra.items()]
     written += [(key, text) for key in ("setup", "srun") for text in getattr(cluster, key)]
     written += [("comment", cluster.comment or "")]
-    if any("://" in text for _, text in written):
-        from orchestrator.recipe import CREDENTIALS
     for key, text in written:
         for name, value in ASSIGNED.findall(text):
             if SECRET_NAME.search(name) and not value.startswith(ELSEWHERE):
                 yield key, name
-        if "://" in text and CREDENTIALS.search(text):
+        if "://" in text and login_in_address(text):
             yield key, "a password in an address"

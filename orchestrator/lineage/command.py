@@ -1,7 +1,6 @@
 """`orch lineage`: what an artifact is made of, and what was made from it."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,19 +43,19 @@ def lineage(
     from orchestrator.lineage.lines import lineage_lines
     from orchestrator.lineage.picture import lineage_picture
     from orchestrator.lineage.wanted import find_lineage
-    from orchestrator.redaction import Screen, secrets_of, without
-    from orchestrator.report.text import safe
+    from orchestrator.redaction import Screen
+    from orchestrator.report.text import screened
 
-    secrets = secrets_of(os.environ)  # whatever they look like: others go by their shape
+    screen = Screen()
     found = find_lineage(of, runs or [], _ways(up=up, down=down, both=both))
     if svg is not None:
-        _write(svg, without(lineage_picture(found), (*secrets, *map(safe, secrets))))
+        _write(svg, screened(lineage_picture(found)))
     if as_json:
-        typer.echo(json.dumps(Screen().plain(found.document()), indent=1))
+        typer.echo(json.dumps(screen.plain(found.document()), indent=1))
         return
     console, text = make_console(), Text()  # all at once: line by line a thousand stages would take seconds
     for line in lineage_lines(found, console.width):
-        text.append(line.branches).append(f"{without(line.words, secrets)}\n", style=line.style)
+        text.append(line.branches).append(f"{screen.text(line.words)}\n", style=line.style)
     console.print(text, end="", soft_wrap=True)
     if svg is not None:
         console.print(f"drawn: {svg}", markup=False, soft_wrap=True)

@@ -2,17 +2,15 @@
 
 import base64
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.artifacts import write_text
 from orchestrator.errors import SurroundingsError
-from orchestrator.redaction import secrets_of, without
 from orchestrator.report import chain, compare, curves, provenance, samples, scores, sections, timeline, useful
 from orchestrator.report.gather import RunView, gather
-from orchestrator.report.text import moment, safe
+from orchestrator.report.text import moment, safe, screened
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
@@ -37,9 +35,7 @@ def make_report(run_dir: Path, output: Path | None = None, against: Path | None 
 
 
 def _page(run: RunView, other: RunView | None) -> str:
-    secrets = secrets_of(os.environ)
-    body = without(_body(run, other), (*secrets, *(safe(secret) for secret in secrets)))
-    name = without(safe(run.directory.resolve().name), secrets)
+    body, name = screened(_body(run, other)), screened(safe(run.directory.resolve().name))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,10 +1,11 @@
 """How the report writes what it was given: safe, without secrets, in units people read."""
 
 import datetime as dt
+import os
 import re
 from html import escape
 
-from orchestrator.redaction import redacted
+from orchestrator.redaction import redacted, secrets_of, without
 
 # control characters have no place in a page; U+202A.. and U+2066.. turn the words around them
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -27,6 +28,12 @@ def brief(value: object, longest: int) -> str:
     """Writes the same, cut to a number of characters, the last one an ellipsis."""
     text = plain(value)  # first: half a secret looks like none
     return escape(text if len(text) <= longest else text[: longest - 1] + "…")
+
+
+def screened(page: str) -> str:
+    """Hides the secrets of the environment in a page, also as `safe` writes them; others it has hidden."""
+    secrets = secrets_of(os.environ)
+    return without(page, (*secrets, *map(safe, secrets)))
 
 
 def shown(value: float) -> str:

@@ -4,10 +4,9 @@ import os
 import re
 from pathlib import Path
 
-from orchestrator.redaction import redacted
+from orchestrator.redaction import USERINFO, redacted
 
 SQLITE = "sqlite:///"
-USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")  # up to the last @: passwords hold some, too
 
 
 def absolute_uri(uri: str, base: Path) -> str:
@@ -20,7 +19,7 @@ def absolute_uri(uri: str, base: Path) -> str:
 
 def without_password(text: str) -> str:
     """Removes user and password from every URL of a text, and hides what else of it is secret (`?password=...`)."""
-    return redacted(USERINFO.sub("", text))
+    return redacted(USERINFO.sub("://", text))
 
 
 def with_password(uri: str) -> str:

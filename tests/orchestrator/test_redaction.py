@@ -66,12 +66,19 @@ def test_what_the_environment_calls_secret_is_hidden_wherever_it_stands() -> Non
 
 def test_plain_data_is_without_secrets_and_otherwise_as_it_was() -> None:
     screen = Screen({"WANDB_API_KEY": "abcdefgh1234"})
-    plain = {"values": {"loss": 0.5, "step": 3, "said abcdefgh1234": None}, "hf_token": "short", "urls": ["s3://u:p@b"]}
+    plain = {
+        "values": {"loss": 0.5, "step": 3, "said abcdefgh1234": None},
+        "hf_token": "short",
+        "pin": 1,
+        "api_key": 1234,
+        "urls": ["s3://u:p@b"],
+    }
 
     shown = screen.plain(plain)
 
     assert shown == {
-        "values": {"loss": 0.5, "step": 3, "said (hidden)": None}, "hf_token": "(hidden)", "urls": ["s3://b"],
+        "values": {"loss": 0.5, "step": 3, "said (hidden)": None}, "hf_token": "(hidden)", "pin": 1,
+        "api_key": "(hidden)", "urls": ["s3://b"],
     }  # fmt: skip
 
 
