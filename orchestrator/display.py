@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.forecast import Forecast, start_in_words
 from orchestrator.logs import log_to_blame
 from orchestrator.plan import Plan, PlannedStage
+from orchestrator.registration import Promotion
 from orchestrator.state import read_plain_stage
 from orchestrator.training.memory.telling import COSTS, costs_in_words
 
@@ -209,6 +210,8 @@ def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
     if status["state"] == "done":
         yield f"all {len(states)} stages are done" + (f", {reused} of them reused" if reused else "")
         yield from _next_steps(status)
+    if status["registered"]:
+        yield f"registry: {Promotion(**status['registered'])}"
     for stage in status["stages"]:
         if stage["state"] in {"failed", "cancelled"} and stage["attempts"]:
             yield from _failure_lines(Path(status["run"]), stage)
@@ -230,6 +233,10 @@ def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
                 yield f"try it:   orch predict {shlex.quote(str(path))} IMAGE --output answer.png"
     if status["tracking_uri"]:
         yield f"curves:   mlflow ui --backend-store-uri {shlex.quote(status['tracking_uri'])}"
+    if "tensorboard" in status["tracking_also"]:
+        yield f"curves:   tensorboard --logdir {shlex.quote(str(run))}"
+    if offline := sorted(run.glob("*/wandb/offline-run-*")):
+        yield f"curves:   wandb sync {shlex.quote(str(run))}/*/wandb/offline-run-*  ({len(offline)} of them)"
 
 
 def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:

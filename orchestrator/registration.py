@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
+from typing import Any, Literal
 
 from orchestrator.records import hidden, record
 
@@ -12,6 +13,8 @@ NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .-]*[A-Za-z0-9_])?")  # what MLfl
 ALIAS = re.compile(r"[A-Za-z0-9_-]+")
 RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow keeps these for itself
 CONDITION = re.compile(r"\s*(\S*?)\s*([-+]?[\d.]\S*)\s*")
+REGISTERED, WHY = "orch.registered", "orch.registered.why"  # tags of runs: NAME/VERSION or NOT; what was checked
+NOT = "no"
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
 }  # fmt: skip
@@ -74,12 +77,15 @@ class Tracking:
     uri: str | None = "sqlite:///mlflow.db"  # null = journal only
     experiment: str | None = None  # null = the recipe's name
     register: Registration | str | None = None  # a model of the registry that the export becomes a version of
+    also: tuple[Literal["tensorboard", "wandb"], ...] = ()  # who hears of it beside MLflow; extras of those names
     written_uri: str | None = hidden()  # uri before the environment was filled in: what recipe.yaml keeps
 
     def __post_init__(self) -> None:
         """Refuses to register with nobody, or under a name that cannot be."""
         if self.register is not None and self.uri is None:
             raise ValueError("register needs MLflow, and uri is null; set register to null, too")
+        if len(set(self.also)) < len(self.also):
+            raise ValueError(f"also must name each once, and is {', '.join(self.also)}")
         if isinstance(self.register, str):
             try:
                 Registration(name=self.register)
@@ -90,6 +96,26 @@ class Tracking:
     def registration(self) -> Registration | None:
         """Returns what to register; a name alone is the short form."""
         return Registration(name=self.register) if isinstance(self.register, str) else self.register
+
+
+@record
+class Promotion:
+    """What became of an export that was to be registered."""
+
+    version: str | None  # NAME/VERSION; None = it became none
+    why: str  # the scores that were checked, or what was missed
+
+    def __str__(self) -> str:
+        """Says it in words."""
+        return f"registered as {self.version} ({self.why})" if self.version else f"not registered: {self.why}"
+
+
+def promotion_of(told: Mapping[str, Any]) -> Promotion | None:
+    """Reads it from what a run was told (its `tracking.json`); None where nothing is decided."""
+    tags = told.get("tags", {})
+    if REGISTERED not in tags:
+        return None
+    return Promotion(version=None if tags[REGISTERED] == NOT else tags[REGISTERED], why=tags.get(WHY, ""))
 
 
 def _condition(key: str, text: str) -> Condition:

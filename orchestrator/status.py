@@ -13,6 +13,7 @@ from orchestrator.lock import user_name
 from orchestrator.planned import planned_stage
 from orchestrator.progress import PROGRESS, read_progress
 from orchestrator.records import record
+from orchestrator.registration import promotion_of
 from orchestrator.state import (
     LAUNCH,
     STATE,
@@ -111,6 +112,7 @@ def run_status(directory: Path, launch: Launch | None, stages: list[dict[str, An
     """Puts the status of a run together from that of its stages."""
     tracking = read_tracking(directory)
     over = launch is not None and launch.ended is not None
+    promotion = promotion_of(tracking)
     return {
         "run": str(directory),
         "recipe": directory.name if launch is None else launch.recipe,
@@ -121,7 +123,9 @@ def run_status(directory: Path, launch: Launch | None, stages: list[dict[str, An
         "started": None if launch is None else launch.started,
         "ended": None if launch is None else launch.ended,
         "tracking_uri": None if launch is None else launch.tracking.get("uri"),
+        "tracking_also": [] if launch is None else list(launch.tracking.get("also") or ()),
         "mlflow_run_id": tracking.get("mlflow_run_id"),
+        "registered": None if promotion is None else asdict(promotion),
         "report": str(directory / "report.html") if (directory / "report.html").is_file() else None,
         "notes": [*(() if launch is None else launch.notes), *_stage_notes(stages)],
         "as_of": _last_written(directory, stages) if over or answer.time is None else answer.time,

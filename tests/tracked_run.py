@@ -12,6 +12,7 @@ from orchestrator.artifacts import Artifact, Checkpoint, Export, Report, Shards,
 from orchestrator.causes import Cause
 from orchestrator.journal import Journal
 from orchestrator.state import STAGE, Ending, Launch, State, close_attempt, open_attempt, read_launch, write_launch
+from orchestrator.vigil import ALERTS
 
 KINDS: dict[str, type[Artifact]] = {"shards": Shards, "checkpoint": Checkpoint, "report": Report, "export": Export}
 STAGES: dict[str, dict[str, Any]] = {
@@ -50,14 +51,15 @@ class TrackedRun:
     """Writes what a run of four stages writes, one event at a time."""
 
     def __init__(
-        self, directory: Path, uri: str, names: Iterable[str] = CHAIN, register: dict[str, Any] | None = None
-    ) -> None:
+        self, directory: Path, uri: str | None, names: Iterable[str] = CHAIN, register: dict[str, Any] | None = None,
+        also: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         """Makes a launched run whose stages have not begun."""
         self.directory = directory
         self._names = tuple(names)
         self.facts = FACTS
         self.content = ""  # of what is written, beside the name of the stage: another one, another digest
-        self.register = register
+        self.register, self.also = register, also
         (directory / "logs").mkdir(parents=True)
         (directory / "code").mkdir()
         write_json(directory / "code" / "COMMIT", {"commit": "c0ffee", "dirty": True})
@@ -67,7 +69,7 @@ class TrackedRun:
             write_json(directory / name / STAGE, self.document(name))
         self.launch(uri)
 
-    def launch(self, uri: str) -> None:
+    def launch(self, uri: str | None) -> None:
         """Begins a launch, as the launcher does."""
         record = Launch(
             recipe="tracked",
@@ -76,7 +78,7 @@ class TrackedRun:
             user="ada",
             started=1_700_000_000.0,
             stages=tuple({"name": name, "action": "run", "reason": "no earlier work"} for name in self._names),
-            tracking={"uri": uri, "experiment": None, "register": self.register},
+            tracking={"uri": uri, "experiment": None, "register": self.register, "also": self.also},
             pid=None,
         )
         write_launch(self.directory, record)
@@ -123,6 +125,12 @@ class TrackedRun:
         for step in range(first, last + 1):
             journal.metrics(step, {"loss": 1.0 / step, "lr": 0.001})
         journal.close()
+
+    def alert(self, name: str, rule: str, words: str, state: str = "begun") -> None:
+        """Notes that a rule was broken, or is kept again, as whoever watches over a stage does."""
+        told = {"time": 1_700_000_100.0, "state": state, "attempt": 1, "rule": rule, "text": words}
+        with (self.directory / name / ALERTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
 
     def finish(self, name: str) -> None:
         """Commits the outputs of a stage and closes its attempt."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.registration import Promotion
 from orchestrator.report.chain import OUTSIDE, SYMBOLS, Node, chain_graph
 from orchestrator.report.gather import RunView, StageView
 from orchestrator.report.text import duration, moment, percent, safe
@@ -31,6 +32,8 @@ def summary(run: RunView) -> str:
     if run.spent is not None and run.spent.useful is not None:
         where += f", goodput {percent(run.spent.useful)}"
     parts.append(f'<p class="soft small">{safe(where)}.</p>')
+    if status["registered"]:
+        parts.append(f"<p>In MLflow's registry: {safe(Promotion(**status['registered']))}.</p>")
     parts += [f'<p class="missed">{safe(note)}</p>' for note in status.get("notes", [])]
     return "".join(parts)
 

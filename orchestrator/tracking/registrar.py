@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingRefused
+from orchestrator.registration import NOT, REGISTERED, WHY
 from orchestrator.tracking.decision import Decision
 from orchestrator.tracking.ledger import Ledger
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking.store import Store
 
 log = logging.getLogger(__name__)
-
-REGISTERED, WHY = "orch.registered", "orch.registered.why"
-NOT = "no"
 
 
 class Registrar:

@@ -11,6 +11,7 @@ from orchestrator.records import record
 from orchestrator.redaction import Screen, hide
 from orchestrator.state import STAGE, Attempt, Launch, StageState, read_plain_stage, read_state
 from orchestrator.tracking.journals import accepted_name
+from orchestrator.vigil import ALERTS, read_alerts
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 
@@ -64,6 +65,7 @@ def recipe_story(run: Path, launch: Launch) -> Story:
         "orch.name": run.name,
         "orch.stages": ", ".join(str(entry["name"]) for entry in launch.stages),
         "orch.notes": _cut(hide("\n".join(launch.notes)), TAG_LENGTH),
+        **_all_alerts(run, launch),
     }
     status = _recipe_status(run, launch)
     names = [str(entry["name"]) for entry in launch.stages] if launch.ended is not None else []
@@ -117,13 +119,17 @@ def stage_story(run: Path, launch: Launch, directory: Path, *, archived: bool) -
         started_ms=_ms(state.attempts[0].started),
         ended_ms=_ms(last.ended) if last.ended is not None and status not in {"RUNNING", "SCHEDULED"} else None,
         params={**params_of(plain["config"]), "seed": str(plain["seed"])},
-        tags={**_common_tags(run, launch), **_stage_tags(plain, state, inputs, outputs)},
+        tags={
+            **_common_tags(run, launch),
+            **_stage_tags(plain, state, inputs, outputs),
+            **_alert_tags(directory),
+        },
         inputs=inputs,
         outputs=outputs if state.state == "done" else (),
         fingerprint=str(plain["fingerprint"]),
         steps=plain.get("steps"),
         stage=str(plain["stage"]),
-        files=(),
+        files=(ALERTS,),
         settled=archived or last.started < launch.started,
         run=None if archived else run,
         attempts=len(state.attempts),
@@ -228,6 +234,25 @@ def _stage_tags(
             if digest:
                 tags[accepted_name(f"orch.{direction}.{link.name}.digest")] = digest
     return tags
+
+
+def _alert_tags(directory: Path) -> dict[str, str]:
+    """Says which rules of the recipe were broken, and of each how often and what was told last."""
+    begun = [told for told in read_alerts(directory) if told.get("state") == "begun"]
+    last = {str(told["rule"]): told for told in begun}
+    tags = {"orch.alerts": ", ".join(sorted(last))} if last else {}
+    for rule, told in last.items():
+        times = sum(str(one["rule"]) == rule for one in begun)
+        often = f"{times} times, the last: " if times > 1 else ""
+        tags[f"orch.alert.{rule}"] = _cut(f"{often}attempt {told['attempt']}: {told['text']}", TAG_LENGTH)
+    return tags
+
+
+def _all_alerts(run: Path, launch: Launch) -> dict[str, str]:
+    """Says which rules were broken in which stages, on the recipe's run."""
+    names = [str(entry["name"]) for entry in launch.stages]
+    broken = [f"{name}: {rules}" for name in names if (rules := _alert_tags(run / name).get("orch.alerts"))]
+    return {"orch.alerts": _cut("; ".join(broken), TAG_LENGTH)} if broken else {}
 
 
 def _in_a_line(attempt: Attempt) -> str:

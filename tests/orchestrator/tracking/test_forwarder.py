@@ -116,6 +116,29 @@ def test_pictures_and_the_report_lie_beside_the_database(uri: str, whole: Path) 
     assert Path(parent.info.artifact_uri).is_relative_to(beside)
 
 
+def test_broken_rules_are_tags_and_their_list_an_artifact(uri: str, tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "tracked", uri, ["grounded", "align"])
+    run.alert("align", "throughput_drop", "50 samples/s")
+    run.alert("align", "throughput_drop", "", state="over")
+    run.alert("align", "throughput_drop", "40 samples/s")
+    run.alert("align", "loss_nan", "the loss of step 3 is nan")
+    run.whole()
+
+    forward(run.directory, follow=False)
+
+    stage, recipe = told(uri, run.directory / "align"), told(uri, run.directory)
+    expected = {
+        "orch.alerts": "loss_nan, throughput_drop",
+        "orch.alert.loss_nan": "attempt 1: the loss of step 3 is nan",
+        "orch.alert.throughput_drop": "2 times, the last: attempt 1: 40 samples/s",
+    }
+    files = MlflowClient(tracking_uri=uri).list_artifacts(stage.info.run_id)
+    assert {name: value for name, value in stage.data.tags.items() if "orch.alert" in name} == expected
+    assert recipe.data.tags["orch.alerts"] == "align: loss_nan, throughput_drop"
+    assert "alerts.jsonl" in {file.path for file in files}
+    assert "orch.alerts" not in told(uri, run.directory / "grounded").data.tags
+
+
 def test_telling_again_tells_nothing(uri: str, whole: Path) -> None:
     before = (whole / "gcg" / TRACKING).read_bytes()
     lines = curve(uri, whole / "gcg")

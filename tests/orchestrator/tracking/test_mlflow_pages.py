@@ -32,6 +32,7 @@ def run(server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     run = TrackedRun(tmp_path_factory.mktemp("runs") / "quickstart", server.uri, tuple(STAGES), REGISTER)
     run.begin("align")
     run.steps("align", 1, 20)
+    run.alert("align", "throughput_drop", "50 samples/s")
     run.fail("align", "node_failure", "node n2 did not answer")
     journal = Journal(run.directory / "score")
     journal.metrics(40, {"eval/gcg/miou": 0.62})
@@ -145,7 +146,7 @@ def test_a_picture_opens(server: TrackingServer, run: Path, page: Page) -> None:
 FOUND: dict[str, list[set[str]]] = {
     "runs": [
         {"quickstart"}, {"score"}, {"align"}, {"align"}, {"quickstart"}, {"gcg"}, {"align", "gcg"}, {"score"},
-        {"quickstart"}, {"align", "gcg"}, {"export"},
+        {"quickstart"}, {"align", "gcg"}, {"export"}, {"quickstart"},
     ],
     "models": [{"tracked-export-model"}, {"tracked-align-model"}],
     "versions": [{"glamm/1"}, {"glamm/1"}],

@@ -8,8 +8,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from orchestrator.display import ending_lines
 from orchestrator.registration import Registration
+from orchestrator.report import make_report
 from orchestrator.run import Run
+from orchestrator.status import read_status
 from orchestrator.tracking.forwarder import forward
 from orchestrator.tracking.ledger import TRACKING, read_ledger
 from orchestrator.typed import plain
@@ -57,6 +60,7 @@ def test_an_export_that_passes_is_a_version_with_its_origin_its_scores_and_the_a
     run = finished(tmp_path / "passes", uri, wish("passes"))
 
     (version,) = versions(uri, "passes")
+    assert "registry: registered as passes/1 (score.gcg.miou is 0.62 (>= 0.5))" in ending_lines(read_status(run))
     registered = MlflowClient(tracking_uri=uri).get_registered_model("passes")
     ledger = read_ledger(run / "export")
     expected = {
@@ -114,7 +118,7 @@ def test_the_alias_goes_on_to_what_is_newer_and_never_back(uri: str, tmp_path: P
 
 def test_an_export_that_misses_a_threshold_is_none_until_less_is_asked_of_it(uri: str, tmp_path: Path) -> None:
     run = finished(tmp_path / "misses", uri, wish("misses", ">= 0.7"))
-    before, told = versions(uri, "misses"), tags(uri, run / "export")
+    before, told, shown = versions(uri, "misses"), tags(uri, run / "export"), read_status(run)
     launch = json.loads((run / "launch.json").read_text(encoding="utf-8"))
     launch["tracking"]["register"] = wish("misses", ">= 0.6")
     (run / "launch.json").write_text(json.dumps(launch), encoding="utf-8")
@@ -122,9 +126,11 @@ def test_an_export_that_misses_a_threshold_is_none_until_less_is_asked_of_it(uri
     said = forward(run, follow=False).message
 
     assert before == []
+    assert shown["registered"] == {"version": None, "why": "score.gcg.miou is 0.62, wanted >= 0.7"}
     assert told["orch.registered"] == "no"
     assert told["orch.registered.why"] == "score.gcg.miou is 0.62, wanted >= 0.7"
     assert said.endswith("registered as misses/1")
+    assert "registered as misses/1 (score.gcg.miou is 0.62 (&gt;= 0.6))" in make_report(run).read_text(encoding="utf-8")
     assert len(versions(uri, "misses")) == 1
 
 
