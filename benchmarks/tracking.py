@@ -4,9 +4,10 @@ python -m benchmarks.tracking                 # a table, about six minutes
 python -m benchmarks.tracking --json --quick  # about three
 
 Steps of 50 ms log ten numbers each to a real `mlflow server` on SQLite. The sides take turns, each in a process of its
-own. The server is healthy first; then something else has its address that accepts and never answers; then nobody has it
-and connections are refused. Each time the jobs end, with a grace of 5 s before a kill. At last the server comes back,
-and what each side was asked to log is counted there.
+own. First a step is work, on two ranks, with tracking on and off by turns. Then steps sleep. The server is healthy
+first; then something else has its address that accepts and never answers; then nobody has it and connections are
+refused. Each time the jobs end, with a grace of 5 s before a kill. At last the server comes back, and what each side
+was asked to log is counted there.
 """
 
 import importlib.metadata
@@ -35,7 +36,7 @@ from slurm.drill.server import TrackingServer
 
 REPOSITORY = Path(__file__).parents[1]
 SIDES = {"ours": "orch", "plain": "mlflow.log_metrics", "async": "mlflow.log_metrics(synchronous=False)"}
-STAGE, SHARE_BAR, GRACE_S = "train", 0.01, 5.0
+STAGE, WORKING, SHARE_BAR, GRACE_S = "train", "work", 0.01, 5.0
 DELIVERY_S = 120.0
 DEAD = ("silent server", "dead server")
 
@@ -45,9 +46,11 @@ class _Size(NamedTuple):
     steps: int  # a round and side
     dead_rounds: int
     limit_s: float  # how long a call may block before its process is killed
+    pairs: int  # of blocks with tracking on and off
+    block: int  # steps of each
 
 
-_FULL, _QUICK = _Size(9, 40, 3, 20.0), _Size(3, 20, 1, 5.0)
+_FULL, _QUICK = _Size(9, 40, 3, 20.0, 11, 80), _Size(3, 20, 1, 5.0, 5, 40)
 Times = dict[str, list[dict[str, float]]]  # side -> a round's figures, a step
 
 
@@ -71,9 +74,11 @@ def _measured(folder: Path, size: _Size) -> list[Claim]:
         with Run(run).lock("benchmark"):
             forwarder = _start_forwarder(run)
             try:
+                found = _on_and_off(run, size)
                 _start_sides(server.uri, run, sides)
-                found = _all_cells(server, sides, run / STAGE, forwarder.pid, size)
-                close_attempt(run / STAGE, Ending(state="done"))
+                found += _all_cells(server, sides, run / STAGE, forwarder.pid, size)
+                for stage in (STAGE, WORKING):
+                    close_attempt(run / stage, Ending(state="done"))
                 server.start()
                 write_launch(run, replace(_launch(server.uri), ended=time.time()))
                 forwarder.wait(DELIVERY_S)
@@ -86,6 +91,32 @@ def _measured(folder: Path, size: _Size) -> list[Claim]:
         for side in chain.from_iterable(sides):
             side.kill()
         server.kill()
+
+
+def _on_and_off(run: Path, size: _Size) -> list[Claim]:
+    """Compares steps of two ranks, of which the first logs or not, while the forwarder tells what it logged."""
+    sides = [Side(name, "", "", run / WORKING, 0) for name in ("tracked", "untracked", "untracked")]
+    tracked, untracked, other = sides
+    times: dict[str, list[float]] = defaultdict(list)
+    try:
+        for turn in range(size.pairs + 1):
+            for first in (tracked, untracked) if turn % 2 else (untracked, tracked):
+                for side in (first, other):
+                    side.begin(size.block)
+                told = [side.result(size.block, size.limit_s + size.block) for side in (first, other)]
+                if turn:
+                    times[first.name].append(max(one["step_s"] for one in told))
+                while read_ledger(run / WORKING).get("last_steps", {}).get(NUMBER, -1) < tracked.asked - 1:
+                    time.sleep(0.1)  # what one side has to tell is not told while the other works
+    finally:
+        for side in sides:
+            side.kill()
+    name = "healthy server: a step of two ranks, tracking on"
+    found = claims.claim(
+        name, times["tracked"], times["untracked"], "s", peer_name="tracking off", bar=1 + SHARE_BAR,
+        direction="at most",
+    )  # fmt: skip
+    return claims.told("tracking on and off", [found])
 
 
 def _all_cells(
@@ -203,21 +234,22 @@ def _start_sides(uri: str, run: Path, sides: list[list[Side]]) -> None:
 def _make_run(run: Path, uri: str) -> Path:
     """Makes a run folder as launch and supervisor leave it while a training goes on."""
     (run / "logs").mkdir(parents=True)
-    (run / STAGE).mkdir()
-    document: Mapping[str, Any] = {
-        "name": STAGE, "stage": "train", "target": "benchmarks", "config": {}, "inputs": {}, "outputs": {},
-        "after": [], "seed": 1, "fingerprint": "f", "identity": {}, "resources": {"nodes": 1}, "steps": 10**6,
-    }  # fmt: skip
-    write_json(run / STAGE / "stage.json", document)
+    for stage in (STAGE, WORKING):
+        (run / stage).mkdir()
+        document: Mapping[str, Any] = {
+            "name": stage, "stage": "train", "target": "benchmarks", "config": {}, "inputs": {}, "outputs": {},
+            "after": [], "seed": 1, "fingerprint": "f", "identity": {}, "resources": {"nodes": 1}, "steps": 10**6,
+        }  # fmt: skip
+        write_json(run / stage / "stage.json", document)
+        open_attempt(run / stage, launcher="local", job_id="1", nodes=("here",))
     write_launch(run, _launch(uri))
-    open_attempt(run / STAGE, launcher="local", job_id="1", nodes=("here",))
     return run
 
 
 def _launch(uri: str) -> Launch:
-    entry = {"name": STAGE, "action": "run", "reason": "has not run yet"}
+    stages = tuple({"name": name, "action": "run", "reason": "has not run yet"} for name in (STAGE, WORKING))
     return Launch(
-        recipe="tracking", launcher="local", host="here", user="benchmark", started=time.time(), stages=(entry,),
+        recipe="tracking", launcher="local", host="here", user="benchmark", started=time.time(), stages=stages,
         tracking={"uri": uri, "experiment": None},
     )  # fmt: skip
 

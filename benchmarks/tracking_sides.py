@@ -1,10 +1,12 @@
 """The sides of benchmarks.tracking, each a process that logs the steps of a training.
 
 Called as `python -m benchmarks.tracking_sides ours|plain|async URI RUN_ID FOLDER`. For each line on its input, which is
-`FIRST STEPS STEP_S` or `end`, it runs so many steps, logs each, and answers with a line of JSON: what calls took and
-what processor time the process spent.
+`FIRST STEPS STEP_S` or `end`, it runs so many steps, logs each, and answers with a line of JSON: what calls and steps
+took and what processor time the process spent. Of `tracked`, which logs as ours does, and `untracked`, which logs
+nothing, a step is work instead of sleep: always the same, about as long.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -17,6 +19,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 NUMBER, STEP_S, START_S = "step_seen", 0.05, 120.0
+WORK_BYTES, WORK_TIMES = 1 << 20, 40  # what the work of a step reads: about 50 ms
 Log = Callable[[int, Mapping[str, float]], None]
 
 
@@ -34,19 +37,27 @@ class Side:
 
     def log(self, steps: int, limit_s: float) -> dict[str, float]:
         """Logs steps and returns its figures; blocked for longer than the limit it is killed, and costs that."""
-        blocked = {"call_s": limit_s, "slowest_s": limit_s, "processor_s": 0.0}
-        if self._process is None:
-            return blocked
-        first, self.asked = self._first + self.asked, self.asked + steps
-        found = self._ask(f"{first} {steps} {STEP_S}", steps * STEP_S + limit_s)
+        self.begin(steps)
+        return self.result(steps, limit_s)
+
+    def begin(self, steps: int) -> None:
+        """Has it begin to log so many steps; a killed one does nothing."""
+        first, self.asked = self._first + self.asked, self.asked + steps * (self._process is not None)
+        if self._process is not None:
+            self._say(f"{first} {steps} {STEP_S}")
+
+    def result(self, steps: int, limit_s: float) -> dict[str, float]:
+        """Waits for the figures of these steps."""
+        found = None if self._process is None else self._answer(steps * STEP_S + limit_s)
         if found is None:
             self.kill()
-        return found or blocked
+        return found or {"call_s": limit_s, "slowest_s": limit_s, "step_s": limit_s, "processor_s": 0.0}
 
     def end(self, grace_s: float) -> None:
         """Ends as a job does that is told to: with a grace, then by kill -9."""
         if self._process is not None:
-            self._ask("end", grace_s)
+            self._say("end")
+            self._answer(grace_s)
             self.kill()
 
     def kill(self) -> None:
@@ -62,18 +73,20 @@ class Side:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY,
                 env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
             )  # fmt: skip
-        if self._ask("", START_S) is None:
+        if self._answer(START_S) is None:
             raise subprocess.SubprocessError(f"{self.name} did not start: {self._log.read_text()[-1000:]}")
 
-    def _ask(self, words: str, limit_s: float) -> dict[str, float] | None:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
+    def _say(self, words: str) -> None:
+        if self._process is None or self._process.stdin is None:
             raise RuntimeError(f"{self.name} is not started")
-        if words:
-            print(words, file=process.stdin, flush=True)
-        if not select.select([process.stdout], [], [], limit_s)[0]:
+        print(words, file=self._process.stdin, flush=True)
+
+    def _answer(self, limit_s: float) -> dict[str, float] | None:
+        if self._process is None or self._process.stdout is None:
+            raise RuntimeError(f"{self.name} is not started")
+        if not select.select([self._process.stdout], [], [], limit_s)[0]:
             return None
-        line = process.stdout.readline()
+        line = self._process.stdout.readline()
         found: dict[str, float] | None = json.loads(line) if line else None
         return found
 
@@ -88,7 +101,13 @@ def values_of(step: int) -> dict[str, float]:
 def main() -> None:
     """Answers until `end`; what is still to be told is told then, as at the end of a job."""
     side, uri, run_id, folder = sys.argv[1:]
-    log, finish = _ours(Path(folder)) if side == "ours" else _mlflow(uri, run_id, synchronous=side == "plain")
+    if side in {"ours", "tracked"}:
+        log, finish = _ours(Path(folder))
+    elif side == "untracked":
+        log, finish = _nothing, lambda: None
+    else:
+        log, finish = _mlflow(uri, run_id, synchronous=side == "plain")
+    take = _work if side in {"tracked", "untracked"} else time.sleep
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
@@ -96,12 +115,12 @@ def main() -> None:
             print(json.dumps({"ended": True}), flush=True)
             return
         first, steps, step_s = line.split()
-        print(json.dumps(_logged(log, int(first), int(steps), float(step_s))), flush=True)
+        print(json.dumps(_logged(log, take, int(first), int(steps), float(step_s))), flush=True)
 
 
-def _logged(log: Log, first: int, steps: int, step_s: float) -> dict[str, float]:
-    """Logs steps that take `step_s` each; returns seconds in the calls and of the processor, a step."""
-    in_calls_s, slowest_s, processor_s = 0.0, 0.0, time.process_time()
+def _logged(log: Log, take: Callable[[float], None], first: int, steps: int, step_s: float) -> dict[str, float]:
+    """Logs steps that take `step_s` each; returns seconds in the calls, in all and of the processor, a step."""
+    in_calls_s, slowest_s, processor_s, started = 0.0, 0.0, time.process_time(), time.perf_counter()
     for step in range(first, first + steps):
         values = values_of(step)
         began = time.perf_counter()
@@ -111,12 +130,24 @@ def _logged(log: Log, first: int, steps: int, step_s: float) -> dict[str, float]
             print(f"{type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
         took_s = time.perf_counter() - began
         in_calls_s, slowest_s = in_calls_s + took_s, max(slowest_s, took_s)
-        time.sleep(max(0.0, step_s - took_s))
+        take(max(0.0, step_s - took_s))
     return {
         "call_s": in_calls_s / steps,
         "slowest_s": slowest_s,
+        "step_s": (time.perf_counter() - started) / steps,
         "processor_s": (time.process_time() - processor_s) / steps,
     }
+
+
+def _work(_rest_s: float) -> None:
+    """Does the work of a step, which is always the same."""
+    data = bytes(WORK_BYTES)
+    for _ in range(WORK_TIMES):
+        hashlib.sha256(data).digest()
+
+
+def _nothing(_step: int, _values: Mapping[str, float]) -> None:
+    """Logs nothing."""
 
 
 def _ours(folder: Path) -> tuple[Log, Callable[[], None]]:
