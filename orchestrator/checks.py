@@ -1,6 +1,7 @@
 """What can be wrong with a recipe: one small function a way. None of them starts or writes anything."""
 
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,15 @@ from orchestrator.typed import dotted
 
 RESERVED = frozenset({"archive", "code", "lock", "logs"})  # what a run folder holds beside its stages
 SHOWN = 5  # damaged files named, of an artifact that may have thousands
+
+
+def check_trackers(names: Sequence[str]) -> list[Fault]:
+    """Refuses to tell somebody whose package is not installed: extras of the same name bring it."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return [
+        Fault(key="tracking.also", message=f"{name} is not installed here: pip install 'orch[{name}]'")
+        for name in missing
+    ]
 
 
 def check_name(name: str) -> list[Fault]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import Artifact
-from orchestrator.checks import check_cycles, check_external, check_name, check_paths, in_order
+from orchestrator.checks import check_cycles, check_external, check_name, check_paths, check_trackers, in_order
 from orchestrator.errors import Fault, InputError, OrchError, RecipeError
 from orchestrator.promotion import MODELS, check_registration
 from orchestrator.recipe import Recipe, StageSpec
@@ -82,6 +82,7 @@ def draft_stages(
     }
     built = {name: stage for name, stage in stages.items() if stage is not None}
     faults += check_registration(recipe.tracking.registration, makers, entries, built)
+    faults += check_trackers(recipe.tracking.also)
     if faults:
         raise RecipeError([*faults, *(fault for found in starts.values() for fault in found)])
     return [

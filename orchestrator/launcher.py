@@ -176,7 +176,7 @@ def _record(plan: Plan, launcher: Launcher) -> Launch:
         stages=tuple({"name": s.name, "action": s.action, "reason": s.reason} for s in plan.stages),
         tracking={
             "uri": _public_uri(plan.recipe.tracking.uri), "experiment": plan.recipe.tracking.experiment,
-            "register": plain(resolved(plan)),
+            "also": list(plan.recipe.tracking.also), "register": plain(resolved(plan)),
         },
         notify=asdict(plan.recipe.notify),
         tflops_per_gpu=launcher.hardware().tflops_per_gpu,

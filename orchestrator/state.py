@@ -79,12 +79,16 @@ class Launch:
     user: str
     started: float
     stages: tuple[Mapping[str, Any], ...]  # in order: {"name", "action", "reason"}
-    tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment", "register"}
+    tracking: Mapping[str, Any] = field(default_factory=dict)  # {"uri", "experiment", "also", "register"}
     notify: Mapping[str, Any] = field(default_factory=dict)  # whom to tell: the fields of notify.Notify
     tflops_per_gpu: float | None = None  # the peak of the place's GPUs in bf16; None = it does not say
     pid: int | None = None  # of the supervisor
     ended: float | None = None
     notes: tuple[str, ...] = ()  # what the user should hear at the end
+
+    def tells(self) -> bool:
+        """Tells whether somebody is to hear what the journals say."""
+        return bool(self.tracking.get("uri") or self.tracking.get("also"))
 
     def action(self, stage: str) -> Mapping[str, Any]:
         """Returns what this launch set out to do with a stage; empty if it does not know it."""

@@ -62,7 +62,7 @@ class Supervisor:
     def work(self) -> None:
         """Runs every stage that is not done, in order; after a failure the rest stays waiting."""
         works = any(entry["action"] != "reuse" for entry in self._launch.stages)
-        forwarder = Forwarder(self._directory) if works and self._launch.tracking.get("uri") else None
+        forwarder = Forwarder(self._directory) if works and self._launch.tells() else None
         if works:
             tell(self._directory, "started")
         unfinished = next((entry["name"] for entry in self._launch.stages if not self._finish(entry["name"])), None)

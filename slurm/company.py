@@ -130,7 +130,7 @@ class Company:
 
     def _start_forwarder(self) -> None:
         launch = read_launch(self._run)
-        if launch is None or not launch.tracking.get("uri"):
+        if launch is None or not launch.tells():
             return
         command = [sys.executable, "-P", "-m", "orchestrator.tracking", str(self._run), "--follow"]
         with (self._run / "logs" / "tracking.log").open("ab") as output:

@@ -30,7 +30,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "raw_data": (RAW_DATA.is_dir, f"real images and annotations at {RAW_DATA} (ORCH_RAW_DATA names another place)"),
     "root": (lambda: os.geteuid() == 0, "to be root"),
     "slurm": (lambda: shutil.which("slurmctld") is not None, "slurmctld on the path"),
+    "tensorboard": (
+        lambda: importlib.util.find_spec("tensorboard") is not None,
+        "pip install '.[tensorboard]'",
+    ),
     "torch": (lambda: importlib.util.find_spec("torch") is not None, "torch: pip install -e '.[train]'"),
+    "wandb": (lambda: importlib.util.find_spec("wandb") is not None, "pip install '.[wandb]'"),
 }
 ROOM_ORDER = ("docs", "orchestrator", "stages", "slurm", "recipes")  # cheap rooms first, whole recipes last
 

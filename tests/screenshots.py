@@ -1,10 +1,12 @@
 """Takes the screenshots of the README from a real run: `python -m tests.screenshots runs/quickstart`.
 
-Its report, light and dark, wide and on a phone, and MLflow's page of the same run, each as a PNG in `pictures/`.
+Its report, light and dark, wide and on a phone, and MLflow's page of the same run, each as a PNG in `pictures/`. Of a
+run that still goes on, the watch view instead.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,13 +20,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
+from rich.console import Console
 
+from orchestrator.glance import Glance
+from orchestrator.goodput import Books
 from orchestrator.report import make_report
 from orchestrator.state import read_launch, read_tracking
+from orchestrator.status import Answer
+from orchestrator.watchview import frame
 from tests.browser import Browser, Page
 
 WIDTH_PX, HEIGHT_PX = 1240, 860
 PHONE_PX = (390, 844)
+TERMINAL, WATCH_PX = (80, 24), (1000, 660)
 SERVER_PATIENCE_S = 120.0
 LOADING_S = 3.0  # of pages that go on loading after they have loaded
 SECTIONS = ("lineage", "samples", "curves", "where-the-time-went")
@@ -40,12 +48,31 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, Browser(Path(scratch)) as browser:
-        report = make_report(given.run, Path(scratch) / "report.html", against=given.against)
-        taken = [*take_report(browser, report, given.output)]
-        taken += [] if given.without_mlflow else take_mlflow(browser, given.run, given.output)
+        launch = read_launch(given.run)
+        if launch is not None and launch.ended is None:
+            taken = [take_watch(browser, given.run, Path(scratch), given.output)]
+        else:
+            report = make_report(given.run, Path(scratch) / "report.html", against=given.against)
+            taken = [*take_report(browser, report, given.output)]
+            taken += [] if given.without_mlflow else take_mlflow(browser, given.run, given.output)
     for path in taken:
         _shrink(path)
         print(path)
+
+
+def take_watch(browser: Browser, run: Path, scratch: Path, output: Path) -> Path:
+    """Takes the watch view as a terminal of 80 columns would show it now."""
+    lines = frame(Glance(run).look(Answer(), Books(run).read(now=time.time())), *TERMINAL)
+    console = Console(record=True, width=TERMINAL[0], file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    for line in lines:
+        console.print(line)
+    drawn = scratch / "watch.svg"
+    drawn.write_text(console.export_svg(title=f"orch status {run.resolve().name} --watch"), encoding="utf-8")
+    page = browser.page(width_px=WATCH_PX[0], height_px=WATCH_PX[1])
+    page.open(drawn.as_uri())
+    taken = page.screenshot(output / "watch.png")
+    page.close()
+    return taken
 
 
 def take_report(browser: Browser, report: Path, output: Path) -> Iterator[Path]:

@@ -14,5 +14,8 @@ told yet, because the server was away or the forwarder was killed, is told by th
     decision.py    whether an export may become a version of a registered model
     registrar.py   makes it one, once
     forwarder.py   does so once, or for as long as the run lasts
+    beside.py      has others told beside MLflow, each by a process of its own
+    eventfiles.py  TensorBoard; the only module that imports it
+    wandbruns.py   Weights & Biases; the only module that imports it
     addresses.py   where MLflow lives, without passwords
 """

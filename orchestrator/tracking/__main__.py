@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import OrchError
 from orchestrator.redaction import screen_output
+from orchestrator.tracking.beside import tell_beside
 from orchestrator.tracking.forwarder import forward
 
 
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.tracking")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
+    parser.add_argument("--to", help="tell one of `tracking.also`, and not MLflow; a forwarder starts it so")
+    parser.add_argument("--parent", type=int, default=0, help="the process id of that forwarder")
     given = parser.parse_args(arguments)
     screen_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -25,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        if given.to is not None:
+            return 0 if tell_beside(given.run_dir, given.to, parent=given.parent, follow=given.follow, stop=stop) else 3
         delivery = forward(given.run_dir, follow=given.follow, stop=stop)
     except OrchError as error:
         logging.getLogger(__name__).warning("%s", error)

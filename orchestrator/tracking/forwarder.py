@@ -7,8 +7,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from orchestrator.records import record
 from orchestrator.redaction import hide
 from orchestrator.state import LAUNCH, Launch, read_launch, read_state
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
+from orchestrator.tracking.beside import Beside, beside
 from orchestrator.tracking.decision import decide
 from orchestrator.tracking.registrar import Registrar
 from orchestrator.tracking.story import recipe_story, stage_stories
@@ -34,6 +36,7 @@ SETTLE_EVERY_S = 5.0
 LONGEST_PAUSE_S = 30.0
 REPORT_REST = 20.0  # times as long as writing the page took, before it is written again: of a thousand stages, many end
 PATIENCE_S = 20.0  # how long a forwarder keeps trying after its run has ended
+NO_MLFLOW = "MLflow is told nothing (tracking.uri is null)"
 # a request that is not answered soon is worth repeating later; whoever sets these himself is obeyed
 SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_DISABLE_TELEMETRY": "true"}
 # MLflow's client repeats what got no answer, "make a run" too, which then makes a second one. We look first.
@@ -60,7 +63,7 @@ def forward(run_dir: Path, *, follow: bool, stop: threading.Event | None = None)
     launch = read_launch(run_dir)
     if launch is None:
         raise InputError(f"{run_dir} was never launched: there is no {LAUNCH} in it")
-    if not launch.tracking.get("uri"):
+    if not launch.tells():
         message = "tracking is off (tracking.uri is null)"
         return Delivery(uri=None, mlflow_run_id=None, points=0, complete=True, message=message)
     for name, value in SETTINGS.items():
@@ -69,9 +72,34 @@ def forward(run_dir: Path, *, follow: bool, stop: threading.Event | None = None)
     stop = stop or threading.Event()
     # while a run goes on its forwarder does; after the end it is done soon, and there is something to wait for
     patience_s = math.inf if follow else 2 * PATIENCE_S if launch.ended is not None else 0.0
-    with _only_one(run_dir, patience_s=patience_s, stop=stop):
+    with (
+        _only_one(run_dir, patience_s=patience_s, stop=stop) as lock,
+        beside(run_dir, launch, follow=follow, lock=lock) as others,
+    ):
         forwarder = _Forwarder(run_dir, launch)
-        return forwarder.follow(stop) if follow else forwarder.once()
+        try:
+            delivery = forwarder.follow(stop) if follow else forwarder.once()
+        finally:
+            told = _wait_for(others, PATIENCE_S if follow else None, stop)
+        return _joined(delivery, told)
+
+
+def _wait_for(others: Sequence[Beside], patience_s: float | None, stop: threading.Event) -> dict[str, bool]:
+    """Waits for those who are told beside MLflow; returns by name who was told everything."""
+    for other in others if stop.is_set() else ():
+        other.ask()
+    return {other.name: other.wait(patience_s) for other in others}
+
+
+def _joined(delivery: Delivery, told: Mapping[str, bool]) -> Delivery:
+    """Says what became of them, too."""
+    words = [
+        f"{name} {'knows it, too' if all_told else 'was not told all (logs/tracking.log)'}"
+        for name, all_told in told.items()
+    ]
+    return replace(
+        delivery, complete=delivery.complete and all(told.values()), message="; ".join([delivery.message, *words])
+    )
 
 
 class _Forwarder:
@@ -79,8 +107,8 @@ class _Forwarder:
 
     def __init__(self, run_dir: Path, launch: Launch) -> None:
         self._run_dir = run_dir
-        self._address = absolute_uri(str(launch.tracking["uri"]), Path.cwd())
-        self._uri = without_password(self._address)
+        self._address = absolute_uri(launch.tracking.get("uri") or "", Path.cwd())
+        self._uri = without_password(self._address)  # empty where only others are told
         experiment = launch.tracking.get("experiment") or launch.recipe
         self._teller = Teller(self._open, self._uri, str(experiment))
         self._registrar, self._registration = Registrar(lambda: self._teller.store, self._uri), ""
@@ -93,6 +121,8 @@ class _Forwarder:
     def once(self) -> Delivery:
         """Tells what is there now."""
         settle(self._run_dir)
+        if not self._uri:
+            return self._delivery(complete=True, message=NO_MLFLOW)
         try:
             self._tell()
         except TrackingAway:  # a server may let go of a connection that rested: one more time, from where it broke off
@@ -116,7 +146,8 @@ class _Forwarder:
                     message=f"MLflow at {self._uri} was not told all. Nothing is lost: orch sync {self._run_dir}",
                 )
             time.sleep(LOOK_EVERY_S)
-        return self._delivery(complete=True, message=f"MLflow at {self._uri} was told everything")
+        told = f"MLflow at {self._uri} was told everything" if self._uri else NO_MLFLOW
+        return self._delivery(complete=True, message=told)
 
     def _tried(self) -> bool:
         try:
@@ -135,6 +166,8 @@ class _Forwarder:
         if launch is None:
             raise SurroundingsError(f"{self._run_dir / LAUNCH} is gone")
         self._write_report(launch)
+        if not self._uri:
+            return
         story = recipe_story(self._run_dir, launch)
         parent = self._teller.begin(story)
         self._tell_stages(launch, parent)
@@ -195,7 +228,7 @@ class _Forwarder:
 
     def _delivery(self, *, complete: bool, message: str) -> Delivery:
         return Delivery(
-            uri=self._uri,
+            uri=self._uri or None,
             mlflow_run_id=self._mlflow_run_id,
             points=self._teller.points,
             complete=complete,
@@ -204,8 +237,8 @@ class _Forwarder:
 
 
 @contextmanager
-def _only_one(run_dir: Path, *, patience_s: float, stop: threading.Event) -> Iterator[None]:
-    """Holds the right to speak to MLflow about a run; RunBusy if another does so for longer than the patience."""
+def _only_one(run_dir: Path, *, patience_s: float, stop: threading.Event) -> Iterator[int]:
+    """Holds the right to speak about a run, a lock on the file it yields; RunBusy if another has it beyond patience."""
     deadline = time.monotonic() + patience_s
     with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
         while not _took(file.fileno()):
@@ -216,7 +249,7 @@ def _only_one(run_dir: Path, *, patience_s: float, stop: threading.Event) -> Ite
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def _took(fileno: int) -> bool:
