@@ -33,7 +33,7 @@ class PixClip(nn.Module):
         self.text_model = None if blueprint.text is None else read_both_ways(LlamaModel(LlamaConfig(**blueprint.text)))
         self.text_adapter = TextAdapter(blueprint)
         if blueprint.scale.learns:
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(blueprint.scale.initial)))
+            self.logit_scale = nn.Parameter(torch.tensor([math.log(blueprint.scale.initial)]))  # ZeRO-3 cuts no scalars
 
     def forward(self, batch: PixClipBatch, *, images_at_once: int | None = None) -> dict[str, Tensor]:
         """Returns embeddings of unit length in fp32, B x D each, and the `scale` of their similarities.
@@ -81,7 +81,7 @@ class PixClip(nn.Module):
             return torch.tensor(settings.initial, device=self.visual_projection.weight.device)
         # the gradient passes the bound, or a scale that has once met it could never come back
         bounded = self.logit_scale.clamp(max=math.log(settings.most))
-        return (self.logit_scale + (bounded - self.logit_scale).detach()).float().exp()
+        return (self.logit_scale + (bounded - self.logit_scale).detach()).float().exp().squeeze(0)
 
 
 class MaskedPatches(nn.Conv2d):

@@ -22,11 +22,10 @@ LLM2CLIP = Layout(
         _IDS,
         _TOWER,
         (r"visual_projection\.weight", "visual_projection.weight"),
-        (r"logit_scale", "logit_scale"),
         (r"text_adapter\.adaptor\.(\d+)\.fn\.0\.(weight|bias)", r"text_adapter.layers.\1.widen.\2"),
         (r"text_adapter\.adaptor\.(\d+)\.fn\.3\.(weight|bias)", r"text_adapter.layers.\1.narrow.\2"),
         (r"text_adapter\.adaptor\.(\d+)\.ln\.(weight|bias)", r"text_adapter.layers.\1.norm.\2"),
         (r"text_adapter\.adaptor\.(\d+)\.(weight|bias)", r"text_adapter.layers.\1.\2"),
-        (r"(?:text_model|text_projection).*", None),
+        (r"(?:text_model|text_projection|logit_scale).*", None),  # the scale begins where the config says
     ),
 )
