@@ -1,7 +1,6 @@
 """What a recipe says wrongly about PixelLLM is named before anything runs, and folders of others' weights fill it."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from stages.pixelllm.begin import begin
 from stages.pixelllm.config import Blueprint, LanguageConfig, LocalizationConfig, PixelLLMConfig, SemanticConfig
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.pretrained import fill_from_folders
+from stages.pixelllm.speakers import T5Speaker
 from stages.pixelllm.stages import DenseCaptioning, JointTuning, PixelLLMStage, ReferringTuning, TraceTuning
 from tests.stages.pixelllm_models import pieces, tiny_blueprint, tiny_checkpoint, tiny_config
 from tests.stages.scenes import scene, write_shards
@@ -112,7 +112,7 @@ def test_dense_captions_without_proposals_are_refused_when_they_begin(shards: Sh
 
 def test_planning_knows_the_model_of_a_fresh_stage_and_of_one_that_goes_on(shards: Shards, tmp_path: Path) -> None:
     fresh = stage_of(TraceTuning, shards, tmp_path, tokenizer=True, model=tiny_config(detector=False))
-    facts: Mapping[str, Any] = fresh.foresee({"tokenizer": {"tokens": 400}})["model"]
+    facts: Any = fresh.foresee({"tokenizer": {"tokens": 400}})["model"]
     later = stage_of(ReferringTuning, shards, tmp_path, begun=True).foresee({"model": facts})
 
     assert facts["family"] == "pixelllm"
@@ -140,7 +140,7 @@ def test_folders_of_t5_clip_and_sam_fill_it_with_positions_resized(tmp_path: Pat
     words = pieces()
     blueprint = tiny_blueprint(words, lora=True, detector=False)
     torch.manual_seed(3)
-    t5 = T5ForConditionalGeneration(T5Config(**blueprint.language))
+    t5 = T5Speaker(blueprint.language, None).model  # whose output layer is its own, as Flan-T5's is
     clip = CLIPVisionModel(CLIPVisionConfig(**{**blueprint.semantic, "image_size": 16}))  # 2 x 2 patches, wanted 4 x 4
     settings = {**blueprint.localization, "image_size": 64, "num_pos_feats": 4}  # 4 x 4, wanted 2 x 2
     sam = SamModel(
@@ -179,5 +179,5 @@ def test_a_folder_that_lacks_weights_of_its_part_is_refused(tmp_path: Path) -> N
     T5ForConditionalGeneration(T5Config(**settings)).save_pretrained(tmp_path / "t5")
     deeper = replace(blueprint, language={**settings, "num_decoder_layers": 2})
 
-    with pytest.raises(InputError, match="it lacks .* weights of the part that it fills: language"):
+    with pytest.raises(InputError, match=r"it lacks .* weights of the part that it fills: language"):
         fill_from_folders(PixelLLM(deeper), PixelLLMConfig(language=LanguageConfig(path=tmp_path / "t5")))
