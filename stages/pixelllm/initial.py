@@ -19,6 +19,8 @@ _SPREADS = tuple(
         (r".*lora_B.*", 0.0),  # an adapter begins by changing nothing
         (r"extractor\.tokens_KW", 1.0),
         (r"extractor\.ways_KWT", -1.0),  # one map for each token: its inputs are the second of three sizes
+        # attention that begins sharp lets each learnt token look at a place of its own, and finds what matters sooner
+        (r"extractor\.transformer\..*\.[qk]_proj\.weight", -2.0),
         (r"location\.last\.weight", 0.01),  # a fresh head says the middle of the image
         (r"language\..*\.shared\.weight", 1.0),  # T5's embeddings are as large as what norms give
         (r"language\..*lm_head.*\.weight", 0.05),  # a tiny vocabulary grows out of 0.02 slowly
