@@ -18,7 +18,7 @@ TRAIN = TrainConfig(steps=1, global_batch=1, optim=OptimConfig(lr=1e-3))
 SHARDS = {"segments": Shards(Path("a"))}
 
 
-def training(model: Pix2CapConfig | None, **inputs: object) -> Pix2CapTraining:
+def training(model: Pix2CapConfig | None, /, **inputs: object) -> Pix2CapTraining:
     config = Pix2CapTraining.Config(train=TRAIN, model=model)
     given = Pix2CapTraining.Inputs(**{"shards": SHARDS, **inputs})
     return Pix2CapTraining(config, given, Pix2CapTraining.Outputs(model=Checkpoint(Path("out/train/model"))))
