@@ -5,8 +5,9 @@ from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
-from stages.cloc.config import ClocConfig, draw_blueprint
-from stages.cloc.task import TOKENIZER, ClocTask, Start, Weights, read_blueprint
+from stages.blueprints import TOKENIZER, read_blueprint
+from stages.cloc.config import FAMILY, Blueprint, ClocConfig, draw_blueprint
+from stages.cloc.task import ClocTask, Start, Weights
 from stages.wordpieces import WordPieces
 
 
@@ -41,7 +42,7 @@ def begin_from_checkpoint(config: _Losses, model: Checkpoint) -> ClocTask:
     """Goes on from a checkpoint."""
     pieces: WordPieces = WordPieces.read(Path(model.path) / TOKENIZER)
     return ClocTask(
-        read_blueprint(model), pieces, start=Start(checkpoint=model.path), weights=_weights(config),
+        read_blueprint(model, FAMILY, Blueprint), pieces, start=Start(checkpoint=model.path), weights=_weights(config),
         max_regions=config.max_regions, chunk=config.chunk,
     )  # fmt: skip
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.artifacts import Checkpoint
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.task import Losses, TrainTask
 from orchestrator.training.weights import load_into
+from stages.blueprints import TOKENIZER
 from stages.cloc.batches import ClocBatch
 from stages.cloc.collate import Collator
 from stages.cloc.config import FAMILY, Blueprint
@@ -24,8 +24,6 @@ from stages.cloc.model import Cloc
 from stages.contrastive import contrast, over_ranks, ranks
 from stages.samples import Sample
 from stages.wordpieces import WordPieces
-
-TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
 
 @record
@@ -126,11 +124,3 @@ def distances(errors_R4: Tensor, *, squared: bool) -> Tensor:
     """Measures how far boxes are off, each by its four numbers together: R."""
     squares_R = errors_R4.square().sum(-1)
     return squares_R if squared else (squares_R + 1e-12).sqrt()  # a root has no slope at zero
-
-
-def read_blueprint(model: Checkpoint) -> Blueprint:
-    """Reads what a checkpoint says about its model."""
-    facts = model.facts()
-    if facts.get("family") != FAMILY:
-        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
-    return Blueprint.from_plain(facts["model"])

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
+from stages import blueprints
 from stages.adapters import LoraConfig
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.task import GlammTask, Start, Weights
@@ -76,10 +77,7 @@ def begin_from_checkpoint(config: _Tuned, kinds: Mapping[str, str], model: Check
 
 def read_blueprint(model: Checkpoint) -> Blueprint:
     """Reads what a checkpoint says about its model."""
-    facts = model.facts()
-    if facts.get("family") != FAMILY:
-        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
-    return Blueprint.from_plain(facts["model"])
+    return blueprints.read_blueprint(model, FAMILY, Blueprint)
 
 
 def _vocabulary(model: GlammConfig, tokenizer: Tokenizer | None) -> Vocabulary:

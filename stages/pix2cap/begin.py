@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.errors import InputError
+from stages.blueprints import TOKENIZER, read_blueprint
 from stages.pix2cap.config import (
     FAMILY,
     AugmentConfig,
@@ -15,8 +16,6 @@ from stages.pix2cap.config import (
 )
 from stages.pix2cap.task import Pix2CapTask, Start
 from stages.wordpieces import WordPieces
-
-TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
 
 def begin_fresh(
@@ -39,15 +38,7 @@ def begin_from_checkpoint(model: Checkpoint, losses: LossConfig, augment: Augmen
     """Goes on from a checkpoint."""
     words = WordPieces.read(model.path / TOKENIZER)
     start = Start(checkpoint=model.path)
-    return Pix2CapTask(read_blueprint(model), words, start=start, losses=losses, augment=augment)
-
-
-def read_blueprint(model: Checkpoint) -> Blueprint:
-    """Reads what a checkpoint says about its model."""
-    facts = model.facts()
-    if facts.get("family") != FAMILY:
-        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
-    return Blueprint.from_plain(facts["model"])
+    return Pix2CapTask(read_blueprint(model, FAMILY, Blueprint), words, start=start, losses=losses, augment=augment)
 
 
 def read_categories(shards: Mapping[str, Shards]) -> list[Category]:

@@ -6,12 +6,11 @@ from typing import Any
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.errors import InputError
+from stages.blueprints import TOKENIZER, read_blueprint
 from stages.pixclip.config import FAMILY, TEXTS_FACT, Blueprint, PixClipConfig, draw_blueprint
 from stages.pixclip.stages import PixClipContrastive
 from stages.pixclip.task import Branches, PixClipTask, Start
 from stages.wordpieces import WordPieces
-
-TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
 
 def begin_fresh(
@@ -31,20 +30,12 @@ def begin_from_checkpoint(
     config: PixClipContrastive.Config, shards: Mapping[str, Shards], model: Checkpoint
 ) -> PixClipTask:
     """Goes on from a checkpoint, with texts in the form that it has learnt from."""
-    blueprint = read_blueprint(model)
+    blueprint = read_blueprint(model, FAMILY, Blueprint)
     if blueprint.encoder is not None and encoder_of(shards)["digest"] != blueprint.encoder["digest"]:
         raise InputError(
             "inputs.shards: their texts were embedded by another language model than inputs.model learnt from"
         )
     return _task(config, blueprint, read_pieces(model.path, blueprint), Start(checkpoint=model.path))
-
-
-def read_blueprint(model: Checkpoint) -> Blueprint:
-    """Reads what a checkpoint says about its model."""
-    facts = model.facts()
-    if facts.get("family") != FAMILY:
-        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
-    return Blueprint.from_plain(facts["model"])
 
 
 def read_pieces(folder: Path, blueprint: Blueprint) -> WordPieces | None:

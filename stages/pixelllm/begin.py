@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
+from stages.blueprints import TOKENIZER, read_blueprint
 from stages.pixelllm.collate import Limits
 from stages.pixelllm.config import FAMILY, Blueprint, draw_blueprint
 from stages.pixelllm.kinds import DENSE
@@ -13,15 +14,13 @@ from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import Rules
 from stages.wordpieces import WordPieces
 
-TOKENIZER = "tokenizer"  # the folder inside a checkpoint
-
 
 def begin(
     config: PixelLLMStage.Config, kinds: Mapping[str, str], *, tokenizer: Tokenizer | None, model: Checkpoint | None
 ) -> PixelLLMTask:
     """Goes on from `model`, or begins with the folders of `config.model`; parts without one get fresh weights."""
     if model is not None:
-        pieces, blueprint = WordPieces.read(model.path / TOKENIZER), read_blueprint(model)
+        pieces, blueprint = WordPieces.read(model.path / TOKENIZER), read_blueprint(model, FAMILY, Blueprint)
         blueprint = replace(blueprint, detector=blueprint.detector or config.detector)
         start = Start(checkpoint=model.path)
     else:
@@ -47,11 +46,3 @@ def begin(
         rules=Rules(max_regions=config.max_regions, max_expressions=config.max_expressions, wordings=config.wordings),
         limits=Limits(text=config.max_text_tokens, context=config.max_context_tokens),
     )
-
-
-def read_blueprint(model: Checkpoint) -> Blueprint:
-    """Reads what a checkpoint says about its model."""
-    facts = model.facts()
-    if facts.get("family") != FAMILY:
-        raise InputError(f"{model.path} is a checkpoint of the family {facts.get('family')!r}, needed is {FAMILY!r}")
-    return Blueprint.from_plain(facts["model"])

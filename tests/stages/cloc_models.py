@@ -8,10 +8,11 @@ from orchestrator.training import elastic, writing
 from orchestrator.training.elastic import WEIGHTS
 from orchestrator.training.holdings import saved_buffers
 from orchestrator.world import World
+from stages.blueprints import TOKENIZER
 from stages.cloc.config import FAMILY, Blueprint, ClocConfig, ImageConfig, TextConfig, draw_blueprint
 from stages.cloc.initial import draw_weights
 from stages.cloc.model import Cloc
-from stages.cloc.task import TOKENIZER, ClocTask, Start, Weights
+from stages.cloc.task import ClocTask, Start, Weights
 from stages.samples import Sample
 from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import scene

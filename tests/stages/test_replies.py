@@ -191,8 +191,9 @@ def test_every_family_can_do_what_planning_believes() -> None:
 
 
 def model_of(family: str) -> type:
-    """Returns the class of a family's models, as its `load` declares it."""
-    found = get_type_hints(type(load_family(family)).load)["return"]
+    """Returns the class of a family's models, as it declares it."""
+    cls = type(load_family(family))
+    found = get_type_hints(getattr(cls, "answering", None) or cls.load)["return"]
     assert isinstance(found, type)
     return found
 
