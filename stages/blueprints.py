@@ -111,7 +111,7 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
     def export(self, checkpoint: Path, directory: Path, *, card: str, form: str = MERGED) -> dict[str, Any]:
         """Writes safetensors with adapters merged, config, tokenizer, preprocessor and card; returns facts."""
         if form != MERGED:
-            raise InputError(f"config.form: {form!r} cannot be had of a {self.name}; allowed: {MERGED!r}")
+            raise InputError(f"config.form: {form!r} cannot be had of a {self.name}; allowed: {MERGED}")
         blueprint = read_blueprint(Checkpoint(checkpoint), self.family, self.blueprint)
         facts = write_weights(checkpoint, directory, self.adapters(blueprint))
         pieces = self._pieces(checkpoint / TOKENIZER, blueprint)

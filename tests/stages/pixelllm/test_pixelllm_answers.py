@@ -158,7 +158,7 @@ def test_a_broken_export_is_refused_by_what_it_lacks(checkpoint: Checkpoint, tmp
 
     with pytest.raises(InputError, match="is no whole export of a PixelLLM: there is no model-00001"):
         FAMILY.load_export(tmp_path)
-    with pytest.raises(InputError, match=r"config\.form: a PixelLLM is exported merged only"):
+    with pytest.raises(InputError, match=r"config\.form: .adapter. cannot be had of a PixelLLM"):
         FAMILY.export(checkpoint.path, tmp_path, card="", form="adapter")
 
 
