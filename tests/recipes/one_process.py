@@ -1,5 +1,6 @@
 """A recipe run to its end in this process, stage after stage; what several recipes make alike is made once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.journal import Journal
@@ -11,9 +12,9 @@ from orchestrator.world import World
 from stages import FAMILIES, STAGES
 
 
-def run_here(recipe: Path, folder: Path, made: dict[str, Path]) -> Plan:
+def run_here(recipe: Path, folder: Path, made: dict[str, Path], overrides: Sequence[str] = ()) -> Plan:
     """Runs every stage below `folder`; `made` remembers by fingerprint where a stage's work lies."""
-    plan = plan_recipe(recipe, (), Catalog(stages=STAGES, families=FAMILIES), directory=folder)
+    plan = plan_recipe(recipe, overrides, Catalog(stages=STAGES, families=FAMILIES), directory=folder)
     plan.check()
     folder.mkdir(parents=True)
     for planned in plan.stages:

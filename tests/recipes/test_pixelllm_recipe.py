@@ -1,0 +1,59 @@
+"""PixelLLM's tiny recipe: a few steps of every stage in one process; `make test-long` runs all, to the learning bar."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.predict import Asked, predict
+from tests.recipes.one_process import run_here
+from tests.recipes.recipe_run import RecipeRun
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(900)]
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "pixelllm.yaml"
+TRAININGS = ("captions", "trace", "refer", "dense", "joint")
+FEW = (
+    "vars.steps=2", "vars.few=2", "vars.scenes=24",
+    *(f"stages.{name}.config.train.{key}" for name in TRAININGS for key in ("global_batch=4", "engine.name=torch")),
+)  # fmt: skip
+
+
+def scores(folder: Path, stage: str) -> dict[str, dict[str, dict[str, float]]]:
+    path = folder / stage / "report" / "metrics.json"
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+    return found
+
+
+def test_a_few_steps_of_every_stage_are_trained_scored_exported_and_drawn(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    plan = run_here(RECIPE, folder, {}, FEW)
+
+    for stage in plan.stages:
+        assert all(output.ready() for output in stage.outputs.values()), stage.name
+    for name in TRAININGS:
+        lines = (folder / name / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+        assert sum(event["event"] == "loss" for event in map(json.loads, lines)) == 2, name
+    assert set(scores(folder, "score_trace")) == {"word_locations"}
+    assert set(scores(folder, "score_dense")) == {"region_captions", "dense_captions"}
+
+    image, export = next((folder / "shapes" / "raw").rglob("*.jpg")), folder / "export" / "model"
+    said = predict(export, image, output=tmp_path / "words.png")
+    asked = predict(export, image, Asked(refer=("the ring",)), output=tmp_path / "box.png")
+    assert said["words"][0].keys() >= {"caption", "words"}
+    assert len(asked["referred"]) == 1
+    for name in ("words.png", "box.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
+def test_all_steps_learn_where_words_are(tmp_path: Path) -> None:
+    run = RecipeRun(tmp_path, "tiny/pixelllm.yaml")
+    run.launch("all")
+
+    folder = tmp_path / "runs" / "all"
+    log = (folder / "trace" / "logs" / "attempt_1" / "rank_0.log").read_text(encoding="utf-8")
+    assert "parameters partitioned over 2 ranks" in log
+    words, boxes = scores(folder, "score_trace")["word_locations"], scores(folder, "score")["refer_boxes"]
+    assert 3 * words["scores"]["word_error"] <= words["untrained"]["word_error"]
+    assert boxes["scores"]["precision50"] >= max(0.3, 3 * boxes["untrained"]["precision50"])
