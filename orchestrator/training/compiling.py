@@ -31,8 +31,7 @@ def find_parts(model: nn.Module, patterns: Sequence[str], *, key: str) -> list[n
 def compile_blocks(model: nn.Module, blocks: Sequence[str], *, backend: str) -> None:
     """Compiles the forward pass of every block; blocks of one class and shape share what was compiled.
 
-    What depends on the data (places of tokens, numbers of masks) stays outside, and so does what hooks do around a
-    block: gather its weights, above all, which under ZeRO-3 therefore must be gathered for the block as one.
+    What depends on the data (places of tokens, numbers of masks) stays outside.
     """
     allow_compiler()
     parts = find_parts(model, blocks, key="train.engine.compile")

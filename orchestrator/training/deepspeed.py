@@ -53,16 +53,15 @@ class DeepSpeedEngine:
                 parallel.cut(module, gather_logits=not task.cut_logits, gathered=gathered)
         freeze(module, trainable)
         prepare(module, train.engine)
-        compiles = train.engine.compile
-        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules, *(task.blocks if compiles else ())])
+        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
         optimizer = _make_optimizer(parameter_groups(module, train.optim), train)
         deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
-        if compiles is not None and task.blocks:
-            compile_blocks(module, task.blocks, backend=compiles)
-        elif compiles is not None:
+        if train.engine.compile is not None and task.blocks:
+            compile_blocks(module, task.blocks, backend=train.engine.compile)
+        elif train.engine.compile is not None:
             allow_compiler()
-            self._engine.compile(backend=compiles)
+            self._engine.compile(backend=train.engine.compile)
         self.module: nn.Module = self._engine
         self.model = module
         self.accumulation = train.accumulation_on(world.size)

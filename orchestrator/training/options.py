@@ -59,6 +59,9 @@ def _spreading(train: TrainConfig) -> Iterator[Fault]:
             yield key, f"{place} with {given}: what is off-loaded are partitions; allowed: none, or {allowed}"
     if engine.zeropp.on and stage < 3:
         yield "engine.zeropp", f"is a way to spread ZeRO-3, not {given}; allowed: none of it, or {_zero('3')}"
+    if engine.compile is not None and stage == 3:
+        why = "weights are gathered around every module, in the midst of what would be compiled"
+        yield "engine.compile", f"{engine.compile} with {given}: {why}; allowed: null, or {_zero('0 to 2')}"
     if engine.leaf_modules and stage < 3:
         message = f"say what ZeRO-3 gathers as one, and nothing is gathered with {given}"
         yield "engine.leaf_modules", f"{message}; allowed: none, or {_zero('3')}"

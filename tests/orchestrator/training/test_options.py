@@ -52,7 +52,8 @@ REFUSED_ON_GPUS = [
     (train(EngineConfig(offload=ON_CPU), MUON), "engine.offload.optimizer", "with muon"),
     (train(optim=MUON, divergence=DivergenceConfig(on_spike="skip")), "divergence.on_spike", "momentum moves"),
     (train(divergence=DivergenceConfig(on_spike="roll_back"), save=SELDOM), "divergence.on_spike", "no checkpoint"),
-    (train(EngineConfig(tensor_parallel=2, compile="eager")), "engine.compile", "with tensor_parallel"),
+    (train(EngineConfig(zero_stage=2, tensor_parallel=2, compile="eager")), "engine.compile", "with tensor_parallel"),
+    (train(EngineConfig(compile="eager")), "engine.compile", "allowed: null, or deepspeed with zero_stage 0 to 2"),
 ]
 REFUSED_ON_CPUS = [
     (train(EngineConfig(precision="fp16")), "engine.precision", "resources.gpus_per_node: 0"),
@@ -82,7 +83,7 @@ def test_what_cannot_be_had_is_refused_with_its_key_and_the_reason(
 
 
 def test_inductor_needs_what_it_compiles_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = train(EngineConfig(compile="inductor"))
+    given = train(EngineConfig(zero_stage=2, compile="inductor"))
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no compiler no-such-compiler" in option_faults(given, on_gpus=False)["engine.compile"]
