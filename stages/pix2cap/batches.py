@@ -4,6 +4,7 @@ Legend: B images, M segments of one image, S captions of all images together, L 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,6 @@ class Pix2CapBatch:
 
     def to(self, device: str | torch.device) -> "Pix2CapBatch":
         """Moves every tensor to a device."""
-        lists = {name: [one.to(device) for one in getattr(self, name)] for name in ("masks", "classes")}
+        lists: dict[str, Any] = {name: [one.to(device) for one in getattr(self, name)] for name in ("masks", "classes")}
         others = [name for name in self.__slots__ if name not in lists]
         return Pix2CapBatch(**lists, **{name: getattr(self, name).to(device) for name in others})

@@ -11,7 +11,10 @@ from tests.published_sizes import FULL
 T5_TOKENIZER = {"model": {"vocab": [[f"piece{number}", 0.0] for number in range(32_100)]}, "added_tokens": []}
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
 # folders of which planning asks nothing but what they are
-KINDS = {"mask2former-swin-large-coco-panoptic": "mask2former", "git-base": "git"}
+KINDS = {
+    "mask2former-swin-large-coco-panoptic": {"model_type": "mask2former"},
+    "git-base": {"model_type": "git", "vocab_size": 30_522},
+}
 
 FLAN_T5_XL = {
     "model_type": "t5", "vocab_size": 32_128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
@@ -33,9 +36,9 @@ def lay_out(root: Path) -> tuple[str, ...]:
         (models / name / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     (models / "flan-t5-xl").mkdir()
     (models / "flan-t5-xl" / "config.json").write_text(json.dumps(FLAN_T5_XL), encoding="utf-8")
-    for name, kind in KINDS.items():
+    for name, said in KINDS.items():
         (models / name).mkdir(parents=True, exist_ok=True)
-        (models / name / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+        (models / name / "config.json").write_text(json.dumps(said), encoding="utf-8")
     (models / "t5-base").mkdir()
     (models / "t5-base" / "tokenizer.json").write_text(json.dumps(T5_TOKENIZER), encoding="utf-8")
     for name in WEIGHTS:
