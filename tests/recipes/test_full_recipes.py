@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 TWINS = {path.stem: path.stem for path in RECIPES.glob("*.yaml") if "vars.models" in path.read_text(encoding="utf-8")}
 TWINS["glamm_full"] = "glamm"
 PUBLISHED = {"glamm_grand_pretrain", "glamm_gcg", "glamm_refseg", "glamm_region_caption", "glamm_fullscope"}
+UNSEEN = {"pix2cap_training"}  # transformers' Mask2Former reads values on its way, of which the planner has none
 SEGMENTS = {"semantic": 4, "referring": 3, "refcocog_gcg": 2, "psg_gcg": 2, "flickr_gcg": 2, "human_gcg": 1}
 
 
@@ -52,7 +53,8 @@ def test_a_full_recipe_plans_clean_for_every_example_cluster(
     plan = planned(recipe, overrides)
 
     assert [str(fault) for fault in (*plan.faults, *SlurmLauncher(read_cluster(cluster)).check(plan))] == []
-    assert {stage.foresight.sketch is not None for stage in plan.stages if stage.name in trainings(plan)} <= {True}
+    looked_at = [one for one in plan.stages if one.name in trainings(plan) and one.spec.stage not in UNSEEN]
+    assert {stage.foresight.sketch is not None for stage in looked_at} <= {True}
 
 
 @pytest.mark.parametrize("recipe", sorted(TWINS.keys() - {"glamm_full"}))
