@@ -32,7 +32,7 @@ from tests.browser import Browser, Page
 
 WIDTH_PX, HEIGHT_PX = 1240, 860
 PHONE_PX = (390, 844)
-TERMINAL, WATCH_PX = (80, 24), (1000, 660)
+TERMINAL, WATCH_PX = (80, 16), (1000, 465)
 SERVER_PATIENCE_S = 120.0
 LOADING_S = 3.0  # of pages that go on loading after they have loaded
 SECTIONS = ("lineage", "samples", "curves", "where-the-time-went")
