@@ -58,5 +58,5 @@ $(FOR_TRAIN):
 	@rm -f $(VENV)/.ready-*; touch $@
 
 $(FOR_TESTS): $(FOR_TRAIN)
-	@$(INSTALL) --editable '.[train,scores,dev]'
+	@$(INSTALL) --editable '.[train,scores,tensorboard,wandb,dev]'
 	@touch $@
