@@ -10,12 +10,12 @@ from PIL import Image
 from orchestrator.artifacts import Shards
 from orchestrator.data.writer import ShardWriter
 from orchestrator.records import record
+from stages.adapters import LoraConfig
 from stages.glamm.config import (
     Blueprint,
     GlammConfig,
     GroundingConfig,
     LanguageConfig,
-    LoraConfig,
     RegionConfig,
     VisionConfig,
     draw_blueprint,

@@ -39,13 +39,14 @@ class WordsTask(TrainTask[Tensor]):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         size = self._size
-        return LlamaForCausalLM(
+        model: nn.Module = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=size.words, hidden_size=size.hidden_size, intermediate_size=size.mlp_size,
                 num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
-                max_position_embeddings=size.length, attn_implementation="sdpa", use_cache=False,
+                max_position_embeddings=size.length, use_cache=False,
             )
         )  # fmt: skip
+        return model
 
     def collate(self, drawn: Sequence[Drawn]) -> Tensor:
         """Stacks samples: B x L."""
@@ -94,7 +95,7 @@ class Memory:
 class Clock:
     """Notes when steps begin; the device has done all before the first and the last one."""
 
-    def __init__(self, task: WordsTask, steps: int) -> None:
+    def __init__(self, task: TrainTask[Any], steps: int) -> None:
         """Listens to a task."""
         self.marks: list[float] = []
         loss = task.loss
@@ -143,7 +144,8 @@ def by_hand(size: Size, memory: Memory) -> tuple[Callable[[], None], Clock]:
 
 def by_fit(size: Size, memory: Memory, world: World, folder: Path) -> tuple[Callable[[], None], Clock]:
     """Makes what trains by `fit` anew each time it is called."""
-    train, task, calls = train_config(size, size.steps + 1), WordsTask(size), iter(range(10**6))
+    train, calls = train_config(size, size.steps + 1), iter(range(10**6))
+    task: TrainTask[Any] = WordsTask(size)
     clock = Clock(task, size.steps)
     engine = make_engine(task, train, trainable=("*",), world=world, seed=1)
 
@@ -158,7 +160,7 @@ def by_fit(size: Size, memory: Memory, world: World, folder: Path) -> tuple[Call
         checkpoints = Checkpoints(
             directory / CHECKPOINTS, fingerprint=context.fingerprint, train=train, seed=1, world=world, journal=journal
         )
-        fit(task, engine, memory, train=train, checkpoints=checkpoints, context=context)  # type: ignore[arg-type]  # all that it asks of a stream
+        fit(task, engine, memory, train=train, checkpoints=checkpoints, context=context)
         journal.close()
 
     return once, clock
