@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from orchestrator.errors import InputError
 
@@ -83,10 +83,20 @@ class WordPieces:
         ]
 
 
-def learn_pieces(texts: Iterable[str], size: int) -> WordPieces:
-    """Learns a byte-level BPE from texts: any text can be written with it, frequent words are one token."""
+def learn_pieces(texts: Iterable[str], size: int, *, attached: bool = False) -> WordPieces:
+    """Learns a byte-level BPE from texts: any text can be written with it, frequent words are one token.
+
+    `attached`: a word and the punctuation at its end may be one token, as in T5's own vocabulary.
+    """
     inner = Tokenizer(models.BPE(unk_token=None))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if attached:
+        words = pre_tokenizers.Split(Regex(r"\s*\S+"), behavior="isolated")
+        inner.normalizer = normalizers.Prepend(" ")
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    else:
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,

@@ -14,7 +14,7 @@ REPEATS = 50  # of the config's texts, so that every word of them becomes one to
 
 def learn(config: LearnTokenizer.Config, shards: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     """Writes the tokenizer; returns facts."""
-    pieces = learn_pieces(_texts(config, shards), config.vocabulary_size)
+    pieces = learn_pieces(_texts(config, shards), config.vocabulary_size, attached=config.attached)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pieces.files().items():
         (folder / name).write_bytes(content)

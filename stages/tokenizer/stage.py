@@ -17,6 +17,7 @@ class LearnTokenizer(Stage):
         """How large, and from how much."""
 
         vocabulary_size: int = 1000  # the 256 bytes and the three special tokens included
+        attached: bool = False  # a word and the punctuation at its end may be one token, as in T5's own vocabulary
         samples: int = 2000  # read from each input
         texts: list[str] = field(default_factory=list)  # more of them, such as prompts, each as often as a frequent one
 
