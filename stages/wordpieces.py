@@ -24,11 +24,11 @@ class WordPieces:
     def __init__(self, inner: Tokenizer, *, pad: str, start: str, end: str) -> None:
         """Checks that the tokenizer has these tokens."""
         self._inner, self._named = inner, {"pad_token": pad, "bos_token": start, "eos_token": end}
-        ids = {name: inner.token_to_id(token) for name, token in self._named.items()}
-        if lacking := [f"{name} {self._named[name]!r}" for name, number in ids.items() if number is None]:
+        known = {name: inner.token_to_id(token) for name, token in self._named.items()}
+        if lacking := [f"{name} {self._named[name]!r}" for name, number in known.items() if number is None]:
             raise InputError(f"the tokenizer lacks its {' and its '.join(lacking)}")
         self.size: int = inner.get_vocab_size(with_added_tokens=True)
-        self.pad_id, self.start_id, self.end_id = (int(ids[name]) for name in self._named)
+        self.pad_id, self.start_id, self.end_id = (number for number in known.values() if number is not None)
         inner.no_truncation()
         inner.no_padding()
 
