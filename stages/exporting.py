@@ -62,6 +62,21 @@ def write_description(
     write_json(directory / CONFIG, plain)
 
 
+def padded_preprocessor(side_px: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Says in Hugging Face's terms that pictures are scaled to a square, bilinearly, and padded right and below."""
+    return {
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "size": {"longest_edge": side_px},
+        "pad_size": {"height": side_px, "width": side_px},
+        "resample": 2,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
 def open_export(directory: Path, *, model: str, model_type: str, files: Sequence[str] = ()) -> Opened:
     """Reads all but the weights; a folder that is no export of a `model`, or not a whole one, is refused.
 

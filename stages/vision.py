@@ -102,21 +102,6 @@ def fit_square(image: Image.Image, side_px: int) -> Fitted:
     return Fitted(image=canvas, scale=scale, width_px=width_px, height_px=height_px)
 
 
-def padded_preprocessor(side_px: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """Says in Hugging Face's terms that pictures are scaled to a square, bilinearly, and padded right and below."""
-    return {
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "size": {"longest_edge": side_px},
-        "pad_size": {"height": side_px, "width": side_px},
-        "resample": 2,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-
-
 def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """Returns what encoders read: 3 x H x W, each colour (0..1) less its mean, over its deviation."""
     pixels_HWC = np.asarray(image.convert("RGB"), dtype=np.float32) / 255

@@ -10,7 +10,8 @@ from stages.cloc.answer import ClocModel
 from stages.cloc.config import FAMILY, Blueprint
 from stages.cloc.initial import draw_weights
 from stages.cloc.model import Cloc
-from stages.vision import CLIP_MEAN, CLIP_STD, padded_preprocessor
+from stages.exporting import padded_preprocessor
+from stages.vision import CLIP_MEAN, CLIP_STD
 
 
 class ClocFamily(BlueprintFamily[Blueprint, Cloc, ClocModel]):

@@ -6,11 +6,12 @@ from typing import Any
 from transformers.initialization import no_init_weights
 
 from stages.blueprints import BlueprintFamily
+from stages.exporting import padded_preprocessor
 from stages.pix2cap.answer import Pix2CapModel
 from stages.pix2cap.config import FAMILY, Blueprint
 from stages.pix2cap.initial import draw_weights
 from stages.pix2cap.model import Pix2Cap
-from stages.vision import IMAGENET_MEAN, IMAGENET_STD, padded_preprocessor
+from stages.vision import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Pix2CapFamily(BlueprintFamily[Blueprint, Pix2Cap, Pix2CapModel]):
