@@ -90,7 +90,7 @@ class _Contrast(torch.autograd.Function):
     """The loss, and the gradient of a rank's own rows from the sums of everybody's rows."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types it as *args
+    def forward(
         ctx: FunctionCtx, images_ND: Tensor, texts_ND: Tensor, scale: Tensor, alike_ND: Tensor, settings: _Settings
     ) -> Tensor:
         """Sums the rows of both tables, this rank's own, and gathers everybody's sums. Collective."""
@@ -112,8 +112,8 @@ class _Contrast(torch.autograd.Function):
         return (sums_G2.sum() - 2 * true_G.sum()) / (2 * pairs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Computes the gradients of this rank's rows, and its share of the scale's."""
         context = cast("Any", ctx)
         images, texts = context.tables

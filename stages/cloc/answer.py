@@ -56,7 +56,7 @@ class ClocModel:
     def embed_regions(
         self,
         images: Sequence[Image.Image],
-        boxes_xyxy_px: Sequence[Sequence[Box]],
+        boxes_xyxy_px: Sequence[Sequence[Sequence[float]]],
         masks_HW: Sequence[Sequence[Mask | None]],
     ) -> list[Vectors]:
         """Embeds what lies in boxes: for each image R x D, of unit length."""
@@ -82,7 +82,7 @@ class ClocModel:
             pixels = [self._collator.pixels(image) for image in images[first : first + AT_ONCE]]
             yield from self.network.encode(torch.stack(pixels).to(self._device)).split(1)
 
-    def _regions(self, tokens_BPW: Tensor, image: Image.Image, boxes: Sequence[Box]) -> Tensor:
+    def _regions(self, tokens_BPW: Tensor, image: Image.Image, boxes: Sequence[Sequence[float]]) -> Tensor:
         boxes_1M4 = torch.tensor([[unit_box(box, image.width, image.height) for box in boxes]], device=self._device)
         return self.network.embed_regions(tokens_BPW, boxes_1M4)[0]
 

@@ -38,7 +38,7 @@ class Collator:
             captions=self.texts([sample.caption for sample in samples]),
             captioned_B=torch.tensor([bool(sample.caption.strip()) for sample in samples]),
             boxes_BM4=torch.tensor([[box for box, _ in regions] for regions in chosen]),
-            phrases=Texts(texts.ids.unflatten(0, shape), texts.last.unflatten(0, shape)),
+            phrases=Texts(texts.ids.view(*shape, -1), texts.last.view(shape)),
             real_BM=torch.tensor([[bool(text) for _, text in regions] for regions in chosen]),
         )
 

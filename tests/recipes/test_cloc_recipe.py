@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(
 SHORT = (
     "stages.shapes.config.train_scenes=16", "stages.shapes.config.val_scenes=4",
     "stages.pretrain.config.train.steps=3", "stages.pretrain.config.train.global_batch=8",
-    "stages.pretrain.config.chunk=2", "stages.pretrain.config.train.save.every_steps=2",
+    "stages.pretrain.config.train.save.every_steps=2", "stages.pretrain.config.chunk=2",
+    "stages.pretrain.config.train.engine.zero_stage=3",
 )  # fmt: skip
 
 
