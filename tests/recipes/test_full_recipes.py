@@ -19,7 +19,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 TWINS = {path.stem: path.stem for path in RECIPES.glob("*.yaml") if "vars.models" in path.read_text(encoding="utf-8")}
 TWINS["glamm_full"] = "glamm"
 PUBLISHED = {"glamm_grand_pretrain", "glamm_gcg", "glamm_refseg", "glamm_region_caption", "glamm_fullscope"}
-UNSEEN = {"pix2cap_training"}  # transformers' Mask2Former reads values on its way, of which the planner has none
+# of what these read on their way the planner has no values: Mask2Former's shapes, PixelLLM's proposals and T5's masks
+UNSEEN = {"pix2cap_training"} | {name for name in STAGES if name.startswith("pixelllm_")}
 SEGMENTS = {"semantic": 4, "referring": 3, "refcocog_gcg": 2, "psg_gcg": 2, "flickr_gcg": 2, "human_gcg": 1}
 
 
