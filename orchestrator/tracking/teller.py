@@ -36,6 +36,7 @@ class Teller:
         self._opened: Store | None = None
         self._uri = uri
         self._experiment_name = experiment
+        self._answered: set[str] = set()  # runs of which the last batch got an answer; others are asked what they have
         self.points = 0  # told so far
 
     def begin(self, story: Story) -> str:
@@ -136,14 +137,17 @@ class Teller:
             batch = read_batch(story.directory, ledger.offset, ledger.last_steps)
             if batch.end == ledger.offset:
                 return
-            self.store.points(run_id, batch.points)
+            points = batch.points if run_id in self._answered else self.store.unheard(run_id, batch.points)
+            self._answered.discard(run_id)
+            self.store.points(run_id, points)
+            self._answered.add(run_id)
             self._tell_params(ledger, run_id, params_of(batch.params))
             for path in batch.files:
                 self._tell_file(story.directory, path, ledger, run_id)
             ledger.offset, ledger.last_steps = batch.end, dict(batch.last_steps)
             ledger.redone += batch.redone
             ledger.save()
-            self.points += len(batch.points)
+            self.points += len(points)
 
     def _tell_spending(self, story: Story, ledger: Ledger, run_id: str) -> None:
         """Tells where the hours went, once something has ended; of a stage that goes on, again at its next end."""
