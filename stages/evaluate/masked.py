@@ -9,7 +9,13 @@ from PIL import Image, ImageFilter
 from stages.evaluate.answers import Answer, Said, Vector
 from stages.evaluate.benchmark import Benchmark, expect
 from stages.evaluate.boxes import score_boxes
-from stages.evaluate.retrieval import embed_regions, score_image_retrieval, score_recognition, score_region_retrieval
+from stages.evaluate.retrieval import (
+    Vectors,
+    embed_regions,
+    score_image_retrieval,
+    score_recognition,
+    score_region_retrieval,
+)
 from stages.expressions import described
 from stages.family import Embeds, EmbedsWhole
 from stages.samples import Sample
@@ -60,7 +66,10 @@ def read_expressions(sample: Sample, _seed: int = 0) -> Answer | None:
 def embed_objects(
     model: Embeds, images: Sequence[Image.Image], references: Sequence[Answer], _limit: int, *, crops: bool
 ) -> list[Answer]:
-    """Embeds every object through its mask, in a crop around it or in the whole image, and the name of its class."""
+    """Embeds every object through its mask, in a crop around it or in the whole image, and the name of its class.
+
+    Shown is which class fits best of those in the images that are asked about together.
+    """
     shown = [
         _cropped(image, said) if crops else (image, _mask_of(said, image))
         for image, reference in zip(images, references, strict=True)
@@ -68,11 +77,15 @@ def embed_objects(
     ]
     seen_RD = model.embed_images([image for image, _ in shown], [mask_HW for _, mask_HW in shown])
     names = list(dict.fromkeys(said.phrase for reference in references for said in reference.said))
-    read = dict(zip(names, model.embed_texts([TEMPLATE.format(name) for name in names]), strict=True))
+    read_CD = model.embed_texts([TEMPLATE.format(name) for name in names])
     expect(len(shown), len(seen_RD), "embeddings for objects")
-    vectors = iter(seen_RD)
+    best = (names[int(place)] for place in (seen_RD @ read_CD.T).argmax(axis=1))
+    found = zip(best, seen_RD, strict=True)
     return [
-        Answer(caption="", said=tuple(_placed(said, next(vectors), read[said.phrase]) for said in reference.said))
+        Answer(
+            caption="",
+            said=tuple(_named(said, *next(found), read_CD[names.index(said.phrase)]) for said in reference.said),
+        )
         for reference in references
     ]
 
@@ -128,13 +141,11 @@ def _box_of(said: Said) -> Box:
     return said.box_xyxy_px
 
 
-def _placed(said: Said, seen_D: np.ndarray, read_D: np.ndarray) -> Said:
-    return Said(
-        phrase=said.phrase, box_xyxy_px=said.box_xyxy_px, seen_as=_vector(seen_D), read_as=_vector(read_D)
-    )  # fmt: skip
+def _named(said: Said, name: str, seen_D: Vectors, read_D: Vectors) -> Said:
+    return Said(phrase=name, box_xyxy_px=said.box_xyxy_px, seen_as=_vector(seen_D), read_as=_vector(read_D))
 
 
-def _vector(embedded_D: np.ndarray) -> Vector:
+def _vector(embedded_D: Vectors) -> Vector:
     return tuple(map(float, embedded_D))
 
 

@@ -97,6 +97,18 @@ def test_masked_objects_are_named_in_crops_and_in_whole_images() -> None:
     assert set(whole.sizes) == {(40, 40)}
 
 
+def test_an_object_is_shown_under_the_name_that_it_was_given_and_not_the_true_one() -> None:
+    samples = [named(one) for one in SCENES]
+    swapped = [replace(samples[0], regions=tuple(replace(one, phrase="red") for one in samples[0].regions)), samples[1]]
+    benchmark = BENCHMARKS["masked_recognition_whole"]
+    references = [read_classes(one) for one in swapped]
+
+    answers = benchmark.ask(Colours(), [decode_image(one.image) for one in swapped], references, 8)  # type: ignore[arg-type]
+
+    # green fits neither name, and the first of them is given; blue fits its own
+    assert [[said.phrase for said in answer.said] for answer in answers] == [["red", "blue"], ["blue", "red"]]
+
+
 def test_long_texts_are_retrieved_both_ways_and_compat_asks_otherwise() -> None:
     model = Colours()
 
