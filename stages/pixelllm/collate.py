@@ -128,4 +128,4 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def _stacked(rows: Sequence[Sequence[Sequence[float]]]) -> Tensor:
     longest = max(len(row) for row in rows)
     padded = [[*row, *[[0.0] * 4] * (longest - len(row))] for row in rows]
-    return torch.tensor(padded).unflatten(-1, (2, 2))
+    return torch.tensor(padded).view(len(rows), longest, 2, 2)

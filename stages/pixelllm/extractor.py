@@ -66,4 +66,4 @@ class LocationHead(nn.Module):
     def forward(self, hidden_NLD: Tensor) -> Tensor:
         """Returns N x L x 2 x 2: for each token two points xy; a fresh head says the middle, nearly."""
         points: Tensor = (self.last(self.layers(hidden_NLD)) + 1) / 2
-        return points.unflatten(-1, (2, 2))
+        return points.view(*points.shape[:-1], 2, 2)

@@ -68,7 +68,7 @@ class PixelLLM(nn.Module):
         """Encodes images twice and lays the maps on each other, the smaller one enlarged: B x C x H x W."""
         semantic_BND = self.semantic(semantic_pixels_BCHW).last_hidden_state[:, 1:]
         side = round(semantic_BND.shape[1] ** 0.5)
-        semantic = semantic_BND.transpose(1, 2).unflatten(2, (side, side))
+        semantic = semantic_BND.transpose(1, 2).reshape(len(semantic_BND), -1, side, side)
         # SAM, unlike CLIP, does not see to the type itself
         place = self.localization(localization_pixels_BCHW.to(semantic.dtype)).last_hidden_state
         grid = (max(side, place.shape[-1]),) * 2

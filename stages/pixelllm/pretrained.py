@@ -98,7 +98,7 @@ def _resized(name: str, table: Tensor, shape: tuple[int, ...]) -> Tensor:
     log.info("%s is resized from %s to %s", name, tuple(table.shape), shape)
     if name.endswith(_CLIP_POSITIONS):  # the class token's position, then those of a square
         before, after = (round((length - 1) ** 0.5) for length in (table.shape[0], shape[0]))
-        grid_1CHW = table[1:].float().unflatten(0, (before, before)).permute(2, 0, 1)[None]
+        grid_1CHW = table[1:].float().view(before, before, -1).permute(2, 0, 1)[None]
         new_1CHW = functional.interpolate(grid_1CHW, size=(after, after), mode="bicubic", align_corners=False)
         return torch.cat([table[:1], new_1CHW[0].flatten(1).T.to(table.dtype)])
     if name.endswith(_SAM_POSITIONS):
