@@ -93,7 +93,7 @@ def summed_mask_losses(
         return bce, dice, 0
     groups: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[Tensor, Tensor, Tensor]]] = {}
     for mask, inside, low, seeds in zip(
-        masks, where.insides, low_NHW.split(counts), seeds_N.split(counts), strict=True
+        masks, where.insides, torch.split(low_NHW, counts), torch.split(seeds_N, counts), strict=True
     ):
         if len(mask):
             groups.setdefault((inside, (mask.shape[-2], mask.shape[-1])), []).append((low, mask, seeds))

@@ -94,7 +94,7 @@ def test_two_real_pictures_are_said_word_by_word(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_eight_real_pictures_are_said_word_by_word_with_masks_that_fit(tmp_path: Path) -> None:
-    said, truth = learnt_by_heart(tmp_path, each=4, steps=400)
+    said, truth = learnt_by_heart(tmp_path, each=4, steps=300)
 
     assert len(truth) == 8
     assert [one.caption for one in said] == [one.caption for one in truth]
