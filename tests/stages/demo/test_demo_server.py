@@ -150,6 +150,7 @@ def test_a_port_that_is_taken_is_told(server: DemoServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.needs("torch")
 def test_the_command_shows_the_page_of_an_export_until_it_is_interrupted(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "model")

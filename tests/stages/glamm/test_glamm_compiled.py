@@ -38,6 +38,7 @@ def learnt(**engine: Any) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.needs("torch")
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # of transformers 6
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at everything
