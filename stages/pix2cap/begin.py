@@ -43,10 +43,11 @@ def begin_from_checkpoint(model: Checkpoint, losses: LossConfig, augment: Augmen
 
 def read_categories(shards: Mapping[str, Shards]) -> list[Category]:
     """Reads the categories that panoptic shards bring along; all must list the same."""
-    listed = {name: entry.facts().get("categories") for name, entry in shards.items()}
+    listed = {name: entry.facts().get("categories") or () for name, entry in shards.items()}
+    first, categories = next(iter(listed.items()))
     for name, found in listed.items():
         if not found:
             raise InputError(f"inputs.shards.{name}: its manifest lists no categories; convert a panoptic source anew")
-        if found != next(iter(listed.values())):
-            raise InputError(f"inputs.shards.{name}: its categories are not those of {next(iter(listed))}")
-    return [Category(**one) for one in next(iter(listed.values()))]
+        if found != categories:
+            raise InputError(f"inputs.shards.{name}: its categories are not those of {first}")
+    return [Category(**one) for one in categories]

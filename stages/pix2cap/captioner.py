@@ -26,14 +26,14 @@ class Captioner(nn.Module):
     ) -> None:
         """Builds it with fresh weights; `settings` are those of a GitConfig."""
         super().__init__()
-        config = GitConfig(**settings, attn_implementation="eager")
+        config = GitConfig(**{**settings, "attn_implementation": "eager"})
         self.gradient_scale = gradient_scale
         self.object_projection = nn.Linear(object_width, object_size)
         self.visual_projection = nn.Sequential(
             nn.Linear(object_size, config.hidden_size), nn.LayerNorm(config.hidden_size)
         )
-        self.embeddings = GitEmbeddings(config)
-        self.encoder = GitEncoder(config)
+        self.embeddings = GitEmbeddings(config)  # type: ignore[no-untyped-call]  # transformers'
+        self.encoder = GitEncoder(config)  # type: ignore[no-untyped-call]
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
         self.output.weight = self.embeddings.word_embeddings.weight
 
@@ -58,7 +58,7 @@ class Captioner(nn.Module):
         """Writes greedily: the ids of each caption, without its beginning and end."""
         return [
             ids
-            for some_N2D in objects_N2D.split(AT_ONCE)
+            for some_N2D in torch.split(objects_N2D, AT_ONCE)
             for ids in self._written(some_N2D, begin=begin, end=end, max_tokens=max_tokens)
         ]
 

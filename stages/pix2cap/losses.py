@@ -4,6 +4,7 @@ Legend: T predicted tokens, V vocabulary.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +29,17 @@ class SegmentLoss:
     def __init__(self, config: LossConfig, num_classes: int) -> None:
         """Takes weights, and the number of classes without the one that means none."""
         self._weights = {part: getattr(config, part) for part in _PARTS.values()}
-        settings = Mask2FormerConfig(
-            num_labels=num_classes,
-            no_object_weight=config.no_object,
-            class_weight=config.classes,
-            mask_weight=config.masks,
-            dice_weight=config.dice,
-            train_num_points=config.points,
-            oversample_ratio=config.oversample,
-            importance_sample_ratio=config.importance,
-        )
-        self._criterion = Mask2FormerLoss(settings, {})
+        settings: dict[str, Any] = {
+            "num_labels": num_classes,
+            "no_object_weight": config.no_object,
+            "class_weight": config.classes,
+            "mask_weight": config.masks,
+            "dice_weight": config.dice,
+            "train_num_points": config.points,
+            "oversample_ratio": config.oversample,
+            "importance_sample_ratio": config.importance,
+        }
+        self._criterion = Mask2FormerLoss(Mask2FormerConfig(**settings), {})
 
     def __call__(self, seen: Seen, batch: Pix2CapBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted sum over all predictions, and the parts of the last one, unweighted."""

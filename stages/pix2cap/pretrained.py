@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from orchestrator.errors import InputError
-from orchestrator.training.foreign.mapping import fill_from, match, rules_of
+from orchestrator.training.foreign.mapping import Rule, fill_from, match, rules_of
 from orchestrator.training.foreign.opening import open_source
-from orchestrator.training.foreign.source import few
+from orchestrator.training.foreign.source import TensorSource, few
 from orchestrator.training.holdings import saved_buffers
 from stages.folders import read_settings
 from stages.pix2cap.config import Category, Pix2CapConfig
@@ -36,7 +36,7 @@ def fill_from_folders(model: nn.Module, config: Pix2CapConfig, categories: Seque
     Each rank reads the files and keeps what it holds. Names, shapes and classes are compared before anything is read.
     """
     wanted = {**dict(model.named_parameters()), **dict(saved_buffers(model))}
-    sources = []
+    sources: list[tuple[TensorSource, tuple[Rule, ...], tuple[str, ...]]] = []
     if (folder := config.segmenter.path) is not None:
         _expect_categories(config, categories)
         sources.append((open_source(folder), SEGMENTER, ("segmenter.", "class_predictor.")))
