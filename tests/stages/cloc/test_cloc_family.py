@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,15 @@ from stages.cloc.family import ClocFamily
 from stages.cloc.initial import draw_weights, fill_from_clip
 from stages.cloc.model import Cloc, unit
 from stages.family import ADAPTER, Embeds, RefersByBox
+from stages.glamm.config import VisionConfig
+from stages.glamm.config import draw_blueprint as draw_glamm
+from stages.glamm.model import Glamm
+from stages.glamm.pretrained import fill_from_published
 from stages.predict import Asked, predict
 from stages.vision import read_image
 from tests.stages.cloc_models import tiny_checkpoint, word_pieces
-from tests.stages.glamm_models import half, picture
+from tests.stages.glamm_models import TINY as GLAMM
+from tests.stages.glamm_models import half, picture, vocabulary
 
 pytestmark = pytest.mark.needs("torch")
 
@@ -190,3 +196,16 @@ def test_what_is_exported_reads_as_a_clips_image_encoder(exported: Path, checkpo
 
     pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     assert torch.allclose(encoder(pixels).last_hidden_state, ours.encode(pixels), atol=1e-6)
+
+
+def test_a_glamm_takes_the_export_as_its_image_encoder(exported: Path, checkpoint: Checkpoint) -> None:
+    words = vocabulary()
+    config = replace(GLAMM, vision=VisionConfig(path=exported))
+    glamm = Glamm(draw_glamm(config, words.size))
+
+    filled = fill_from_published(glamm, config)
+
+    ours = FAMILY.load(checkpoint.path).network.vision_model
+    theirs = dict(glamm.vision_tower.named_parameters())
+    assert {name.split(".")[0] for name in filled.report.loaded} == {"vision_tower"}
+    assert all(torch.equal(theirs[name], weight) for name, weight in ours.named_parameters())
