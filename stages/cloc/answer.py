@@ -80,7 +80,7 @@ class ClocModel:
         """Encodes images, some at a time, and gives them out one by one: 1 x P x W."""
         for first in range(0, len(images), AT_ONCE):
             pixels = [self._collator.pixels(image) for image in images[first : first + AT_ONCE]]
-            yield from self.network.encode(torch.stack(pixels).to(self._device)).split(1)
+            yield from torch.split(self.network.encode(torch.stack(pixels).to(self._device)), 1)
 
     def _regions(self, tokens_BPW: Tensor, image: Image.Image, boxes: Sequence[Sequence[float]]) -> Tensor:
         boxes_1M4 = torch.tensor([[unit_box(box, image.width, image.height) for box in boxes]], device=self._device)

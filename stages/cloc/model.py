@@ -85,7 +85,7 @@ class Cloc(nn.Module):
     def _embed(self, part: ClocBatch) -> tuple[Tensor, ...]:
         tokens_BPW = self.encode(part.pixels_BCHW)
         phrases = Texts(part.phrases.ids.flatten(0, 1), part.phrases.last.flatten())
-        phrases_BMD = self.embed_texts(phrases).unflatten(0, part.real_BM.shape)
+        phrases_BMD = torch.unflatten(self.embed_texts(phrases), 0, part.real_BM.shape)
         return (
             self.embed_images(tokens_BPW),
             self.embed_texts(part.captions),
@@ -116,7 +116,7 @@ class AttentionPool(nn.Module):
         return pooled_BW
 
     def _split(self, tokens_BPW: Tensor) -> Tensor:
-        return tokens_BPW.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        return torch.unflatten(tokens_BPW, -1, (self._heads, -1)).transpose(1, 2)
 
 
 class ClassPool(nn.Module):

@@ -29,7 +29,7 @@ class BoxPrompt(nn.Module):
         corners_N2W = sinusoidal_corners(boxes_BM4.flatten(0, 1), self._width, temperature=self._temperature)
         corners_N2W = corners_N2W.to(self.top_left.weight.dtype)
         both_N2W = torch.stack([self.top_left(corners_N2W[:, 0]), self.bottom_right(corners_N2W[:, 1])], dim=1)
-        return both_N2W.unflatten(0, boxes_BM4.shape[:2])
+        return torch.unflatten(both_N2W, 0, boxes_BM4.shape[:2])
 
 
 class Prompter(nn.Module):
@@ -38,7 +38,7 @@ class Prompter(nn.Module):
     def __init__(self, width: int, embedding_size: int, config: PrompterConfig) -> None:
         """Builds it for an image encoder of this width."""
         super().__init__()
-        settings = CLIPVisionConfig(
+        settings = CLIPVisionConfig(  # type: ignore[call-arg]  # transformers takes more than its signature says
             hidden_size=width, intermediate_size=config.mlp_ratio * width, num_attention_heads=HEADS, hidden_act="gelu",
             attn_implementation="sdpa",
         )  # fmt: skip
@@ -55,7 +55,7 @@ class Prompter(nn.Module):
         tokens_NTW = torch.cat([prompts_BMQW, repeated_BMPW], dim=2).flatten(0, 1)
         mixed_NTW = self.layer(tokens_NTW, None)
         embedded_ND: Tensor = self.projection(self.norm(mixed_NTW).mean(dim=1))
-        return embedded_ND.unflatten(0, (images, prompts))
+        return torch.unflatten(embedded_ND, 0, (images, prompts))
 
     def by_boxes(self, image_BPW: Tensor, boxes_BM4: Tensor) -> Tensor:
         """Asks what lies in boxes, in units of the square that was encoded (0..1): B x M x D."""

@@ -30,7 +30,8 @@ class TextEncoder:
         model, self._tokenizer = _opened(config.path, precision)
         model = read_both_ways(model) if config.bidirectional else model
         self._model: nn.Module = model
-        self._model.requires_grad_(requires_grad=False).to(device)
+        self._model.requires_grad_(requires_grad=False)
+        nn.Module.to(self._model, device)  # a model of transformers hides the types of its own
         self._tokenizer.enable_truncation(config.max_tokens)
         self._tokenizer.no_padding()
         self.size: int = model.config.hidden_size

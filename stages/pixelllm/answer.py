@@ -104,7 +104,7 @@ class PixelLLMModel:
         map_BCHW = self.network.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW)
         said = [
             one
-            for rows in torch.arange(len(batch.image_N), device=self._device).split(ROWS_AT_ONCE)
+            for rows in torch.split(torch.arange(len(batch.image_N), device=self._device), ROWS_AT_ONCE)
             for one in self._rows_written(batch, map_BCHW, rows, max_new_tokens)
         ]
         return [(some[at][0], one) for at, one in zip(batch.image_N.tolist(), said, strict=True)]

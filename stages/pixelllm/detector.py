@@ -87,7 +87,7 @@ class Detector(nn.Module):
         sides_P2 = boxes_P4[:, 2:] - boxes_P4[:, :2]
         order = [at for at in np.argsort(-scores_P, kind="stable") if scores_P[at] >= self.config.score]
         order = [at for at in order if (sides_P2[at] >= 1).all()][: 10 * self.config.most]
-        ious = box_ious(boxes_P4[order], boxes_P4[order])
+        ious = box_ious(boxes_P4[order].tolist(), boxes_P4[order].tolist())
         kept: list[int] = []
         for number in range(len(order)):
             if len(kept) < self.config.most and not (ious[number, kept] > self.config.overlap).any():
@@ -122,7 +122,7 @@ def _targets(proposed: Proposed, boxes_G4: Tensor) -> tuple[Tensor, Tensor, Tens
     size_G2 = boxes_G4[:, 2:] - boxes_G4[:, :2]
     middle_G2 = (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2
     off_PG2 = (places_P2[:, None] - middle_G2).abs() / strides_P[:, None, None]
-    longest_G, strides = size_G2.amax(-1), strides_P.unique()
+    longest_G, strides = size_G2.amax(-1), torch.unique(strides_P)
     is_level_PG = (longest_G >= SMALLEST * strides_P[:, None]) | (strides_P == strides.min())[:, None]
     is_level_PG &= (longest_G < LARGEST * strides_P[:, None]) | (strides_P == strides.max())[:, None]
     is_peak_PG = (off_PG2 <= 0.5).all(-1) & is_level_PG

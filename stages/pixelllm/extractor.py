@@ -26,7 +26,7 @@ class PromptFeatures(nn.Module):
         self.tokens_KW = nn.Parameter(torch.randn(config.tokens, width))
         self.ways_KWT = nn.Parameter(torch.randn(config.tokens, width, config.token_size) / width**0.5)
         self.transformer = SamTwoWayTransformer(
-            SamMaskDecoderConfig(
+            SamMaskDecoderConfig(  # type: ignore[call-arg]  # transformers takes more than its signature says
                 hidden_size=width,
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,

@@ -37,7 +37,7 @@ class T5Speaker(nn.Module):
         self.model = T5ForConditionalGeneration(config)
         # transformers ties every T5 while it builds one; T5 1.1 and Flan-T5 have an output layer of their own
         self.model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.model.set_input_embeddings(self.model.shared)
+        self.model.set_input_embeddings(self.model.shared)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         if lora is not None:
             inject_lora(self.model, lora)
 
