@@ -12,7 +12,7 @@ from tests.ranks import run_ranks
 from tests.stages.pix2cap_models import bare, batch_of, sample, tiny_model, tiny_task, vocabulary
 from tests.toys import toy_engine, toy_train
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
+pytestmark = [pytest.mark.long, pytest.mark.needs("torch")]
 
 SEED, STEPS = 3, 3
 
