@@ -1,14 +1,16 @@
 """How much boxes overlap. Shapes: N and M boxes, xyxy in any one unit."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Boxes = Sequence[Sequence[float]] | NDArray[np.floating[Any]]
 
 
-def box_ious(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Floats:
+def box_ious(first: Boxes, second: Boxes) -> Floats:
     """Returns the IoU of each box with each: N x M. A box without an area overlaps nothing."""
     first_N4, second_M4 = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (first, second))
     low_NM2 = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])

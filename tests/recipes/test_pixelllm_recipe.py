@@ -56,4 +56,4 @@ def test_all_steps_learn_where_words_are(tmp_path: Path) -> None:
     assert "parameters partitioned over 2 ranks" in log
     words, boxes = scores(folder, "score_trace")["word_locations"], scores(folder, "score")["refer_boxes"]
     assert 3 * words["scores"]["word_error"] <= words["untrained"]["word_error"]
-    assert boxes["scores"]["precision50"] >= max(0.3, 3 * boxes["untrained"]["precision50"])
+    assert boxes["scores"]["precision50"] >= max(0.2, 3 * boxes["untrained"]["precision50"])
