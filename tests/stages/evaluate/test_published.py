@@ -58,7 +58,7 @@ def test_what_keeps_numbers_apart_is_said(name: str, facts: dict[str, Any], more
 
 
 def test_every_published_number_is_of_a_score_that_exists_and_has_a_source() -> None:
-    assert set(PUBLISHED) == set(BENCHMARKS)
+    assert {"gcg", "region_captions", "refer", "refer_compat"} <= set(PUBLISHED) <= set(BENCHMARKS)
     for name, splits in PUBLISHED.items():
         for split in splits:
             for row in split.rows:
