@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.artifacts import MANIFEST, Artifact, Checkpoint, Report, Shards
 from orchestrator.records import record
 from orchestrator.stage import StageContext
+from stages import ABILITIES
 from stages.export.stage import ExportModel
 from stages.family import ADAPTER
 
@@ -16,6 +17,16 @@ library_name: orch
 tags: [vision-language, grounded-captions, {family}]
 {licence}---
 """
+
+# how `orch predict` asks for what an ability of stages/family.py gives
+_ASKED = {
+    **dict.fromkeys(("Grounds", "LocatesWords", "SegmentsPanoptic"), ""),
+    **dict.fromkeys(("Refers", "RefersByBox"), ' --refer "the left cup"'),
+    "DescribesRegions": " --box 10,10,60,60",
+    "Answers": ' --box 10,10,60,60 --prompt "Describe <bbox>."',
+    "DescribesDensely": " --dense",
+    "Embeds": ' --text "a red cup" --text "a dog"',
+}
 
 
 @record
@@ -44,7 +55,7 @@ def make_card(config: ExportModel.Config, checkpoint: Checkpoint, report: Report
         _data(ancestors, run),
         _bases(checkpoint, ancestors),
         _lineage(checkpoint, ancestors, run),
-        _use(config.form),
+        _use(config.form, str(facts["family"])),
         _model(facts),
         _recipe(run),
     ]
@@ -144,7 +155,7 @@ def _artifacts(name: str, given: Any) -> Iterator[tuple[str, Mapping[str, str]]]
         yield from ((f"{name}.{key}", artifact) for key, artifact in given.items())
 
 
-def _use(form: str) -> str:
+def _use(form: str, family: str) -> str:
     if form == ADAPTER:
         return (
             "## Use\n\nThis is the adapter of the language model alone, with its embeddings and head; the other parts "
@@ -152,13 +163,12 @@ def _use(form: str) -> str:
             "base.resize_token_embeddings(len(tokenizer))  # the language model that it was trained on\n"
             'model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n```\n'
         )
-    return (
-        "## Use\n\n```\norch predict THIS_FOLDER IMAGE --output drawn.png\n"
-        'orch predict THIS_FOLDER IMAGE --refer "the left cup" --output drawn.png\n'
-        'orch predict THIS_FOLDER IMAGE --box 10,10,60,60 --prompt "Describe <bbox>."\n```\n\n'
-        "```python\nfrom stages.glamm import load\n\n"
-        'said = load("THIS_FOLDER").caption("photo.jpg")\n```\n'
-    )
+    asked = dict.fromkeys(_ASKED[ability] for ability in ABILITIES.get(family, ()) if ability in _ASKED)
+    commands = [f"orch predict THIS_FOLDER IMAGE{asking} --output drawn.png" for asking in asked]
+    shell = ["```", *commands, "```\n"] if commands else []
+    python = ["from pathlib import Path\n", "from stages.family import load_family\n"]
+    loads = f'model = load_family("{family}").load_export(Path("THIS_FOLDER"))'
+    return "\n".join(["## Use\n", *shell, "```python", *python, loads, "```\n"])
 
 
 def _model(facts: Mapping[str, Any]) -> str:
