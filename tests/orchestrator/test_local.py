@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from orchestrator.artifacts import Report
 from tests.command_line import alive
+from tests.waiting import until
 
 
 def chain(**count: Any) -> dict[str, Any]:
@@ -28,6 +30,25 @@ def value(orch: Any, stage: str) -> Any:
 def losses(orch: Any, stage: str) -> list[int]:
     lines = (orch.run_folder / stage / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     return [event["step"] for event in map(json.loads, lines) if event["event"] == "metrics"]
+
+
+def all_that_is_known(run: Path) -> list[str]:
+    """Says of a run on a disk of its own what a test that waits in vain should tell."""
+    free = shutil.disk_usage(run).free
+    files = [*run.glob("logs/*.log"), *run.glob("*/logs/*/*"), *run.glob("*/state.json"), run / "launch.json"]
+    ours = [words for words in commands() if str(run).encode() in words]
+    return [f"{free} bytes free", *(f"{path}: {path.read_text(errors='replace')[-2000:]}" for path in files), str(ours)]
+
+
+def commands() -> list[bytes]:
+    """Lists the command lines of all processes, with what each waits for in the kernel."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            found.append(
+                entry.name.encode() + b" " + (entry / "wchan").read_bytes() + b" " + (entry / "cmdline").read_bytes()
+            )
+    return found
 
 
 def fill(disk: Path) -> None:
@@ -344,7 +365,7 @@ def test_a_full_disk_is_named_and_can_be_told_while_it_is_full(orch: Any, small_
     run = small_disk / "toy"
     orch.wait((run / "first" / "checkpoints" / "step_00000001").is_dir)
     fill(small_disk)
-    orch.wait(lambda: orch.json("status", run)["ended"])
+    until(lambda: orch.json("status", run)["ended"], what=lambda: all_that_is_known(run))
     shown = orch.json("status", run)
     refused = orch("launch", orch.folder / "recipe.yaml", code=3)
     (small_disk / "filler").unlink()
