@@ -177,11 +177,12 @@ def _checks(config: Evaluate.Config, benchmarks: Mapping[str, Any]) -> list[dict
 def _check(benchmark: Mapping[str, Any], name: str, score: str, field: str, number: float) -> dict[str, Any]:
     """Compares one score; one that falls as a model learns must not be above what is wanted."""
     value, falls = benchmark["scores"][score], score in QUESTIONS[name].falling
-    gain, wanted = {}, number
+    gain, wanted, better = {}, number, True
     if field == "gains":
         before = benchmark["untrained"][score]
         gain, wanted = {"gain": number}, before / number if falls else before * number
-    passed = value <= wanted if falls else value >= wanted
+        better = value < before if falls else value > before  # three times nothing is nothing: 0 must be beaten, too
+    passed = better and (value <= wanted if falls else value >= wanted)
     limit = "at most" if falls else "at least"
     return {"score": f"{name}.{score}", "limit": limit, "wanted": wanted, "is": value, "passed": passed, **gain}
 

@@ -22,6 +22,7 @@ from stages.evaluate.grounded import read_grounded
 from stages.evaluate.items import HeldOut, rounds_of
 from stages.evaluate.questions import QUESTIONS
 from stages.evaluate.regions import read_regions
+from stages.evaluate.scoring import _check
 from stages.evaluate.stage import Evaluate
 from stages.samples import Region, Sample
 from tests.ranks import run_ranks
@@ -234,6 +235,15 @@ def test_an_unknown_family_is_named_with_the_known_ones(tmp_path: Path) -> None:
 def test_a_wrong_config_names_field_given_and_allowed(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Evaluate.Config(**config)
+
+
+@pytest.mark.parametrize(
+    ("untrained", "trained", "passed"), [(0.25, 0.75, True), (0.25, 0.5, False), (0.0, 0.2, True), (0.0, 0.0, False)]
+)
+def test_a_gain_over_nothing_must_be_something(untrained: float, trained: float, passed: bool) -> None:  # noqa: FBT001 - a case of the table
+    benchmark = {"scores": {"miou": trained}, "untrained": {"miou": untrained}}
+
+    assert _check(benchmark, "gcg", "miou", "gains", 3.0)["passed"] == passed
 
 
 def test_gains_need_the_untrained_model(tmp_path: Path) -> None:
