@@ -24,6 +24,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def read_vision_settings(folder: Path) -> dict[str, Any]:
+    """Reads what a model folder says of its image encoder: it may hold both halves of CLIP, or all of SAM."""
+    settings = read_settings(folder)
+    inner: dict[str, Any] = settings.get("vision_config", settings)
+    return inner
+
+
 def stamps_of(paths: Iterable[Path | None]) -> dict[str, str]:
     """Tells size and time of change of files, and of those in folders. Their content would take minutes to read."""
     there = [path for path in paths if path is not None]

@@ -1,6 +1,8 @@
 """What several stages take in. Imports no torch."""
 
-from orchestrator.artifacts import Checkpoint, Shards
+from typing import Protocol
+
+from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 
 
@@ -10,3 +12,20 @@ class ModelAndSamples:
 
     model: Checkpoint
     shards: Shards
+
+
+class Begun(Protocol):
+    """What a model that begins is made of, as a recipe says it under config.model."""
+
+    def faults(self) -> dict[str, str]:
+        """Names what is not there or does not fit: key below config.model -> message."""
+
+
+def beginning_faults(model: Begun | None, tokenizer: Tokenizer | None, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """Finds no model to begin with or two, what the one lacks, and a tokenizer beside a checkpoint's own."""
+    if (model is None) == (checkpoint is None):
+        given = "neither given" if model is None else "both given"
+        return {"config.model": f"exactly one of config.model and inputs.model is needed, {given}"}
+    if model is None:
+        return {} if tokenizer is None else {"inputs.tokenizer": "inputs.model brings its own; remove one of the two"}
+    return {f"config.model.{key}": text for key, text in model.faults().items()}

@@ -13,6 +13,7 @@ from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
 from stages.cloc.config import FAMILY, Blueprint, ClocConfig, draw_blueprint, vocabulary_in
 from stages.folders import read_settings
+from stages.inputs import beginning_faults
 
 if TYPE_CHECKING:
     from stages.cloc.task import ClocTask
@@ -144,15 +145,10 @@ class ClocContrastive(TrainingStage):
         return begin_from_checkpoint(self.config, self.inputs.model)
 
     def _model_faults(self) -> dict[str, str]:
-        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            return {"config.model": f"exactly one of config.model and inputs.model is needed, {given}"}
-        if model is None:
-            return (
-                {} if tokenizer is None else {"inputs.tokenizer": "inputs.model brings its own; remove one of the two"}
-            )
-        found = {f"config.model.{key}": text for key, text in model.faults().items()}
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        found = beginning_faults(model, tokenizer, self.inputs.model)
+        if model is None or self.inputs.model is not None:
+            return found
         named = model.tokenizer_folder()
         if tokenizer is None and named is None:
             found["inputs.tokenizer"] = "needed, because config.model names no folder with a tokenizer"

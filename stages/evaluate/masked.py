@@ -10,6 +10,8 @@ from stages.evaluate.answers import Answer, Said, Vector
 from stages.evaluate.benchmark import Benchmark, expect
 from stages.evaluate.boxes import score_boxes
 from stages.evaluate.retrieval import (
+    REGION_MEANINGS,
+    TIES,
     Vectors,
     embed_regions,
     score_image_retrieval,
@@ -149,7 +151,6 @@ def _vector(embedded_D: Vectors) -> Vector:
     return tuple(map(float, embedded_D))
 
 
-_TIES = "Of equally close candidates the wrong ones count first."
 _CLASSES = {
     "class_accuracy": "objects named right, the mean over classes",
     "class_accuracy5": "objects whose class is among the five nearest, the mean over classes",
@@ -168,14 +169,9 @@ MASKED_RETRIEVAL = Benchmark(
     score=score_region_retrieval,
     protocol=(
         "Every region through its mask looks for its long text among all distinct ones, every text for a region among "
-        f"all: regions of one image differ by their masks alone. {_TIES}"
+        f"all: regions of one image differ by their masks alone. {TIES}"
     ),
-    meanings={
-        "region_to_text10": "regions whose text is among the ten nearest",
-        "text_to_region10": "texts that have a region of theirs among the ten nearest",
-        "region_to_text1": "regions whose text is the nearest",
-        "text_to_region1": "texts whose nearest region is one of theirs",
-    },
+    meanings=REGION_MEANINGS,
     compat=frozenset(),
 )
 MASKED_CROPS = Benchmark(
@@ -186,7 +182,7 @@ MASKED_CROPS = Benchmark(
     protocol=(
         "Masked recognition as PixCLIP's release has it for COCO: a square of 1.5 times the box's longer side around "
         "every object, white beyond the image, the mask cut alike; the names of the classes that the data has, in "
-        f'"{TEMPLATE}". {_TIES}'
+        f'"{TEMPLATE}". {TIES}'
     ),
     meanings=_CLASSES,
     compat=frozenset(),
@@ -198,7 +194,7 @@ MASKED_WHOLE = Benchmark(
     score=score_recognition,
     protocol=(
         "Masked recognition as PixCLIP's release has it for LVIS: the whole image, padded to a square, through every "
-        f'object\'s mask; the names of the classes that the data has, in "{TEMPLATE}". {_TIES}'
+        f'object\'s mask; the names of the classes that the data has, in "{TEMPLATE}". {TIES}'
     ),
     meanings=_CLASSES,
     compat=frozenset(),
@@ -210,7 +206,7 @@ LONG_TEXTS = Benchmark(
     score=score_image_retrieval,
     protocol=(
         "Long-text retrieval (Urban1k, DOCCI, ShareGPT4V, DCI): one text an image, its caption; an image is right with "
-        f"its own text alone. Whole images, masks normalised as everywhere. {_TIES}"
+        f"its own text alone. Whole images, masks normalised as everywhere. {TIES}"
     ),
     meanings=_WHOLE,
     compat=frozenset(),
@@ -222,7 +218,7 @@ LONG_TEXTS_COMPAT = Benchmark(
     score=score_image_retrieval,
     protocol=(
         "Long-text retrieval with the masks of PixCLIP's released scripts: plain ones, which they normalise everywhere "
-        f"else (1.0 in the place of 1.92). Of DOCCI these scripts take the first 1,000 records: `limit: 1000`. {_TIES}"
+        f"else (1.0 in the place of 1.92). Of DOCCI these scripts take the first 1,000 records: `limit: 1000`. {TIES}"
     ),
     meanings=_WHOLE,
     compat=frozenset({"image_to_text1", "text_to_image1"}),

@@ -183,6 +183,13 @@ def _pooled(answers: Sequence[Answer], references: Sequence[Answer]) -> tuple[li
 
 _PICKS: tuple[Callable[[Said], tuple[float, ...] | None], ...] = (lambda one: one.seen_as, lambda one: one.read_as)
 
+TIES = "Of equally close candidates the wrong ones count first."
+REGION_MEANINGS = {
+    "region_to_text10": "regions whose text is among the ten nearest",
+    "text_to_region10": "texts that have a region of theirs among the ten nearest",
+    "region_to_text1": "regions whose text is the nearest",
+    "text_to_region1": "texts whose nearest region is one of theirs",
+}
 REGION_RETRIEVAL = Benchmark(
     reference=read_regions,
     ability=Embeds,
@@ -191,14 +198,9 @@ REGION_RETRIEVAL = Benchmark(
     protocol=(
         "Region retrieval over all images asked about (CLOC's protocol takes 2,000 of GRIT): a region looks for its "
         "text among all distinct texts, a text for a region among all. Texts repeat across images; any region with the "
-        "same text is a right answer. Of equally close candidates the wrong ones count first."
+        f"same text is a right answer. {TIES}"
     ),
-    meanings={
-        "region_to_text10": "regions whose text is among the ten nearest",
-        "text_to_region10": "texts that have a region of theirs among the ten nearest",
-        "region_to_text1": "regions whose text is the nearest",
-        "text_to_region1": "texts whose nearest region is one of theirs",
-    },
+    meanings=REGION_MEANINGS,
     compat=frozenset(),
 )
 REGION_RECOGNITION = Benchmark(
@@ -224,7 +226,7 @@ IMAGE_RETRIEVAL = Benchmark(
     score=score_image_retrieval,
     protocol=(
         "Image-text retrieval over all images asked about: an image is right with any of its captions, a caption with "
-        "its own image alone, as on COCO. Of equally close candidates the wrong ones count first."
+        f"its own image alone, as on COCO. {TIES}"
     ),
     meanings={
         "image_to_text1": "images whose nearest caption is one of theirs",

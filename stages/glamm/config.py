@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
-from stages.folders import folder_fault, read_settings, stamps_of
+from stages.folders import folder_fault, read_settings, read_vision_settings, stamps_of
 
 FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
@@ -219,9 +219,7 @@ def language_settings(config: LanguageConfig) -> dict[str, Any]:
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
     if config.path is not None:
-        settings = read_settings(config.path)
-        inner: dict[str, Any] = settings.get("vision_config", settings)  # a folder may hold both halves of CLIP
-        return inner
+        return read_vision_settings(config.path)
     return {
         "image_size": config.image_size,
         "patch_size": config.patch_size,

@@ -15,6 +15,7 @@ from stages.glamm.config import GlammConfig
 from stages.glamm.conversations import KINDS
 from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
 from stages.glamm.learning import usual
+from stages.inputs import beginning_faults
 from stages.point_rule import PointRule
 
 if TYPE_CHECKING:
@@ -133,16 +134,12 @@ class GlammStage(ReadsFeatures):
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
         found = {**super().faults(), **self._tasks_faults(), **self.features_faults()}
-        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
-        elif model is not None:
-            found |= _model_faults(model, tokenizer)
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        found |= beginning_faults(model, tokenizer, self.inputs.model)
+        if model is not None and self.inputs.model is None:
+            found |= _tokenizer_faults(model, tokenizer)
             if self.config.lora is not None:
                 found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
-        elif tokenizer is not None:
-            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
 
     @property
@@ -229,7 +226,8 @@ class WordPretraining(ForeseenStage, TrainingStage):
 
     def faults(self) -> Mapping[str, str]:
         """Finds model folders that are not there, and a missing tokenizer."""
-        return {**super().faults(), **_model_faults(self.config.model, self.inputs.tokenizer)}
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        return {**super().faults(), **beginning_faults(model, tokenizer, None), **_tokenizer_faults(model, tokenizer)}
 
     def parts(self) -> GlammConfig:
         """Returns those of the config."""
@@ -248,11 +246,10 @@ class WordPretraining(ForeseenStage, TrainingStage):
         return begin_with_words(self.config.model, self.inputs.tokenizer, shards, max_regions=self.config.max_regions)
 
 
-def _model_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
-    found = {f"config.model.{key}": text for key, text in model.faults().items()}
-    if tokenizer is None and model.language.path is None:
-        found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with a tokenizer"
-    return found
+def _tokenizer_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
+    if tokenizer is not None or model.language.path is not None:
+        return {}
+    return {"inputs.tokenizer": "needed, because config.model.language.path names no folder with a tokenizer"}
 
 
 class FeatureAlignment(GlammStage):

@@ -8,6 +8,7 @@ from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.stage import TrainingStage
+from stages.inputs import beginning_faults
 from stages.pix2cap.config import FAMILY, AugmentConfig, LossConfig, Pix2CapConfig
 
 if TYPE_CHECKING:
@@ -56,16 +57,11 @@ class Pix2CapTraining(TrainingStage):
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, folders that are not there, a missing tokenizer, shards without categories."""
         found = {**super().faults()}
-        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
-        elif model is not None:
-            found |= {f"config.model.{key}": text for key, text in model.faults().items()}
-            if tokenizer is None and model.captioner.path is None:
-                found["inputs.tokenizer"] = "needed, because config.model.captioner.path names no folder with one"
-        elif tokenizer is not None:
-            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        found |= beginning_faults(model, tokenizer, self.inputs.model)
+        begins = model is not None and self.inputs.model is None
+        if begins and tokenizer is None and model.captioner.path is None:
+            found["inputs.tokenizer"] = "needed, because config.model.captioner.path names no folder with one"
         for name, shards in self.inputs.shards.items():
             if self.settled(shards) and not shards.facts().get("categories"):
                 found[f"inputs.shards.{name}"] = "lists no categories in its manifest; allowed: panoptic sources"

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.folders import folder_fault, read_settings, stamps_of
+from stages.folders import folder_fault, read_vision_settings, stamps_of
 
 FAMILY = "pixclip"  # what the manifests of its checkpoints say
 TEXTS_FACT = "texts"  # of the manifest of shards that hold embeddings of their texts
@@ -194,9 +194,8 @@ def _text_settings(config: TextModelConfig, vocabulary_size: int | None) -> dict
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
     if config.path is not None:
-        settings = read_settings(config.path)
-        inner: dict[str, Any] = settings.get("vision_config", settings)  # a folder may hold both halves of CLIP
-        return {"image_size": 224, "patch_size": 32, "hidden_size": 768, **inner}  # CLIPVisionConfig's own defaults
+        # CLIPVisionConfig's own defaults
+        return {"image_size": 224, "patch_size": 32, "hidden_size": 768, **read_vision_settings(config.path)}
     return {
         "image_size": config.image_size,
         "patch_size": config.patch_size,

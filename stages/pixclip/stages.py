@@ -9,6 +9,7 @@ from orchestrator.records import incidental, record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
+from stages.inputs import beginning_faults
 from stages.pixclip.config import FAMILY, TEXTS_FACT, Blueprint, PixClipConfig, draw_blueprint
 
 if TYPE_CHECKING:
@@ -78,17 +79,12 @@ class PixClipContrastive(TrainingStage):
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, a tokenizer too many or too few."""
         found = dict(super().faults())
-        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
-        elif model is not None:
-            found |= {f"config.model.{key}": text for key, text in model.faults().items()}
-            if (model.text is None) != (tokenizer is None):
-                strange = "is not read: config.model.text is null, so texts come embedded; remove one of the two"
-                found["inputs.tokenizer"] = "needed by config.model.text" if tokenizer is None else strange
-        elif tokenizer is not None:
-            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        found |= beginning_faults(model, tokenizer, self.inputs.model)
+        begins = model is not None and self.inputs.model is None
+        if begins and (model.text is None) != (tokenizer is None):
+            strange = "is not read: config.model.text is null, so texts come embedded; remove one of the two"
+            found["inputs.tokenizer"] = "needed by config.model.text" if tokenizer is None else strange
         return found
 
     def learning(self) -> tuple[str, ...]:

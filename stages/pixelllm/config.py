@@ -14,7 +14,7 @@ from typing import Any, Literal
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
-from stages.folders import folder_fault, read_settings, stamps_of
+from stages.folders import folder_fault, read_settings, read_vision_settings, stamps_of
 
 FAMILY = "pixelllm"  # what the manifests of its checkpoints say
 
@@ -223,9 +223,7 @@ def _language_settings(config: LanguageConfig, tokens: int) -> dict[str, Any]:
 
 def _semantic_settings(config: SemanticConfig) -> dict[str, Any]:
     if config.path is not None:
-        settings = read_settings(config.path)
-        inner: dict[str, Any] = settings.get("vision_config", settings)  # a folder may hold both halves of CLIP
-        return inner
+        return read_vision_settings(config.path)
     return {
         "patch_size": config.patch_size, "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads, "intermediate_size": config.mlp_size,
@@ -234,9 +232,7 @@ def _semantic_settings(config: SemanticConfig) -> dict[str, Any]:
 
 def _localization_settings(config: LocalizationConfig) -> dict[str, Any]:
     if config.path is not None:
-        settings = read_settings(config.path)
-        inner: dict[str, Any] = settings.get("vision_config", settings)
-        return {"output_channels": 256, **inner}
+        return {"output_channels": 256, **read_vision_settings(config.path)}
     return {
         "patch_size": config.patch_size, "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads, "mlp_dim": config.mlp_size, "window_size": config.window_size,

@@ -9,6 +9,7 @@ from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.stage import TrainingStage
 from stages.folders import read_settings
+from stages.inputs import beginning_faults
 from stages.pixelllm.config import FAMILY, Blueprint, DetectorConfig, PixelLLMConfig, draw_blueprint
 from stages.pixelllm.kinds import CAPTION, DENSE, KINDS, REFER, TRACE
 
@@ -71,18 +72,13 @@ class PixelLLMStage(TrainingStage):
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
         found = {**super().faults(), **self._tasks_faults()}
-        model, tokenizer, begun = self.config.model, self.inputs.tokenizer, self.inputs.model is not None
-        if (model is None) != begun:
-            given = "both given" if begun else "neither given"
-            found["config.model"] = f"exactly one of config.model and inputs.model is needed, {given}"
-        elif model is not None:
-            found |= {f"config.model.{key}": text for key, text in model.faults().items()}
+        model, tokenizer = self.config.model, self.inputs.tokenizer
+        found |= beginning_faults(model, tokenizer, self.inputs.model)
+        if model is not None and self.inputs.model is None:
             if tokenizer is None and model.language.path is None:
                 found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with one"
             if self.config.detector is not None:
                 found["config.detector"] = "adds proposals to inputs.model; say config.model.detector here"
-        elif tokenizer is not None:
-            found["inputs.tokenizer"] = "inputs.model brings its own; remove one of the two"
         return found
 
     def outside(self) -> Mapping[str, str]:
