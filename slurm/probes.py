@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.doctor.storage import clock_off
 from orchestrator.resources import Resources
 from slurm.cluster import Cluster
 
@@ -78,11 +79,6 @@ def run_faults(cluster: Cluster, run: Path, keeper_time: float | None) -> Iterat
         yield f"the clock is {abs(off):.1f} s {'behind' if off > 0 else 'ahead of'} {RUN_FOLDER}'s (checks.clock_s)"
     elif keeper_time is not None and keeper_time - time.time() > cluster.checks.clock_s:
         yield f"the clock is {keeper_time - time.time():.1f} s behind the first node's (checks.clock_s)"
-
-
-def clock_off(stamp: float, before: float, after: float) -> float:
-    """Says how far a stamp is from the time in which it was given: a file server that is slow is not a clock."""
-    return max(0.0, stamp - after) + min(0.0, stamp - before)
 
 
 def interface_faults(cluster: Cluster) -> Iterator[str]:
