@@ -5,23 +5,26 @@ Legend as in `batches.py`; P two points of a token.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from stages.family import DescribedBox, LocatedCaption, LocatedWord
+from stages.family import DescribedBox, LocatedCaption, LocatedWord, Referred
+from stages.mask_sizes import masks_at_image_size
 from stages.pixelllm.batches import PixelBatch
 from stages.pixelllm.collate import Collator, Example, Limits
 from stages.pixelllm.detector import Proposed
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.tasks import caption_row, refer_row, region_row
-from stages.vision import Box
+from stages.vision import Box, Mask
 from stages.wordpieces import WordPieces
 
 ROWS_AT_ONCE = 64  # texts that are written together
 IMAGES_AT_ONCE = 16
+MASKS_AT_ONCE = 32  # expressions whose masks are drawn together
 MAX_TOLD_TOKENS = 512  # of a caption that the model is told
 
 
@@ -101,7 +104,7 @@ class PixelLLMModel:
     @torch.inference_mode()
     def _written(self, some: Sequence[tuple[int, Example]], max_new_tokens: int) -> list[tuple[int, Written]]:
         batch = self.collator.batch([one for _, one in some]).to(self._device)
-        map_BCHW = self.network.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW)
+        map_BCHW = self.network.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW).map_BCHW
         said = [
             one
             for rows in torch.split(torch.arange(len(batch.image_N), device=self._device), ROWS_AT_ONCE)
@@ -145,15 +148,20 @@ class PixelLLMModel:
         points: Tensor = self.network(self.collator.batch([example]).to(self._device))["points_NL22"]
         return points
 
-    def _referred(self, image: Image.Image, texts: Sequence[str]) -> list[Box]:
-        rows = tuple(refer_row(text) for text in texts)
-        lengths = [len(self.pieces.encode(row.text)[:MAX_TOLD_TOKENS]) for row in rows]
-        if empty := [text for text, length in zip(texts, lengths, strict=True) if not length]:
+    def _referring(self, image: Image.Image, texts: Sequence[str]) -> PixelBatch:
+        """Asks where expressions are, one or more; InputError for one without words."""
+        batch = self.collator.batch([Example(image=image, rows=tuple(refer_row(text) for text in texts))])
+        if empty := [text for text, last in zip(texts, batch.last_N.tolist(), strict=True) if not last]:
             raise InputError(f"the expression {empty[0]!r} holds no words to look for")
-        if not rows:
+        return batch.to(self._device)
+
+    @torch.inference_mode()
+    def _referred(self, image: Image.Image, texts: Sequence[str]) -> list[Box]:
+        if not texts:
             return []
-        points_NLP2 = self._told(Example(image=image, rows=rows))
-        return [_box(points_LP2[length], image) for points_LP2, length in zip(points_NLP2, lengths, strict=True)]
+        batch = self._referring(image, texts)
+        points_NLP2 = self.network(batch)["points_NL22"]
+        return [_box(points_P2, image) for points_P2 in points_NLP2[torch.arange(len(texts)), batch.last_N]]
 
     @torch.inference_mode()
     def _proposed(self, image: Image.Image) -> tuple[list[Box], list[float]]:
@@ -161,9 +169,9 @@ class PixelLLMModel:
         if detector is None:
             raise InputError("this PixelLLM proposes no boxes: its config.model.detector is null")
         semantic_CHW, localization_CHW, inside = self.collator.pixels(image)
-        map_1CHW = self.network.see(semantic_CHW[None].to(self._device), localization_CHW[None].to(self._device))
+        sight = self.network.see(semantic_CHW[None].to(self._device), localization_CHW[None].to(self._device))
         inside_12 = torch.tensor([inside], dtype=torch.float32, device=self._device)
-        ((boxes_P4, scores_P),) = detector.boxes(Proposed(**detector(map_1CHW)), inside_12)
+        ((boxes_P4, scores_P),) = detector.boxes(Proposed(**detector(sight.map_BCHW)), inside_12)
         across, down = image.width / inside[0], image.height / inside[1]
         boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in boxes_P4.tolist()]
         return boxes, scores_P.tolist()
@@ -176,6 +184,37 @@ class PixelLLMModel:
                 x0, y0, x1, y1 = _box(points_LP2[list(places)].flatten(0, 1), image)
                 located.append(LocatedWord(span=span, points_xy_px=((x0, y0), (x1, y1))))
         return LocatedCaption(caption=caption, words=tuple(located))
+
+
+class DrawingPixelLLM(PixelLLMModel):
+    """Also draws the pixels that an expression means: a model with a mask branch."""
+
+    def refer(self, image: Image.Image, expression: str, *, max_new_tokens: int) -> Referred:
+        """Draws one mask for an expression, whose words are read: nothing is written."""
+        del max_new_tokens
+        (mask_HW,) = self.refer_told(image, [expression])
+        return Referred(text="", masks_HW=() if mask_HW is None else (mask_HW,))
+
+    def refer_told(self, image: Image.Image, expressions: Sequence[str]) -> list[Mask | None]:
+        """Draws a mask for each expression, the one of three that the decoder holds for the best."""
+        groups = (expressions[first : first + MASKS_AT_ONCE] for first in range(0, len(expressions), MASKS_AT_ONCE))
+        return [mask_HW for texts in groups for mask_HW in self._masks(image, texts)]
+
+    @torch.inference_mode()
+    def _masks(self, image: Image.Image, texts: Sequence[str]) -> list[Mask]:
+        batch = self._referring(image, texts)
+        batch.drawn_S = torch.arange(len(texts), device=self._device)
+        said = self.network(batch)
+        low_Shw = said["masks_S3hw"][batch.drawn_S, said["scores_S3"].argmax(1)]
+        # one by one: logits of many masks of a large picture would not fit in memory together
+        return [self._at_image_size(low_hw, batch.inside_B2[0], image) for low_hw in low_Shw]
+
+    def _at_image_size(self, low_hw: Tensor, inside_2: Tensor, image: Image.Image) -> Mask:
+        width, height = (int(edge) for edge in inside_2.tolist())
+        wide_1HW = masks_at_image_size(
+            low_hw[None], canvas=self.collator.canvas, inside=(height, width), image=(image.height, image.width)
+        )
+        return np.asarray((wide_1HW[0] > 0).cpu().numpy(), dtype=np.bool_)
 
 
 def _box(points_P2: Tensor, image: Image.Image) -> Box:

@@ -1,7 +1,8 @@
 """What one step of PixelLLM reads, as named tensors.
 
 Legend: B images, N rows (a box as prompt, words as context and a text, about one of the images), M context tokens,
-L tokens of a text, G described boxes of all images (for proposals), H W pixels of the canvas.
+L tokens of a text, S rows whose masks are drawn, G described boxes of all images (for proposals), H W pixels of the
+canvas.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ class PixelBatch:
     targets_NL: Tensor  # the token after each, else IGNORED
     corners_NL22: Tensor  # where each token is: top left and bottom right, xy in px of the canvas
     is_located_NL: Tensor  # bool; tokens whose place is known
+    last_N: Tensor  # which token of a row is the last one of its text; 0: the start token
+    drawn_S: Tensor  # rows whose masks are to be drawn
+    masks_SHW: Tensor  # bool; what these should be, in px of the canvas
     boxes_G4: Tensor  # xyxy in px of the canvas: what proposals should find; none where they are not asked for
     box_image_G: Tensor
     proposes: bool  # boxes_G4 are all that the images show: proposals learn from them

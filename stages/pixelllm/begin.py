@@ -1,15 +1,14 @@
 """Brings up the task of a training stage: from model folders and a tokenizer, or from the checkpoint before it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from orchestrator.artifacts import Checkpoint, Tokenizer
 from orchestrator.errors import InputError
 from stages.blueprints import TOKENIZER, read_blueprint
 from stages.pixelllm.collate import Limits
 from stages.pixelllm.config import FAMILY, Blueprint, draw_blueprint
-from stages.pixelllm.kinds import DENSE
-from stages.pixelllm.stages import PixelLLMStage
+from stages.pixelllm.kinds import DENSE, SEGMENT
+from stages.pixelllm.stages import PixelLLMStage, with_parts
 from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import Rules
 from stages.wordpieces import WordPieces
@@ -21,8 +20,8 @@ def begin(
     """Goes on from `model`, or begins with the folders of `config.model`; parts without one get fresh weights."""
     if model is not None:
         pieces, blueprint = WordPieces.read(model.path / TOKENIZER), read_blueprint(model, FAMILY, Blueprint)
-        blueprint = replace(blueprint, detector=blueprint.detector or config.detector)
-        start = Start(checkpoint=model.path)
+        blueprint = with_parts(blueprint, config)
+        start = Start(checkpoint=model.path, masks=None if config.masks is None else config.masks.path)
     else:
         assert config.model is not None  # noqa: S101 - planning has checked that one of the two is there
         folder = config.model.language.path if tokenizer is None else tokenizer.path
@@ -32,6 +31,8 @@ def begin(
         blueprint, start = draw_blueprint(config.model, pieces.size), Start(folders=config.model)
     if DENSE in kinds.values() and blueprint.detector is None:
         raise InputError("config.detector: a source teaches dense, but the model proposes no boxes; give it a detector")
+    if SEGMENT in kinds.values() and blueprint.mask_decoder is None:
+        raise InputError("config.masks: a source teaches segment, but the model draws no masks; say how it should")
     return PixelLLMTask(
         blueprint,
         pieces,
@@ -41,8 +42,14 @@ def begin(
             caption=config.caption_weight,
             location=config.location_weight,
             detection=config.detection_weight,
+            mask=config.mask_weight,
             smoothing=config.label_smoothing,
         ),
-        rules=Rules(max_regions=config.max_regions, max_expressions=config.max_expressions, wordings=config.wordings),
+        rules=Rules(
+            max_regions=config.max_regions,
+            max_expressions=config.max_expressions,
+            wordings=config.wordings,
+            augments=config.augments,
+        ),
         limits=Limits(text=config.max_text_tokens, context=config.max_context_tokens),
     )

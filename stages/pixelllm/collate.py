@@ -14,8 +14,18 @@ from orchestrator.records import record
 from stages.pixelllm.batches import IGNORED, PixelBatch
 from stages.pixelllm.config import Blueprint
 from stages.pixelllm.tasks import Row
+from stages.samples import Rle
 from stages.traces import aligned
-from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Box, normalised
+from stages.vision import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Box,
+    mask_from_rle,
+    normalised,
+    resize_mask,
+)
 from stages.wordpieces import WordPieces
 
 _HALF_PX = 0.5  # SAM means the middles of pixels by its boxes' corners
@@ -28,6 +38,7 @@ class Example:
     image: Image.Image
     rows: tuple[Row, ...]
     boxes_xyxy_px: tuple[Box, ...] | None = None  # all that proposals should find; None: nothing is said of that
+    share: float = 1.0  # of the canvas's side that the longer side of the image takes
 
 
 @record
@@ -49,7 +60,7 @@ class Collator:
 
     def batch(self, examples: Sequence[Example]) -> PixelBatch:
         """Pads contexts and texts to the longest of their kind."""
-        scaled = [self.pixels(example.image) for example in examples]
+        scaled = [self.pixels(example.image, share=example.share) for example in examples]
         rows = [(number, row) for number, example in enumerate(examples) for row in example.rows]
         texts = [self.pieces.encode(row.text)[: self._limits.text] for _, row in rows]
         contexts = [self.context(row) for _, row in rows]
@@ -63,6 +74,8 @@ class Collator:
             [*text, self.pieces.end_id] if row.speaks and text else [IGNORED] * (len(text) + 1)
             for (_, row), text in zip(rows, texts, strict=True)
         ]
+        drawn = [(number, row.target_mask) for number, (_, row) in enumerate(rows) if row.target_mask is not None]
+        masks = [self._mask(mask, insides[rows[number][0]]) for number, mask in drawn]
         return PixelBatch(
             semantic_pixels_BCHW=torch.stack([pixels for pixels, *_ in scaled]),
             localization_pixels_BCHW=torch.stack([pixels for _, pixels, _ in scaled]),
@@ -75,14 +88,17 @@ class Collator:
             targets_NL=_padded(targets, IGNORED),
             corners_NL22=_stacked([corners for corners, _ in places]),
             is_located_NL=_padded([known for _, known in places], 0).bool(),
+            last_N=torch.tensor([len(text) for text in texts]),
+            drawn_S=torch.tensor([number for number, _ in drawn], dtype=torch.long),
+            masks_SHW=torch.stack(masks) if masks else torch.zeros(0, self.canvas, self.canvas, dtype=torch.bool),
             boxes_G4=torch.tensor([_moved(box, insides[at], sizes[at]) for at, box in found]).reshape(-1, 4),
             box_image_G=torch.tensor([number for number, _ in found], dtype=torch.long),
             proposes=any(example.boxes_xyxy_px is not None for example in examples),
         )
 
-    def pixels(self, image: Image.Image) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def pixels(self, image: Image.Image, *, share: float = 1.0) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Scales the longer side to the canvas and pads right and below: for CLIP, for SAM, and width and height."""
-        scale = self.canvas / max(image.size)
+        scale = share * self.canvas / max(image.size)
         width, height = (max(1, round(edge * scale)) for edge in image.size)
         scaled = image.resize((width, height), Image.Resampling.BICUBIC)
         semantic, localization = torch.zeros(2, 3, self.canvas, self.canvas)
@@ -97,6 +113,13 @@ class Collator:
     def _prompt(self, box_xyxy_px: Box | None, inside: tuple[int, int], size: tuple[int, int]) -> list[float]:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
         return [(edge + _HALF_PX) / self.canvas for edge in _moved(box_xyxy_px or whole, inside, size)]
+
+    def _mask(self, mask: Rle, inside: tuple[int, int]) -> Tensor:
+        width, height = inside
+        canvas_HW = torch.zeros(self.canvas, self.canvas, dtype=torch.bool)
+        scaled_HW = resize_mask(mask_from_rle(mask), width_px=width, height_px=height)
+        canvas_HW[:height, :width] = torch.from_numpy(scaled_HW)
+        return canvas_HW
 
     def _places(
         self, row: Row, count: int, inside: tuple[int, int], size: tuple[int, int]

@@ -7,7 +7,7 @@ transformers: a CLIP image encoder of any size stands in its place (ViT-L/14 has
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,10 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
 from stages.folders import folder_fault, read_settings, read_vision_settings, stamps_of
+from stages.sizes import sam_vision_settings, stack_settings, vit_settings
 
 FAMILY = "pixelllm"  # what the manifests of its checkpoints say
+SAM_KINDS = ("sam", "sam_vision_model")  # whole, or its image encoder alone
 
 
 @record
@@ -96,6 +98,27 @@ class DetectorConfig:
 
 
 @record
+class MaskAdapterConfig:
+    """What tells SAM's mask decoder more than a box does: two tokens that look at the image's tokens and the words."""
+
+    layers: int = 2
+    heads: int = 8
+    mlp_size: int = 2048
+
+
+@record
+class MaskConfig:
+    """Masks of what is referred to, by SAM's mask decoder; null in a model that draws none. As wide as SAM's map."""
+
+    path: Path | None = None  # a Hugging Face folder of SAM: the decoder's weights and sizes; else the sizes below
+    layers: int = 2
+    heads: int = 8
+    mlp_size: int = 2048
+    score_size: int = 256  # of the layers that guess how good a mask is
+    adapter: MaskAdapterConfig = field(default_factory=MaskAdapterConfig)
+
+
+@record
 class PixelLLMConfig:
     """A whole PixelLLM, as a recipe asks for it."""
 
@@ -105,19 +128,19 @@ class PixelLLMConfig:
     extractor: ExtractorConfig = field(default_factory=ExtractorConfig)
     location: LocationConfig = field(default_factory=LocationConfig)
     detector: DetectorConfig | None = None
+    masks: MaskConfig | None = None
     lora: LoraConfig | None = None  # published: rank 32, alpha 64 on q and v of encoder and decoder
     canvas_px: int = 384  # images are scaled and padded to this square
 
     def faults(self) -> dict[str, str]:
         """Names folders that are not there, or hold another model: key -> message."""
-        found = {}
-        for name, (path, kinds) in self._folders().items():
-            if problem := folder_fault(path):
-                found[f"{name}.path"] = problem
-            elif path is not None and (kind := read_settings(path).get("model_type", kinds[0])) not in kinds:
-                found[f"{name}.path"] = f"{path} is a {kind}; allowed: {', '.join(kinds)}"
+        faults = {f"{name}.path": model_fault(path, kinds) for name, (path, kinds) in self._folders().items()}
+        found = {key: problem for key, problem in faults.items() if problem is not None}
         if self.language.kind == "bert" and self.lora is not None:
             found["lora"] = "the decoder with BERT's vocabulary learns whole, as published; say null"
+        if self.masks is not None and "localization.path" not in found:
+            channels = _localization_settings(self.localization, self.canvas_px)["output_channels"]
+            found |= {f"masks.{key}": problem for key, problem in head_faults(self.masks, channels).items()}
         return found
 
     def stamps(self) -> dict[str, str]:
@@ -128,7 +151,8 @@ class PixelLLMConfig:
         return {
             "language": (self.language.path, ("t5",) if self.language.kind == "t5" else ("bert",)),
             "semantic": (self.semantic.path, ("clip", "clip_vision_model")),
-            "localization": (self.localization.path, ("sam", "sam_vision_model")),
+            "localization": (self.localization.path, SAM_KINDS),
+            "masks": (None if self.masks is None else self.masks.path, SAM_KINDS[:1]),
         }
 
 
@@ -145,6 +169,8 @@ class Blueprint:
     detector: DetectorConfig | None
     lora: LoraConfig | None
     canvas_px: int
+    mask_decoder: dict[str, Any] | None = None  # SamMaskDecoderConfig
+    mask_adapter: MaskAdapterConfig | None = None  # where there is a mask decoder
 
     def to_plain(self) -> dict[str, Any]:
         """Returns JSON-ready data."""
@@ -159,11 +185,12 @@ class Blueprint:
             "location": LocationConfig,
             "detector": DetectorConfig,
             "lora": LoraConfig,
+            "mask_adapter": MaskAdapterConfig,
         }
         read = {
             name: part and kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in part.items()})
             for name, kind in parts.items()
-            for part in [plain[name]]
+            for part in [plain.get(name)]
         }
         return cls(**{**plain, **read})
 
@@ -190,18 +217,51 @@ def draw_blueprint(config: PixelLLMConfig, tokens: int) -> Blueprint:
 
     Both image encoders read the canvas, whatever size they were trained at.
     """
-    localization = _localization_settings(config.localization)
-    return Blueprint(
+    blueprint = Blueprint(
         language_kind=config.language.kind,
         language=_language_settings(config.language, tokens),
-        semantic=_semantic_settings(config.semantic) | {"image_size": config.canvas_px},
-        localization=localization | {"image_size": config.canvas_px},
+        semantic=_semantic_settings(config.semantic, config.canvas_px),
+        localization=_localization_settings(config.localization, config.canvas_px),
         extractor=config.extractor,
         location=config.location,
         detector=config.detector,
         lora=config.lora,
         canvas_px=config.canvas_px,
     )
+    return blueprint if config.masks is None else drawing_masks(blueprint, config.masks)
+
+
+def drawing_masks(blueprint: Blueprint, config: MaskConfig) -> Blueprint:
+    """Returns the blueprint of a model that draws masks too; InputError where heads do not divide the width."""
+    channels, folder = blueprint.prompt_channels, config.path
+    settings = {} if folder is None else dict(read_settings(folder).get("mask_decoder_config", {}))
+    if folder is None:
+        settings = {
+            "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "mlp_dim": config.mlp_size,
+            "iou_head_hidden_dim": config.score_size,
+        }  # fmt: skip
+    for key, problem in head_faults(config, channels).items():
+        raise InputError(f"config.masks.{key}: {problem}")
+    decoder = {**settings, "hidden_size": channels}
+    return replace(blueprint, mask_decoder=decoder, mask_adapter=config.adapter)
+
+
+def head_faults(config: MaskConfig, channels: int) -> dict[str, str]:
+    """Finds attention of masks that cannot be cut into its heads: it is half as wide as SAM's map, or as wide."""
+    heads = {"adapter.heads": config.adapter.heads, **({"heads": config.heads} if config.path is None else {})}
+    return {
+        key: f"twice the heads ({2 * number}) must divide SAM's {channels} channels"
+        for key, number in heads.items()
+        if channels % (2 * number)
+    }
+
+
+def model_fault(path: Path | None, kinds: tuple[str, ...]) -> str | None:
+    """Says what is wrong with a folder of one of these kinds of models; None where nothing is, or none is named."""
+    if (problem := folder_fault(path)) or path is None:
+        return problem
+    kind = read_settings(path).get("model_type", kinds[0])
+    return None if kind in kinds else f"{path} is a {kind}; allowed: {', '.join(kinds)}"
 
 
 def _language_settings(config: LanguageConfig, tokens: int) -> dict[str, Any]:
@@ -214,27 +274,17 @@ def _language_settings(config: LanguageConfig, tokens: int) -> dict[str, Any]:
             "num_heads": config.heads, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
             "dropout_rate": config.dropout,
         }  # fmt: skip
-    return {
-        "vocab_size": tokens, "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads, "intermediate_size": config.mlp_size,
-        "hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout,
-    }  # fmt: skip
+    dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), config.dropout)
+    return {**stack_settings(config), "vocab_size": tokens, **dropout}
 
 
-def _semantic_settings(config: SemanticConfig) -> dict[str, Any]:
+def _semantic_settings(config: SemanticConfig, canvas_px: int) -> dict[str, Any]:
     if config.path is not None:
-        return read_vision_settings(config.path)
-    return {
-        "patch_size": config.patch_size, "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads, "intermediate_size": config.mlp_size,
-    }  # fmt: skip
+        return read_vision_settings(config.path) | {"image_size": canvas_px}
+    return vit_settings(config, image_size=canvas_px)
 
 
-def _localization_settings(config: LocalizationConfig) -> dict[str, Any]:
+def _localization_settings(config: LocalizationConfig, canvas_px: int) -> dict[str, Any]:
     if config.path is not None:
-        return {"output_channels": 256, **read_vision_settings(config.path)}
-    return {
-        "patch_size": config.patch_size, "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads, "mlp_dim": config.mlp_size, "window_size": config.window_size,
-        "global_attn_indexes": list(config.global_layers), "output_channels": config.channels,
-    }  # fmt: skip
+        return {"output_channels": 256, **read_vision_settings(config.path), "image_size": canvas_px}
+    return sam_vision_settings(config, image_size=canvas_px)

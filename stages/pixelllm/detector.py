@@ -98,7 +98,8 @@ class Detector(nn.Module):
 
 def proposal_loss(proposed: Proposed, boxes_G4: Tensor, box_image_G: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the loss of middles (focal, by true peaks) and of sides (1 - GIoU); zero, with a graph, without boxes."""
-    heat, sides, peaks = proposed.heat_BP.sum() * 0, proposed.ltrb_BP4.sum() * 0, 0
+    heat, sides = proposed.heat_BP.sum() * 0, proposed.ltrb_BP4.sum() * 0
+    peaks = torch.zeros_like(proposed.strides_P[0])
     for image in range(len(proposed.heat_BP)):
         mine_G4 = boxes_G4[box_image_G == image]
         truth_P, is_peak_P, box_P4, weight_P = _targets(proposed, mine_G4)
@@ -109,8 +110,8 @@ def proposal_loss(proposed: Proposed, boxes_G4: Tensor, box_image_G: Tensor) -> 
         heat = heat + torch.where(is_peak_P, right_P, wrong_P).sum()
         apart_P = 1 - _giou(_corners(proposed.places_P2, proposed.ltrb_BP4[image].float()), box_P4)
         sides = sides + (apart_P * weight_P).sum() / weight_P.sum().clamp(min=1e-6)
-        peaks += int(is_peak_P.sum())
-    return heat / max(1, peaks), sides / len(proposed.heat_BP)
+        peaks = peaks + is_peak_P.sum()
+    return heat / peaks.clamp(min=1), sides / len(proposed.heat_BP)
 
 
 def _targets(proposed: Proposed, boxes_G4: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,9 +123,9 @@ def _targets(proposed: Proposed, boxes_G4: Tensor) -> tuple[Tensor, Tensor, Tens
     size_G2 = boxes_G4[:, 2:] - boxes_G4[:, :2]
     middle_G2 = (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2
     off_PG2 = (places_P2[:, None] - middle_G2).abs() / strides_P[:, None, None]
-    longest_G, strides = size_G2.amax(-1), torch.unique(strides_P)
-    is_level_PG = (longest_G >= SMALLEST * strides_P[:, None]) | (strides_P == strides.min())[:, None]
-    is_level_PG &= (longest_G < LARGEST * strides_P[:, None]) | (strides_P == strides.max())[:, None]
+    longest_G = size_G2.amax(-1)
+    is_level_PG = (longest_G >= SMALLEST * strides_P[:, None]) | (strides_P == strides_P.min())[:, None]
+    is_level_PG &= (longest_G < LARGEST * strides_P[:, None]) | (strides_P == strides_P.max())[:, None]
     is_peak_PG = (off_PG2 <= 0.5).all(-1) & is_level_PG
     radius_G = (2 * _TOLERANCE**2 * size_G2.prod(-1)).clamp(min=_LEAST_RADIUS_PX**2)
     away_PG = (places_P2[:, None] - middle_G2).square().sum(-1) / radius_G

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.adapters import LoraConfig
 from stages.blueprints import BlueprintFamily
-from stages.pixelllm.answer import PixelLLMModel
+from stages.pixelllm.answer import DrawingPixelLLM, PixelLLMModel
 from stages.pixelllm.config import FAMILY, Blueprint
 from stages.pixelllm.initial import draw_weights
 from stages.pixelllm.model import PixelLLM
@@ -26,7 +26,7 @@ class PixelLLMFamily(BlueprintFamily[Blueprint, PixelLLM, PixelLLMModel]):
 
     def answering(self, network: PixelLLM, pieces: Any) -> PixelLLMModel:
         """Makes a model ready to answer."""
-        return PixelLLMModel(network, pieces)
+        return PixelLLMModel(network, pieces) if network.masks is None else DrawingPixelLLM(network, pieces)
 
     def adapters(self, blueprint: Blueprint) -> LoraConfig | None:
         """Returns the adapters of the language model."""

@@ -3,6 +3,7 @@
 CAPTION = "caption"  # words about the whole image
 TRACE = "trace"  # words, and where in the image each of them is
 REFER = "refer"  # an expression, and the box that it means; its words are not learnt
+SEGMENT = "segment"  # the same, and the pixels that it means
 REGION = "region"  # words about a box
 DENSE = "dense"  # words about boxes, and proposals that find these boxes
-KINDS = (CAPTION, TRACE, REFER, REGION, DENSE)
+KINDS = (CAPTION, TRACE, REFER, SEGMENT, REGION, DENSE)

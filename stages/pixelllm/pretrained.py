@@ -4,15 +4,16 @@ SAM runs at the canvas's size and not at its own, and CLIP too: their tables of 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from orchestrator.errors import InputError
-from orchestrator.training.foreign.mapping import fill_from, rules_of
+from orchestrator.training.foreign.mapping import Rule, fill_from, rules_of
 from orchestrator.training.foreign.opening import open_source
 from orchestrator.training.foreign.source import Entry, TensorSource, few
 from orchestrator.training.holdings import saved_buffers
@@ -37,6 +38,10 @@ SAM_RULES = rules_of(
     (r"(?:sam\.)?prompt_encoder\.((?:point_embed|not_a_point_embed|no_mask_embed)\..+)", r"prompts.\1"),
     (r"(?:sam\.)?(?:prompt_encoder\.mask_embed|mask_decoder)\..+", None),
 )
+MASK_RULES = rules_of(
+    (r"(?:sam\.)?mask_decoder\.(.+)", r"masks.decoder.\1"),
+    (r"(?:sam\.)?(?:vision_encoder|prompt_encoder|shared_image_embedding)\..+", None),
+)
 _CLIP_POSITIONS, _SAM_POSITIONS = "position_embedding.weight", "pos_embed"
 
 
@@ -52,16 +57,25 @@ def fill_from_folders(model: nn.Module, config: PixelLLMConfig) -> frozenset[str
         (config.semantic.path, CLIP_RULES, ("semantic.",)),
         (config.localization.path, SAM_RULES, ("localization.", "prompts.")),
     )
-    filled: set[str] = set()
-    for path, rules, prefixes in parts:
-        if path is None:
-            continue
-        own = {name: tensor for name, tensor in wanted.items() if name.startswith(prefixes)}
-        report = fill_from(own, Resized(open_source(path), own), rules)
-        if lacking := [name for name in report.missing if "lora_" not in name]:
-            raise InputError(f"{path}: it lacks {len(lacking)} weights of the part that it fills: {few(lacking)}")
-        filled |= set(report.loaded)
-    return frozenset(filled)
+    filled = [_filled(wanted, path, rules, prefixes) for path, rules, prefixes in parts if path is not None]
+    if config.masks is not None and config.masks.path is not None:
+        filled.append(fill_masks(model, config.masks.path))
+    return frozenset().union(*filled)
+
+
+def fill_masks(model: nn.Module, path: Path) -> frozenset[str]:
+    """Fills the mask decoder from a folder of SAM, and returns the names of what was filled."""
+    return _filled(dict(model.named_parameters()), path, MASK_RULES, ("masks.decoder.",))
+
+
+def _filled(
+    wanted: Mapping[str, Tensor], path: Path, rules: Sequence[Rule], prefixes: tuple[str, ...]
+) -> frozenset[str]:
+    own = {name: tensor for name, tensor in wanted.items() if name.startswith(prefixes)}
+    report = fill_from(own, Resized(open_source(path), own), rules)
+    if lacking := [name for name in report.missing if "lora_" not in name]:
+        raise InputError(f"{path}: it lacks {len(lacking)} weights of the part that it fills: {few(lacking)}")
+    return frozenset(report.loaded)
 
 
 class Resized:

@@ -1,17 +1,28 @@
 """The stages of PixelLLM: captions, words with places, referring, dense captioning, all of them. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import asdict, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
-from stages.folders import read_settings
-from stages.inputs import beginning_faults
-from stages.pixelllm.config import FAMILY, Blueprint, DetectorConfig, PixelLLMConfig, draw_blueprint
-from stages.pixelllm.kinds import CAPTION, DENSE, KINDS, REFER, TRACE
+from stages.folders import read_settings, stamps_of
+from stages.inputs import TrainedModel, TrainingInputs, beginning_faults
+from stages.pixelllm.config import (
+    FAMILY,
+    SAM_KINDS,
+    Blueprint,
+    DetectorConfig,
+    MaskConfig,
+    PixelLLMConfig,
+    draw_blueprint,
+    drawing_masks,
+    model_fault,
+)
+from stages.pixelllm.foresight import OPENER, Most, largest
+from stages.pixelllm.kinds import CAPTION, DENSE, KINDS, REFER, SEGMENT, TRACE
 
 if TYPE_CHECKING:
     from stages.pixelllm.task import PixelLLMTask
@@ -34,16 +45,19 @@ class PixelLLMStage(TrainingStage):
         train: TrainConfig
         model: PixelLLMConfig | None = None  # what a model that begins here is made of; null: inputs.model goes on
         mixture: dict[str, float] = field(default_factory=dict)  # input -> weight; empty = equal
-        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, trace, refer, region or dense
+        tasks: dict[str, str] = field(default_factory=dict)  # input -> caption, trace, refer, segment, region or dense
         detector: DetectorConfig | None = None  # beside inputs.model: it learns to propose boxes, if it does not yet
+        masks: MaskConfig | None = None  # beside inputs.model: it learns to draw masks, if it does not yet
         caption_weight: float = 1.0
         location_weight: float = 0.1  # of the mean error in px of the canvas
         detection_weight: float = 1.0  # of proposals, where the model makes some and a source shows all boxes
+        mask_weight: float = 1.0  # of 20 x focal + Dice + squared error of scores, where a source shows masks
         label_smoothing: float = 0.1
         max_text_tokens: int = 128  # published: 40 for expressions and regions
         max_context_tokens: int = 32  # published: 8 or 32
         max_regions: int = 32  # of one image, described by their boxes
         max_expressions: int = 16  # of one image, pointed at
+        augments: bool = False  # images are scaled, cut and mirrored as published for their kind of source
         wordings: int | None = None  # of each bank of requests, the first ones; null = all
 
         def __post_init__(self) -> None:
@@ -55,19 +69,8 @@ class PixelLLMStage(TrainingStage):
             if not 0 <= self.label_smoothing < 1:
                 raise ValueError(f"label_smoothing must lie in [0, 1), not {self.label_smoothing}")
 
-    @record
-    class Inputs:
-        """What is learnt from; a model that has begun, or else a tokenizer where the language model brings none."""
-
-        shards: dict[str, Shards]
-        tokenizer: Tokenizer | None = None
-        model: Checkpoint | None = None
-
-    @record
-    class Outputs:
-        """The model, and the tokenizer beside its weights."""
-
-        model: Checkpoint
+    Inputs = TrainingInputs
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
@@ -79,11 +82,16 @@ class PixelLLMStage(TrainingStage):
                 found["inputs.tokenizer"] = "needed, because config.model.language.path names no folder with one"
             if self.config.detector is not None:
                 found["config.detector"] = "adds proposals to inputs.model; say config.model.detector here"
+            if self.config.masks is not None:
+                found["config.masks"] = "adds masks to inputs.model; say config.model.masks here"
+        if self.config.masks is not None and (problem := model_fault(self.config.masks.path, SAM_KINDS[:1])):
+            found["config.masks.path"] = problem
         return found
 
     def outside(self) -> Mapping[str, str]:
         """Watches the files of the model folders."""
-        return {} if self.config.model is None else self.config.model.stamps()
+        found = {} if self.config.model is None else self.config.model.stamps()
+        return found if self.config.masks is None else {**found, **stamps_of([self.config.masks.path])}
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that planning does not import."""
@@ -94,6 +102,22 @@ class PixelLLMStage(TrainingStage):
         model = self.blueprint(inputs)
         return {} if model is None else {"model": {"family": FAMILY, "model": model.to_plain()}}
 
+    def sketch(self, inputs: Mapping[str, Facts]) -> Sketch | None:
+        """Describes the model, and the largest micro-batch that its sources may bring."""
+        model, config = self.blueprint(inputs), self.config
+        if model is None:
+            return None
+        most = Most(
+            regions=config.max_regions, expressions=config.max_expressions, context=config.max_context_tokens,
+            text=config.max_text_tokens,
+        )  # fmt: skip
+        return Sketch(
+            opener=OPENER,
+            plain={"model": model.to_plain(), "batch": asdict(largest(set(self.kinds.values()), most))},
+            learning=self._usual(adapters=model.lora is not None, proposes=model.detector is not None),
+            train=self.train,
+        )
+
     def blueprint(self, inputs: Mapping[str, Facts]) -> Blueprint | None:
         """Draws the model from the facts of its inputs; None while nobody knows them."""
         config = self.config.model
@@ -101,25 +125,20 @@ class PixelLLMStage(TrainingStage):
             facts = inputs.get("model")
             if not facts or facts.get("family") != FAMILY:
                 return None
-            found = Blueprint.from_plain(facts["model"])
-            return replace(found, detector=found.detector or self.config.detector)
+            return with_parts(Blueprint.from_plain(facts["model"]), self.config)
         tokens = inputs.get("tokenizer", {}).get("tokens")
         if tokens is None and config.language.path is not None:
             tokens = read_settings(config.language.path)["vocab_size"]
         return draw_blueprint(config, tokens) if isinstance(tokens, int) else None
 
     def learning(self) -> tuple[str, ...]:
-        """Lets a language model without adapters learn whole, and leaves proposals out where there are none."""
-        if self.train.trainable:
-            return self.train.trainable
+        """Returns the recipe's patterns, or else those of the parts that the model has. Asked when running."""
         begun = self.config.model
         if begun is not None:
-            adapters, proposes = begun.lora is not None, begun.detector is not None
-        else:
-            known = self.inputs.model.facts()["model"]
-            adapters, proposes = known["lora"] is not None, bool(known["detector"] or self.config.detector)
-        names = [name for name in self.trainable if proposes or name != "detector"]
-        return tuple("language" if "lora_" in name and not adapters else name for name in names)
+            return self._usual(adapters=begun.lora is not None, proposes=begun.detector is not None)
+        known = self.inputs.model.facts()["model"]
+        proposes = bool(known["detector"] or self.config.detector)
+        return self._usual(adapters=known["lora"] is not None, proposes=proposes)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -132,6 +151,16 @@ class PixelLLMStage(TrainingStage):
         from stages.pixelllm.begin import begin
 
         return begin(self.config, self.kinds, tokenizer=self.inputs.tokenizer, model=self.inputs.model)
+
+    def _usual(self, *, adapters: bool, proposes: bool) -> tuple[str, ...]:
+        """Lets a language model without adapters and a mask decoder without weights learn whole."""
+        if self.train.trainable:
+            return self.train.trainable
+        masks = self.config.masks if self.config.model is None else self.config.model.masks
+        whole = {} if adapters else {"language.*lora_*": "language"}
+        if masks is not None and masks.path is None:
+            whole["masks.adapter"] = "masks"
+        return tuple(whole.get(name, name) for name in self.trainable if proposes or name != "detector")
 
     def _tasks_faults(self) -> dict[str, str]:
         tasks = self.config.tasks
@@ -147,6 +176,12 @@ class PixelLLMStage(TrainingStage):
             elif kind not in KINDS:
                 found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
         return found
+
+
+def with_parts(blueprint: Blueprint, config: PixelLLMStage.Config) -> Blueprint:
+    """Adds to a model what a stage gives it: proposals and masks, where it has none yet."""
+    blueprint = replace(blueprint, detector=blueprint.detector or config.detector)
+    return blueprint if config.masks is None or blueprint.mask_decoder else drawing_masks(blueprint, config.masks)
 
 
 class CaptionPretraining(PixelLLMStage):
@@ -168,6 +203,16 @@ class ReferringTuning(PixelLLMStage):
     """Teaches the box that an expression means: the place of its last token. Its words are read, not learnt."""
 
     kind = REFER
+
+
+class ReferringMasks(PixelLLMStage):
+    """Teaches the pixels that an expression means, and its box: SAM's mask decoder reads the box that the model says.
+
+    Published: only the adapter before the decoder, at ten times the rate, and the head that says places learn.
+    """
+
+    kind = SEGMENT
+    trainable: ClassVar[tuple[str, ...]] = ("masks.adapter", "location")
 
 
 class DenseCaptioning(PixelLLMStage):

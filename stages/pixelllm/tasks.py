@@ -7,8 +7,8 @@ from typing import TypeVar
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.expressions import described
-from stages.pixelllm.kinds import CAPTION, DENSE, REFER, REGION, TRACE
-from stages.samples import Region, Sample
+from stages.pixelllm.kinds import CAPTION, DENSE, REFER, REGION, SEGMENT, TRACE
+from stages.samples import Region, Rle, Sample
 from stages.traces import Corners, boxes_of
 from stages.vision import Box
 
@@ -37,6 +37,7 @@ class Row:
     box_xyxy_px: Box | None = None  # what the prompt asks about; None: the whole image
     speaks: bool = True  # its words are to be said; else they are only read
     target_xyxy_px: Box | None = None  # where the text as a whole is: known once its last token has been read
+    target_mask: Rle | None = None  # the pixels that the text as a whole means
     trace: tuple[Corners, ...] = ()  # where its tokens are, by how far along they stand
 
 
@@ -47,6 +48,7 @@ class Rules:
     max_regions: int = 32  # of one image, described by their boxes; published: 32, or 16 in the joint stage
     max_expressions: int = 16  # of one image, pointed at
     wordings: int | None = None  # of each bank of requests, the first ones; None: all
+    augments: bool = False  # images are scaled, cut and mirrored as `augment.py` says of their kind
 
 
 def rows_of(kind: str, sample: Sample, *, seed: int, rules: Rules) -> list[Row]:
@@ -57,10 +59,12 @@ def rows_of(kind: str, sample: Sample, *, seed: int, rules: Rules) -> list[Row]:
     return rows
 
 
-def refer_row(expression: str, target_xyxy_px: Box | None = None) -> Row:
+def refer_row(expression: str, target_xyxy_px: Box | None = None, target_mask: Rle | None = None) -> Row:
     """Asks where something is: the expression is context and text, and only read."""
     said = expression.strip().lower()
-    return Row(context=f"{WHERE_IS} {said}", text=said, speaks=False, target_xyxy_px=target_xyxy_px)
+    return Row(
+        context=f"{WHERE_IS} {said}", text=said, speaks=False, target_xyxy_px=target_xyxy_px, target_mask=target_mask
+    )
 
 
 def region_row(box_xyxy_px: Box, text: str = "") -> Row:
@@ -93,6 +97,13 @@ def _refer(sample: Sample, chance: random.Random, rules: Rules) -> list[Row]:
     return [refer_row(text, region.box_xyxy_px) for text, region in _some(said, chance, rules.max_expressions)]
 
 
+def _segment(sample: Sample, chance: random.Random, rules: Rules) -> list[Row]:
+    masked = [region for region in _single(sample) if region.mask is not None]
+    said = [(text, region) for region in masked for text in described(region)]
+    chosen = _some(said, chance, rules.max_expressions)
+    return [refer_row(text, region.box_xyxy_px, region.mask) for text, region in chosen]
+
+
 def _region(sample: Sample, chance: random.Random, rules: Rules) -> list[Row]:
     said = [(texts, region) for region in _single(sample) if (texts := described(region))]
     chosen = _some(said, chance, rules.max_regions)
@@ -115,6 +126,7 @@ _SPEAK: Mapping[str, Callable[[Sample, random.Random, Rules], list[Row]]] = {
     CAPTION: _caption,
     TRACE: _trace,
     REFER: _refer,
+    SEGMENT: _segment,
     REGION: _region,
     DENSE: _region,
 }
@@ -122,6 +134,7 @@ _NEEDS: Mapping[str, str] = {
     CAPTION: "a caption, or questions with answers",
     TRACE: "a caption with utterances and a trace of at least two points",
     REFER: "regions with expressions",
+    SEGMENT: "regions with expressions and masks",
     REGION: "described regions",
     DENSE: "described regions",
 }

@@ -1,6 +1,7 @@
 """Tiny PixelLLMs with a real checkpoint each, and samples whose truth is known."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,8 @@ from stages.pixelllm.config import (
     LanguageConfig,
     LocalizationConfig,
     LocationConfig,
+    MaskAdapterConfig,
+    MaskConfig,
     PixelLLMConfig,
     SemanticConfig,
     draw_blueprint,
@@ -32,7 +35,13 @@ from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import SIDE_PX, scene
 
 WORDS = ("A red bar stands left of a blue bar.", "the green bar, the grey bar", WHERE_IS, OBJECT_OF)
-KINDS = {"captions": "caption", "traces": "trace", "expressions": "refer", "regions": "region", "boxes": "dense"}
+KINDS = {
+    "captions": "caption", "traces": "trace", "expressions": "refer", "segments": "segment", "regions": "region",
+    "boxes": "dense",
+}  # fmt: skip
+MASKS = MaskConfig(
+    layers=1, heads=2, mlp_size=12, score_size=8, adapter=MaskAdapterConfig(layers=1, heads=2, mlp_size=12)
+)
 
 
 def pieces() -> WordPieces:
@@ -40,7 +49,9 @@ def pieces() -> WordPieces:
     return learn_pieces([*WORDS, *LONG_REQUESTS, *SHORT_REQUESTS] * 20, 400)
 
 
-def tiny_config(*, kind: str = "t5", lora: bool = False, detector: bool = True) -> PixelLLMConfig:
+def tiny_config(
+    *, kind: str = "t5", lora: bool = False, detector: bool = True, masks: bool = False, channels: int = 8
+) -> PixelLLMConfig:
     """Asks for the smallest model."""
     return PixelLLMConfig(
         language=LanguageConfig(
@@ -48,30 +59,38 @@ def tiny_config(*, kind: str = "t5", lora: bool = False, detector: bool = True) 
         ),
         semantic=SemanticConfig(patch_size=8, hidden_size=16, layers=1, heads=2, mlp_size=24),
         localization=LocalizationConfig(
-            patch_size=16, hidden_size=8, layers=1, heads=2, mlp_size=12, window_size=0, global_layers=(0,), channels=8
+            patch_size=16,
+            hidden_size=8,
+            layers=1,
+            heads=2,
+            mlp_size=12,
+            window_size=0,
+            global_layers=(0,),
+            channels=channels,
         ),
         extractor=ExtractorConfig(width=16, layers=1, heads=2, mlp_size=24, tokens=3, token_size=12),
         location=LocationConfig(hidden_size=16, layers=4),
         detector=DetectorConfig(channels=8, layers=1, score=0.0, most=5) if detector else None,
+        masks=MASKS if masks else None,
         lora=LoraConfig(rank=2, alpha=4, dropout=0.0, targets=("q", "v")) if lora else None,
         canvas_px=32,
     )
 
 
-def tiny_blueprint(words: WordPieces, *, kind: str = "t5", lora: bool = False, detector: bool = True) -> Blueprint:
-    """Draws the smallest model."""
-    return draw_blueprint(tiny_config(kind=kind, lora=lora, detector=detector), words.size)
+def tiny_blueprint(words: WordPieces, **parts: Any) -> Blueprint:
+    """Draws the smallest model; parts as `tiny_config` has them."""
+    return draw_blueprint(tiny_config(**parts), words.size)
 
 
-def tiny_task(words: WordPieces, *, kind: str = "t5", lora: bool = False, detector: bool = True) -> PixelLLMTask:
-    """Makes the task that teaches the smallest model everything."""
+def tiny_task(words: WordPieces, rules: Rules | None = None, **parts: Any) -> PixelLLMTask:
+    """Makes the task that teaches the smallest model everything; parts as `tiny_config` has them."""
     return PixelLLMTask(
-        tiny_blueprint(words, kind=kind, lora=lora, detector=detector),
+        tiny_blueprint(words, **parts),
         words,
         KINDS,
         start=Start(),
         weights=Weights(),
-        rules=Rules(),
+        rules=rules or Rules(),
         limits=Limits(),
     )
 
@@ -84,6 +103,8 @@ def talkative(model: PixelLLM, seed: int = 1) -> PixelLLM:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # adapters that change nothing would prove nothing
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if name.endswith("gate_1"):  # nor does a closed gate
+                parameter.fill_(0.7)
             if name.startswith("location.last"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
     return model.eval()
@@ -108,10 +129,10 @@ def drawn(source: str, sample: Sample, seed: int = 0) -> Drawn:
     return Drawn(source=source, key=sample.key, members=sample.to_members(), seed=seed, place=0)
 
 
-def tiny_checkpoint(directory: Path, *, kind: str = "t5", lora: bool = False) -> Checkpoint:
-    """Writes what a training stage leaves behind."""
+def tiny_checkpoint(directory: Path, **parts: Any) -> Checkpoint:
+    """Writes what a training stage leaves behind; parts as `tiny_config` has them."""
     words = pieces()
-    task = tiny_task(words, kind=kind, lora=lora)
+    task = tiny_task(words, **parts)
     model = task.build_model()
     assert isinstance(model, PixelLLM)
     talkative(model)

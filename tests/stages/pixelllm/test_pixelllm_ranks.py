@@ -18,13 +18,13 @@ from tests.toys import toy_engine, toy_train
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
 
 STEPS, BATCH = 4, 4
-SOURCES = ("traces", "expressions", "boxes")
+SOURCES = ("traces", "expressions", "boxes", "segments")
 
 
 def _learnt(world: World, directory: Path, engine_name: str) -> list[float]:
     """Learns some steps; returns the loss and the norm of each."""
     torch.set_num_threads(1)
-    task = tiny_task(pieces(), lora=True)
+    task = tiny_task(pieces(), lora=True, masks=True)
     train = toy_train(
         STEPS, global_batch=BATCH, micro_batch=1, engine=toy_engine(engine_name),
         optim=OptimConfig(lr=1e-3, clip_norm=None),

@@ -24,8 +24,15 @@ from stages.pixelllm.config import Blueprint, LanguageConfig, LocalizationConfig
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.pretrained import fill_from_folders
 from stages.pixelllm.speakers import T5Speaker
-from stages.pixelllm.stages import DenseCaptioning, JointTuning, PixelLLMStage, ReferringTuning, TraceTuning
-from tests.stages.pixelllm_models import pieces, tiny_blueprint, tiny_checkpoint, tiny_config
+from stages.pixelllm.stages import (
+    DenseCaptioning,
+    JointTuning,
+    PixelLLMStage,
+    ReferringMasks,
+    ReferringTuning,
+    TraceTuning,
+)
+from tests.stages.pixelllm_models import MASKS, pieces, tiny_blueprint, tiny_checkpoint, tiny_config
 from tests.stages.scenes import scene, write_shards
 
 TRAIN = TrainConfig(steps=2, global_batch=2, optim=OptimConfig(lr=1e-3))
@@ -70,7 +77,7 @@ def test_a_joint_source_must_say_its_task_and_a_strange_one_is_named(shards: Sha
     silent = stage_of(JointTuning, shards, tmp_path, begun=True).faults()
     strange = stage_of(JointTuning, shards, tmp_path, begun=True, tasks={"some": "refr", "other": "trace"}).faults()
 
-    known = "caption, trace, refer, region, dense"
+    known = "caption, trace, refer, segment, region, dense"
     assert silent == {"config.tasks.some": f"must say what this source teaches; allowed: {known}"}
     assert strange == {
         "config.tasks.some": f"unknown kind 'refr'; allowed: {known}",
@@ -97,6 +104,50 @@ def test_what_learns_follows_from_adapters_and_proposals(shards: Shards, tmp_pat
 
     assert plain.learning() == ("semantic", "extractor", "projection", "language")
     assert whole.learning() == ("semantic", "extractor", "projection", "language.*lora_*", "detector")
+
+
+def test_masks_without_weights_to_begin_with_learn_whole_and_others_their_adapter_alone(
+    shards: Shards, tmp_path: Path
+) -> None:
+    fresh = stage_of(ReferringMasks, shards, tmp_path, tokenizer=True, model=tiny_config(masks=True))
+    filled = replace(tiny_config(), masks=replace(MASKS, path=tmp_path))
+    known = stage_of(ReferringMasks, shards, tmp_path, tokenizer=True, model=filled)
+
+    assert fresh.learning() == ("masks", "location")
+    assert known.learning() == ("masks.adapter", "location")
+
+
+def test_what_masks_lack_is_named(shards: Shards, tmp_path: Path) -> None:
+    odd = replace(tiny_config(), masks=replace(MASKS, heads=3))
+    fresh = stage_of(ReferringMasks, shards, tmp_path, tokenizer=True, model=odd, masks=MASKS).faults()
+    later = stage_of(ReferringMasks, shards, tmp_path, begun=True, masks=replace(MASKS, path=tmp_path)).faults()
+
+    assert fresh == {
+        "config.model.masks.heads": "twice the heads (6) must divide SAM's 8 channels",
+        "config.masks": "adds masks to inputs.model; say config.model.masks here",
+    }
+    assert list(later) == ["config.masks.path"]
+    assert "has no config.json" in later["config.masks.path"]
+
+
+def test_masks_are_added_to_a_model_that_goes_on_and_without_them_segments_are_refused(
+    shards: Shards, tmp_path: Path
+) -> None:
+    before = tiny_checkpoint(tmp_path / "before")
+    stage = stage_of(ReferringMasks, shards, tmp_path, begun=True, masks=MASKS)
+    plain = stage_of(ReferringMasks, shards, tmp_path, begun=True)
+
+    task = begin(stage.config, stage.kinds, tokenizer=None, model=before)
+    model = task.build_model()
+    task.load_weights(model)
+
+    assert isinstance(model, PixelLLM)
+    assert model.masks is not None
+    assert float(model.masks.adapter.gate_1.detach()) == 0
+    facts: Any = stage.foresee({"model": before.facts()})["model"]
+    assert facts["model"] == task.describe()["model"]
+    with pytest.raises(InputError, match=r"config\.masks: a source teaches segment, but the model draws no masks"):
+        begin(plain.config, plain.kinds, tokenizer=None, model=before)
 
 
 def test_dense_captions_without_proposals_are_refused_when_they_begin(shards: Shards, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from orchestrator.errors import InputError
 from stages.pixelllm.batches import IGNORED, PixelBatch
+from stages.pixelllm.initial import waves
 from stages.pixelllm.losses import caption_loss, location_loss
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.task import PixelLLMTask
@@ -23,7 +24,7 @@ SCALE = CANVAS_PX / SIDE_PX
 
 @pytest.fixture(scope="module")
 def task() -> PixelLLMTask:
-    return tiny_task(pieces())
+    return tiny_task(pieces(), masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_every_part_gets_a_gradient_from_every_kind_of_batch(source: str, task: 
     task.loss(model, batch_of(task, source)).total.backward()
 
     # norms of CLIP's pooled output, and prompts that are no boxes, have no part in anything
-    unused = ("semantic.post_layernorm", "prompts.point_embed.0", "prompts.point_embed.1", "prompts.no")
+    unused = ("semantic.post_layernorm", "prompts.point_embed.0", "prompts.point_embed.1", "prompts.not")
     lacking = [name for name, p in model.named_parameters() if p.grad is None and not name.startswith(unused)]
     assert lacking == []
 
@@ -144,6 +145,18 @@ def test_what_a_batch_does_not_teach_weighs_nothing(task: PixelLLMTask, model: P
     assert float(expressions.terms["caption"]) == 0.0
     assert float(expressions.total.detach()) == pytest.approx(0.1 * float(expressions.terms["location_px"]))
     assert captions.terms.keys() == expressions.terms.keys()  # every rank logs the same
+
+
+def test_fresh_positions_say_by_a_linear_map_where_they_are() -> None:
+    of_map, with_class = waves(torch.Size((1, 8, 8, 32)))[0].flatten(0, 1), waves(torch.Size((65, 32)))
+    middles = (torch.arange(8) + 0.5) / 8
+    places = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), dim=-1).flatten(0, 1)
+
+    read = of_map @ torch.linalg.lstsq(of_map, places, driver="gelsd").solution
+
+    torch.testing.assert_close(read, places, atol=0.02, rtol=0)
+    assert torch.equal(with_class[1:], of_map)
+    assert not with_class[0].any()
 
 
 @pytest.mark.parametrize("kind", ["t5", "bert"])
