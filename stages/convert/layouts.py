@@ -122,3 +122,40 @@ def gcg_coco(split: str) -> Part:
         annotations=tuple(f"{_GRANDF}/val_test/{split}_gcg_coco_{kind}_gt.json" for kind in ("caption", "mask")),
         images=(f"{HA}/val_test",),
     )
+
+
+def docci(split: str, subset: str) -> Part:
+    """Names a split of DOCCI; all are in one file."""
+    return Part(
+        split=split,
+        subset=subset,
+        reader="stages.convert.long_texts:read_docci",
+        annotations=("docci/docci_descriptions.jsonlines",),
+        images=("docci/images",),
+    )
+
+
+def sharegpt4v(split: str, subset: str) -> Part:
+    """Names the texts of ShareGPT4V's captioner: the first thousand, or the others. Images may lie in COCO's folder."""
+    return Part(
+        split=split,
+        subset=subset,
+        reader="stages.convert.long_texts:read_sharegpt4v",
+        annotations=("sharegpt4v/data/share-captioner_coco_lcs_sam_1246k_1107.json",),
+        images=("sharegpt4v/data",),
+        more_images=("",),
+    )
+
+
+def dci(split: str, texts: str, *, default: bool = False) -> Part:
+    """Names the images of Densely Captioned Images that belong to a split of theirs, or all; `texts` names a text."""
+    return Part(
+        split=split,
+        subset=f"dci_{texts}" if split == "all" else f"dci_{texts}_{split}",
+        reader=f"stages.convert.dci:read_{texts}",
+        annotations=() if split == "all" else ("densely_captioned_images/splits.json",),
+        listed=("densely_captioned_images/annotations",),
+        images=("densely_captioned_images/photos",),
+        text="caption",
+        default=default,
+    )

@@ -218,6 +218,10 @@ class RawPart:
         relative = path.relative_to(self.root).as_posix()
         return Picture(name=relative, data=data, width_px=width_px, height_px=height_px)
 
+    def beside(self, name: Any) -> bytes:
+        """Reads another file that lies with the part's images."""
+        return self._file(name, self.part.images, "file").read_bytes()
+
     def mask_png(self, name: Any) -> bytes:
         """Reads a panoptic PNG of the part."""
         return self._file(name, self.part.masks, "mask").read_bytes()

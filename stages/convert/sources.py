@@ -7,6 +7,8 @@ from stages.convert.layouts import (
     FLICKR_OWNERS,
     HA,
     coco_parts,
+    dci,
+    docci,
     gcg_coco,
     grand_f,
     labels,
@@ -14,6 +16,7 @@ from stages.convert.layouts import (
     object_parts,
     pix2cap,
     refcoco,
+    sharegpt4v,
 )
 from stages.convert.parts import Entry, Part
 
@@ -221,6 +224,19 @@ SOURCES: Mapping[str, Entry] = {
             ),
         ),
     ),
+    "vip_bench": Entry(
+        licence="ViP-Bench: see its data card; images belong to their owners",
+        parts=(
+            Part(
+                split="test",
+                subset="vip_bench_bbox",
+                reader="stages.convert.vip_bench:read",
+                annotations=("vip_bench/vip-bench-meta-data.json", "vip_bench/bbox/questions.jsonl"),
+                images=("vip_bench/source_image",),
+                text="none",
+            ),
+        ),
+    ),
     "longgrit": Entry(
         licence="LongGRIT is unreleased, and this layout ours; images belong to their owners",
         parts=(
@@ -232,6 +248,38 @@ SOURCES: Mapping[str, Entry] = {
                 images=("longgrit",),
                 text="caption",
             ),
+        ),
+    ),
+    "urban1k": Entry(
+        licence="Urban1k: CC BY-NC 4.0; images belong to their owners",
+        parts=(
+            Part(
+                split="test",
+                subset="urban1k",
+                reader="stages.convert.long_texts:read_urban1k",
+                annotations=(),
+                listed=("Urban1k/caption", "Urban1k/image"),
+                images=("Urban1k/image",),
+            ),
+        ),
+    ),
+    "docci": Entry(
+        licence="DOCCI, texts and images: CC BY 4.0",
+        parts=(
+            *(docci(split, f"docci_{split}") for split in ("train", "test", "qual_dev", "qual_test")),
+            docci("all", "docci_first_1000"),
+        ),
+    ),
+    "sharegpt4v": Entry(
+        licence="ShareGPT4V: CC BY-NC 4.0 and OpenAI's terms; images belong to their owners (SA-1B, LAION, COCO)",
+        parts=(sharegpt4v("test", "sharegpt4v_1k"), sharegpt4v("train", "sharegpt4v_pt")),
+    ),
+    "dci": Entry(
+        licence="Densely Captioned Images: CC BY-NC; images: SA-1B's own licence, for research",
+        parts=tuple(
+            dci(split, texts, default=texts == "extended")
+            for split in ("all", "train", "val", "test")
+            for texts in ("extended", "extra")
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from orchestrator.records import record
 from stages.evaluate.masks import Grounding
 from stages.family import GroundedCaption
 from stages.pictures import Mark, Panel
-from stages.samples import Rle
+from stages.samples import Rle, Turn
 from stages.vision import mask_from_rle, rle_from_mask
 
 Box = tuple[float, float, float, float]
@@ -49,6 +50,7 @@ class Answer:
     said: tuple[Said, ...]
     unpaired: Grounding | None = None  # phrases and masks in their orders, where not every one belongs to another
     size_px: tuple[int, int] | None = None  # width and height of the image, where scores are in parts of them
+    asked: Turn | None = None  # of the truth: the question, where every image has its own
 
     def grounding(self) -> Grounding:
         """Returns the phrases that carry masks."""
@@ -67,6 +69,8 @@ class Answer:
             plain["unpaired"] = {"phrases": list(self.unpaired.phrases), "masks": masks}
         if self.size_px is not None:
             plain["size_px"] = list(self.size_px)
+        if self.asked is not None:
+            plain["asked"] = {**asdict(self.asked), "tests": list(self.asked.tests)}
         return plain
 
     @classmethod
@@ -76,9 +80,13 @@ class Answer:
         if unpaired is not None:
             masks = tuple(_mask(mask) for mask in unpaired["masks"])
             unpaired = Grounding(phrases=tuple(unpaired["phrases"]), masks=masks)
-        size = plain.get("size_px")
+        size, asked = plain.get("size_px"), plain.get("asked")
         return cls(
-            caption=plain["caption"], said=said, unpaired=unpaired, size_px=None if size is None else (size[0], size[1])
+            caption=plain["caption"],
+            said=said,
+            unpaired=unpaired,
+            size_px=None if size is None else (size[0], size[1]),
+            asked=None if asked is None else Turn(**{**asked, "tests": tuple(asked["tests"])}),
         )
 
 
@@ -95,7 +103,7 @@ def panel_of(title: str, answer: Answer) -> Panel:
     """Turns an answer into a panel to be drawn."""
     marks = [
         Mark(
-            phrase=said.phrase,
+            phrase=": ".join(filter(None, (said.category, said.phrase))),
             span=said.span,
             mask_HW=None if said.mask is None else mask_from_rle(said.mask),
             box_xyxy_px=said.box_xyxy_px,
@@ -103,7 +111,8 @@ def panel_of(title: str, answer: Answer) -> Panel:
         )
         for said in answer.said
     ]
-    return Panel(title=title, caption=answer.caption, marks=tuple(marks))
+    notes = () if answer.asked is None else (f"Q: {answer.asked.question}",)
+    return Panel(title=title, caption=answer.caption, marks=tuple(marks), notes=notes)
 
 
 def _plain(said: Said) -> dict[str, Any]:

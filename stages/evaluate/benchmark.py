@@ -1,7 +1,7 @@
 """What a benchmark is: a question to a model, how the truth is read from samples, and how the answers are scored."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -12,6 +12,8 @@ from stages.evaluate.caption_scorers import CaptionScorer
 from stages.evaluate.likeness import Likeness
 from stages.samples import Sample
 from stages.vision import Mask
+
+Sought = Literal["regions", "images"]
 
 
 @record
@@ -35,6 +37,7 @@ class Benchmark:
     compat: frozenset[str]  # the scores that are computed as the released scripts compute them; the others are strict
     worded: frozenset[str] = frozenset()  # the scores that depend on Tools.captions
     likened: frozenset[str] = frozenset()  # the scores that depend on Tools.likeness
+    sought: Sought | None = None  # of retrieval: what texts look for; it is drawn as grids of what was found first
 
 
 def expect(wanted: int, given: int, what: str) -> None:

@@ -12,13 +12,14 @@ from stages.evaluate.masked import (
     MASKED_CROPS,
     MASKED_RETRIEVAL,
     MASKED_WHOLE,
-    REFER_PROPOSALS,
 )
 from stages.evaluate.panoptic import PANOPTIC
 from stages.evaluate.points import WORD_LOCATIONS
+from stages.evaluate.proposals import REFER_PROPOSALS, REFER_PROPOSALS_PARSED, REFER_PROPOSALS_RECLIP
 from stages.evaluate.referring import REFER, REFER_COMPAT
 from stages.evaluate.regions import REGION_CAPTIONS
 from stages.evaluate.retrieval import IMAGE_RETRIEVAL, REGION_RECOGNITION, REGION_RETRIEVAL
+from stages.evaluate.vip_bench import VIP_BENCH
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "gcg": GCG,
@@ -37,5 +38,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "long_texts": LONG_TEXTS,
     "long_texts_compat": LONG_TEXTS_COMPAT,
     "refer_proposals": REFER_PROPOSALS,
+    "refer_proposals_parsed": REFER_PROPOSALS_PARSED,
+    "refer_proposals_reclip": REFER_PROPOSALS_RECLIP,
     "panoptic": PANOPTIC,
+    "vip_bench": VIP_BENCH,
 }

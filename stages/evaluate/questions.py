@@ -14,6 +14,8 @@ class Question:
     falling: frozenset[str] = frozenset()
 
 
+_BOTH_WAYS = tuple(f"{way}{most}" for most in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
+
 QUESTIONS: Mapping[str, Question] = {
     "gcg": Question(
         ability="Grounds",
@@ -38,23 +40,20 @@ QUESTIONS: Mapping[str, Question] = {
         ability="Embeds", scores=("region_to_text10", "text_to_region10", "region_to_text1", "text_to_region1")
     ),
     "region_recognition": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
-    "image_retrieval": Question(
-        ability="Embeds", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
-    ),
+    "image_retrieval": Question(ability="Embeds", scores=_BOTH_WAYS),
     "masked_retrieval": Question(
         ability="Embeds", scores=("region_to_text10", "text_to_region10", "region_to_text1", "text_to_region1")
     ),
     "masked_recognition_crops": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
     "masked_recognition_whole": Question(ability="Embeds", scores=("class_accuracy", "class_accuracy5", "accuracy")),
-    "long_texts": Question(
-        ability="Embeds", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
-    ),
-    "long_texts_compat": Question(
-        ability="EmbedsWhole", scores=("image_to_text1", "text_to_image1", "image_to_text5", "text_to_image5")
-    ),
+    "long_texts": Question(ability="Embeds", scores=_BOTH_WAYS),
+    "long_texts_compat": Question(ability="EmbedsWhole", scores=_BOTH_WAYS),
     "refer_proposals": Question(ability="Embeds", scores=("precision50", "mean_iou")),
+    "refer_proposals_parsed": Question(ability="Embeds", scores=("precision50", "mean_iou")),
+    "refer_proposals_reclip": Question(ability="Embeds", scores=("precision50", "mean_iou")),
     "panoptic": Question(
         ability="SegmentsPanoptic",
         scores=("pq", "sq", "rq", "bleu4", "rouge_l", "cider", "meteor", "exact", "map", "map_strict"),
     ),
+    "vip_bench": Question(ability="Answers", scores=("worded",)),
 }  # fmt: skip

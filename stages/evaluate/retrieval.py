@@ -128,7 +128,7 @@ def embed_captions(model: Embeds, images: Sequence[Image.Image], references: Seq
 
 def score_region_retrieval(answers: Sequence[Answer], references: Sequence[Answer], _tools: Tools) -> dict[str, float]:
     """Lets every region look for its text among the distinct ones, and every text for a region that it describes."""
-    texts, seen_RD, read_RD = _pooled(answers, references)
+    texts, seen_RD, read_RD = pooled(answers, references)
     candidates, candidates_CD = distinct(texts, read_RD)
     to_text = ranks_of(seen_RD, texts, candidates_CD, candidates)
     to_region = ranks_of(read_RD, texts, seen_RD, texts)
@@ -142,7 +142,7 @@ def score_region_retrieval(answers: Sequence[Answer], references: Sequence[Answe
 
 def score_recognition(answers: Sequence[Answer], references: Sequence[Answer], _tools: Tools) -> dict[str, float]:
     """Gives every region the class whose name is nearest; the classes are all names in the data."""
-    texts, seen_RD, read_RD = _pooled(answers, references)
+    texts, seen_RD, read_RD = pooled(answers, references)
     classes, classes_CD = distinct(texts, read_RD)
     ranks = ranks_of(seen_RD, texts, classes_CD, classes)
     return {
@@ -155,7 +155,7 @@ def score_recognition(answers: Sequence[Answer], references: Sequence[Answer], _
 def score_image_retrieval(answers: Sequence[Answer], references: Sequence[Answer], _tools: Tools) -> dict[str, float]:
     """Lets every image look for one of its captions, and every caption for its image."""
     owners = [str(number) for number, reference in enumerate(references) for _ in reference.said]
-    _, seen_RD, read_RD = _pooled(answers, references)
+    _, seen_RD, read_RD = pooled(answers, references)
     images, images_CD = distinct(owners, seen_RD)
     to_text = ranks_of(images_CD, images, read_RD, owners)
     to_image = ranks_of(read_RD, owners, images_CD, images)
@@ -164,6 +164,8 @@ def score_image_retrieval(answers: Sequence[Answer], references: Sequence[Answer
         "text_to_image1": recall(to_image, 1),
         "image_to_text5": recall(to_text, 5),
         "text_to_image5": recall(to_image, 5),
+        "image_to_text10": recall(to_text, 10),
+        "text_to_image10": recall(to_image, 10),
     }
 
 
@@ -171,7 +173,7 @@ def _short(region: Region) -> str:
     return region.phrase.strip() or next(iter(described(region)), "")
 
 
-def _pooled(answers: Sequence[Answer], references: Sequence[Answer]) -> tuple[list[str], Vectors, Vectors]:
+def pooled(answers: Sequence[Answer], references: Sequence[Answer]) -> tuple[list[str], Vectors, Vectors]:
     """Joins what all images have: the true texts, what was seen, what was read."""
     said = [one for answer in answers for one in answer.said]
     texts = [plain_words(one.phrase) for reference in references for one in reference.said]
@@ -202,6 +204,7 @@ REGION_RETRIEVAL = Benchmark(
     ),
     meanings=REGION_MEANINGS,
     compat=frozenset(),
+    sought="regions",
 )
 REGION_RECOGNITION = Benchmark(
     reference=read_regions,
@@ -233,6 +236,9 @@ IMAGE_RETRIEVAL = Benchmark(
         "text_to_image1": "captions whose nearest image is theirs",
         "image_to_text5": "images that have a caption of theirs among the five nearest",
         "text_to_image5": "captions whose image is among the five nearest",
+        "image_to_text10": "images that have a caption of theirs among the ten nearest",
+        "text_to_image10": "captions whose image is among the ten nearest",
     },
     compat=frozenset(),
+    sought="images",
 )

@@ -5,33 +5,25 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.artifacts import write_json
 from orchestrator.errors import InputError
 from orchestrator.stage import StageContext
 from orchestrator.world import World
-from stages.evaluate.answers import Answer, panel_of
 from stages.evaluate.asking import Asked, ask_all
 from stages.evaluate.benchmark import Benchmark, Tools
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.caption_scorers import open_caption_scorer
+from stages.evaluate.drawing import draw_all
 from stages.evaluate.items import HeldOut
-from stages.evaluate.layers import write_layers
 from stages.evaluate.likeness import open_likeness
 from stages.evaluate.panoptic_files import write_panoptic
 from stages.evaluate.published import Setting, beside
 from stages.evaluate.questions import QUESTIONS
 from stages.evaluate.stage import Evaluate
-from stages.pictures import contact_sheet, draw_panels
-from stages.vision import decode_image
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger(__name__)
-
-SHEET_PICTURES = 6
 
 
 def evaluate(
@@ -88,7 +80,7 @@ def _write(
         "checks": checks,
         "family": family,
         "checkpoint": inputs.model.digest(),
-        "pictures": _draw(config, held_out, asked, directory / "pictures", context),
+        "pictures": draw_all(config, held_out, asked, directory / "pictures", context),
     }
     write_json(directory / "metrics.json", metrics)
     _tell(benchmarks, checks, int(inputs.model.facts().get("step", 0)), context)
@@ -185,45 +177,6 @@ def _check(benchmark: Mapping[str, Any], name: str, score: str, field: str, numb
     passed = better and (value <= wanted if falls else value >= wanted)
     limit = "at most" if falls else "at least"
     return {"score": f"{name}.{score}", "limit": limit, "wanted": wanted, "is": value, "passed": passed, **gain}
-
-
-def _draw(
-    config: Evaluate.Config, held_out: HeldOut, asked: Sequence[Asked], directory: Path, context: StageContext
-) -> list[dict[str, str]]:
-    """Draws the first pictures of each benchmark and a contact sheet, and tells the journal."""
-    drawn: list[dict[str, str]] = []
-    pictures: list[Image.Image] = []
-    for name in config.benchmarks:
-        for number, one in enumerate([one for one in asked if one.benchmark == name][: config.pictures]):
-            image, said = decode_image(held_out.read(one.place).image), _said(one)
-            picture = draw_panels(image, [panel_of(title, answer) for title, answer in said])
-            path = directory / f"{name}_{number:03d}.png"
-            picture.save(path)
-            pictures.append(picture)
-            shown = {"path": f"pictures/{path.name}", "layers": write_layers(path.with_suffix(".json"), image, said)}
-            drawn.append({**shown, "benchmark": name, "key": one.key, "text": _in_words(one)})
-            context.journal.append("picture", path=str(path.relative_to(context.directory)), name=f"{name}/{one.key}")
-    if pictures:
-        sheet = directory / "sheet.png"
-        contact_sheet(pictures[:SHEET_PICTURES]).save(sheet)
-        context.journal.append("picture", path=str(sheet.relative_to(context.directory)), name="sheet")
-    return drawn
-
-
-def _said(one: Asked) -> list[tuple[str, Answer]]:
-    """Lists what is true and what each model said, with a title each."""
-    titles = {"trained": "Trained", "untrained": "Untrained (fresh weights)"}
-    return [("Ground truth", one.reference), *((titles[model], answer) for model, answer in one.answers.items())]
-
-
-def _in_words(one: Asked) -> str:
-    """Describes a picture to those who cannot see it."""
-    said = [f"Ground truth: {_text(one.reference)}", *(f"{name}: {_text(a)}" for name, a in one.answers.items())]
-    return f"Held-out image {one.key}. " + " | ".join(said)
-
-
-def _text(answer: Answer) -> str:
-    return answer.caption or "; ".join(said.phrase for said in answer.said) or "(nothing)"
 
 
 def _shown(scores: Mapping[str, float]) -> str:

@@ -20,6 +20,7 @@ from stages.convert.sources import SOURCES
 from stages.convert.stage import _attempts
 from stages.samples import Sample
 from tests.stages.conversion import COMMITTED
+from tests.stages.long_text_files import DCI_FILE, write_dci, write_docci, write_sharegpt4v
 
 FILES = {
     "coco/annotations/captions_val2017.json": ("coco", "val", "captions_val2017"),
@@ -41,6 +42,10 @@ FILES = {
     "llava/blip_laion_cc_sbu_558k.json": ("llava", "train", None),
     "longgrit/longgrit.jsonl": ("longgrit", "train", None),
     "semantic/ade20k_classes.json": ("ade20k", "train", None),
+    "docci/docci_descriptions.jsonlines": ("docci", "test", None),
+    "sharegpt4v/data/share-captioner_coco_lcs_sam_1246k_1107.json": ("sharegpt4v", "test", None),
+    DCI_FILE: ("dci", "all", None),
+    "densely_captioned_images/splits.json": ("dci", "test", None),
 }
 HOSTILE = [
     None,
@@ -73,8 +78,12 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the real data whose files are broken one after the other."""
-    return Path(shutil.copytree(COMMITTED, tmp_path_factory.mktemp("mutations") / "raw_data"))
+    """A copy of the real data, and made files beside it, that are broken one after the other."""
+    root = Path(shutil.copytree(COMMITTED, tmp_path_factory.mktemp("mutations") / "raw_data"))
+    write_docci(root)
+    write_sharegpt4v(root, 3)
+    write_dci(root)
+    return root
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,7 +99,7 @@ def test_anything_anywhere_in_a_file_is_survived_many_times(name: str, raw: Path
 
 def survive(raw: Path, name: str, seeds: range) -> None:
     """Breaks one or two places of the file for each seed, and converts."""
-    original, content = plain_of(COMMITTED / name), (COMMITTED / name).read_bytes()
+    original, content = plain_of(raw / name), (raw / name).read_bytes()
     kept, unnamed = 0, list[str]()
     for seed in seeds:
         chance = random.Random(f"{name} {seed}")
@@ -137,6 +146,7 @@ def plain_of(path: Path) -> Any:
     readers: dict[str, Callable[[Path], Any]] = {
         ".json": lambda path: json.loads(path.read_text()),
         ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+        ".jsonlines": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
         ".p": read_pickle,
         ".parquet": lambda path: parquet.read_table(path).to_pylist(),
     }
@@ -151,7 +161,7 @@ def write(path: Path, plain: Any) -> None:
             path.write_bytes(b"what no parquet file can hold")
     elif path.suffix == ".p":
         path.write_bytes(pickle.dumps(plain, protocol=2))
-    elif path.suffix == ".jsonl" and isinstance(plain, list):
+    elif path.suffix in {".jsonl", ".jsonlines"} and isinstance(plain, list):
         path.write_text("".join(json.dumps(line) + "\n" for line in plain))
     else:
         path.write_text(json.dumps(plain))

@@ -12,7 +12,8 @@ from stages.evaluate.benchmark import Tools
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.caption_scorers import open_caption_scorer
 from stages.evaluate.likeness import open_likeness
-from stages.evaluate.masked import read_classes, read_expressions, read_first_caption, read_long_texts
+from stages.evaluate.masked import read_classes, read_first_caption, read_long_texts
+from stages.evaluate.proposals import read_expressions
 from stages.evaluate.questions import QUESTIONS
 from stages.samples import Sample
 from stages.vision import Mask, decode_image
@@ -116,8 +117,24 @@ def test_long_texts_are_retrieved_both_ways_and_compat_asks_otherwise() -> None:
     assert scores("long_texts_compat", SCENES, model)["image_to_text1"] == 0.0
 
 
-def test_expressions_choose_among_the_regions_of_their_image() -> None:
-    assert scores("refer_proposals", SCENES) == {"precision50": 1.0, "mean_iou": 1.0}
+@pytest.mark.parametrize("name", ["refer_proposals", "refer_proposals_parsed", "refer_proposals_reclip"])
+def test_expressions_choose_among_the_regions_of_their_image(name: str) -> None:
+    assert scores(name, SCENES) == {"precision50": 1.0, "mean_iou": 1.0}
+
+
+def test_spatial_words_tell_equal_things_apart_where_they_are_resolved() -> None:
+    """Two red bars, which a model that sees colours cannot tell apart: it takes the first."""
+    twins = replace(
+        SCENES[0],
+        regions=tuple(
+            replace(region, phrase="", caption=text, spans=())
+            for region, text in zip(SCENES[0].regions, ("the left bar", "the bar on the right"), strict=True)
+        ),
+    )
+
+    assert scores("refer_proposals", [twins])["precision50"] == 0.5
+    assert scores("refer_proposals_parsed", [twins])["precision50"] == 1.0
+    assert scores("refer_proposals_reclip", [twins])["precision50"] == 1.0
 
 
 def test_samples_that_hold_nothing_to_ask_about_are_left_out() -> None:
@@ -131,7 +148,9 @@ def test_samples_that_hold_nothing_to_ask_about_are_left_out() -> None:
     assert read_long_texts(mute) is None
 
 
-@pytest.mark.parametrize("name", ["masked_retrieval", "masked_recognition_crops", "long_texts", "refer_proposals"])
+@pytest.mark.parametrize(
+    "name", ["masked_retrieval", "masked_recognition_crops", "long_texts", "refer_proposals_reclip"]
+)
 def test_planning_knows_the_scores(name: str) -> None:
     benchmark, question = BENCHMARKS[name], QUESTIONS[name]
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import StageFailed
-from stages.evaluate.answers import Answer, Said
+from stages.evaluate.answers import Answer, Said, panel_of
 from stages.evaluate.benchmark import Tools
 from stages.evaluate.benchmarks import BENCHMARKS
 from stages.evaluate.caption_scorers import open_caption_scorer
@@ -316,6 +316,12 @@ def test_segments_are_asked_for_and_read() -> None:
     assert [one.phrase for one in reference.said] == [region.caption for region in sample.regions]
     with pytest.raises(StageFailed, match="the mask of 'bar' has 3 x 4 pixels"):
         ask_segments(Seer((3, 4)), [image], [reference], 9)
+
+
+def test_a_picture_names_the_class_of_a_segment_before_its_caption() -> None:
+    panel = panel_of("Trained", answer(said("cat", (0, 3), "a red one"), said("dog", (4, 6))))
+
+    assert [mark.phrase for mark in panel.marks] == ["cat: a red one", "dog"]
 
 
 def test_a_sample_without_masks_is_no_question() -> None:
