@@ -14,6 +14,7 @@ from typing import Any, Literal
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.folders import folder_fault, read_settings, stamps_of
+from stages.sizes import stack_settings
 
 FAMILY = "pix2cap"  # what the manifests of its checkpoints say
 SEGMENTER_TYPE, CAPTIONER_TYPE = "mask2former", "git"  # model_type of the folders that fill the parts
@@ -252,11 +253,8 @@ def _captioner_settings(config: CaptionerConfig, vocabulary_size: int) -> dict[s
         settings = read_settings(config.path)
         return {key: settings[key] for key in _GIT_KEYS if key in settings} | {"vision_config": {}}
     return {
+        **stack_settings(config),
         "vocab_size": vocabulary_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_size,
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
         "max_position_embeddings": config.max_tokens,

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
@@ -23,7 +24,8 @@ class SegmentLoss:
     """Matches queries to segments one to one (Hungarian method), prediction by prediction, and compares.
 
     Masks are compared at points, most of them where the prediction is least certain; which these are is drawn from
-    torch's generator. Masks are counted on each rank alone; the release takes their mean over all ranks.
+    torch's generator. Sums over masks are divided by the mean number of masks a rank has, as published, so that a mask
+    weighs the same on a rank with many of them and on one with few. Collective: every rank must call.
     """
 
     def __init__(self, config: LossConfig, num_classes: int) -> None:
@@ -39,7 +41,7 @@ class SegmentLoss:
             "oversample_ratio": config.oversample,
             "importance_sample_ratio": config.importance,
         }
-        self._criterion = Mask2FormerLoss(Mask2FormerConfig(**settings), {})
+        self._criterion = _Criterion(Mask2FormerConfig(**settings), {})
 
     def __call__(self, seen: Seen, batch: Pix2CapBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted sum over all predictions, and the parts of the last one, unweighted."""
@@ -50,11 +52,32 @@ class SegmentLoss:
             {"masks_queries_logits": mask, "class_queries_logits": label}
             for mask, label in zip(masks, classes, strict=True)
         )
+        self._criterion.masks = masks_a_rank(sum(len(one) for one in batch.classes), classes.device)
         labels = {"mask_labels": [one.float() for one in batch.masks], "class_labels": batch.classes}
         found: dict[str, Tensor] = self._criterion(**last, **labels, auxiliary_predictions=earlier)
         zero = sum((logits.sum() * 0 for logits in masks), start=classes.sum() * 0)  # masks may have no segment at all
         total = sum((self._weights[_part(name)] * value for name, value in found.items()), start=zero)
         return total, {part: found[name].detach() for name, part in _PARTS.items()}
+
+
+class _Criterion(Mask2FormerLoss):
+    """Mask2Former's, with the number of masks told: it asks for it at every prediction."""
+
+    masks: Tensor
+
+    def get_num_masks(self, class_labels: Any, device: Any) -> Tensor:
+        """Returns what sums over masks are divided by."""
+        del class_labels, device
+        return self.masks
+
+
+def masks_a_rank(here: int, device: torch.device) -> Tensor:
+    """Returns the mean number of masks that a rank has, 1 or more. Collective: every rank must call."""
+    count = torch.tensor(float(here), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count.clamp(min=1)
 
 
 def caption_loss(logits_TV: Tensor, targets_T: Tensor, *, smoothing: float) -> Tensor:

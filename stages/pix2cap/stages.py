@@ -1,18 +1,31 @@
 """The training stage of Pix2Cap: its config, inputs and outputs. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
 from orchestrator.training.config import TrainConfig
+from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
-from stages.inputs import beginning_faults
-from stages.pix2cap.config import FAMILY, AugmentConfig, LossConfig, Pix2CapConfig
+from stages.folders import read_settings
+from stages.inputs import TrainedModel, TrainingInputs, beginning_faults
+from stages.pix2cap.config import (
+    FAMILY,
+    AugmentConfig,
+    Blueprint,
+    Category,
+    LossConfig,
+    Pix2CapConfig,
+    draw_blueprint,
+)
 
 if TYPE_CHECKING:
     from stages.pix2cap.task import Pix2CapTask
+
+SEGMENTS = 32  # that the planner of memory reckons with in every picture; COCO's have about eleven
+CATEGORIES = 133  # the same, where the shards are not there yet: COCO's
+Facts = Mapping[str, Any]  # of a manifest
 
 
 class Pix2CapTraining(TrainingStage):
@@ -40,19 +53,8 @@ class Pix2CapTraining(TrainingStage):
         losses: LossConfig = field(default_factory=LossConfig)
         augment: AugmentConfig = field(default_factory=AugmentConfig)
 
-    @record
-    class Inputs:
-        """Panoptic shards with descriptions; a model that has begun, or a tokenizer where no folder brings one."""
-
-        shards: dict[str, Shards]
-        tokenizer: Tokenizer | None = None
-        model: Checkpoint | None = None
-
-    @record
-    class Outputs:
-        """The model, and the tokenizer beside its weights."""
-
-        model: Checkpoint
+    Inputs = TrainingInputs
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, folders that are not there, a missing tokenizer, shards without categories."""
@@ -72,10 +74,42 @@ class Pix2CapTraining(TrainingStage):
         model = self.config.model
         return {} if model is None else model.stamps()
 
-    def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-        """Says which family the model will be of."""
-        del inputs
-        return {"model": {"family": FAMILY}}
+    def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        """Says which family the model will be of, and what model it will be once its classes are known."""
+        model = self.blueprint(inputs, self.categories(inputs))
+        return {"model": {"family": FAMILY, **({} if model is None else {"model": model.to_plain()})}}
+
+    def sketch(self, inputs: Mapping[str, Facts]) -> Sketch | None:
+        """Describes the model, and pictures with many segments whose captions are as long as they may be."""
+        some = tuple(Category(id=number, name=str(number), thing=True) for number in range(CATEGORIES))
+        model = self.blueprint(inputs, self.categories(inputs) or some)
+        if model is None:
+            return None
+        return Sketch(
+            opener="stages.pix2cap.sitting:open_sitting",
+            plain={"model": model.to_plain(), "losses": asdict(self.config.losses), "segments": SEGMENTS},
+            learning=self.train.trainable or self.trainable,
+            train=self.train,
+        )
+
+    def categories(self, inputs: Mapping[str, Facts]) -> tuple[Category, ...]:
+        """Reads the classes of the shards that are there; none while nobody knows them."""
+        listed = (facts.get("categories") for name, facts in inputs.items() if name.startswith("shards."))
+        return tuple(Category(**one) for one in next((found for found in listed if found), ()))
+
+    def blueprint(self, inputs: Mapping[str, Facts], categories: tuple[Category, ...]) -> Blueprint | None:
+        """Draws the model from the facts of its inputs and its classes; None while nobody knows them."""
+        model = self.config.model
+        if model is None:
+            facts = inputs.get("model", {})
+            known = facts.get("family") == FAMILY and "model" in facts
+            return Blueprint.from_plain(facts["model"]) if known else None
+        size = inputs.get("tokenizer", {}).get("tokens")
+        if size is None and model.captioner.path is not None and not model.faults():
+            size = read_settings(model.captioner.path).get("vocab_size")
+        if size is None or not categories or model.faults():
+            return None
+        return draw_blueprint(model, size, categories)
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that planning does not import."""

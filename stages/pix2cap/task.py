@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from orchestrator.data.stream import Drawn
-from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.task import Losses, TrainTask
-from orchestrator.training.weights import load_into
+from stages.blueprints import fill_from_checkpoint, tokenizer_files
 from stages.pix2cap.batches import Pix2CapBatch
 from stages.pix2cap.collate import Collator
 from stages.pix2cap.config import FAMILY, AugmentConfig, Blueprint, LossConfig, Pix2CapConfig
@@ -51,10 +50,7 @@ class Pix2CapTask(TrainTask[Pix2CapBatch]):
         """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
         loaded: frozenset[str] = frozenset()
         if self._start.checkpoint is not None:
-            report = load_into(model, self._start.checkpoint)
-            if report.missing or report.unexpected:
-                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
-            loaded = frozenset(report.loaded)
+            loaded = fill_from_checkpoint(model, self._start.checkpoint)
         elif self._start.folders is not None:
             loaded = fill_from_folders(model, self._start.folders, self._blueprint.categories)
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
@@ -82,7 +78,7 @@ class Pix2CapTask(TrainTask[Pix2CapBatch]):
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""
-        return {f"tokenizer/{name}": content for name, content in self._words.files().items()}
+        return tokenizer_files(self._words)
 
 
 def pix2cap_loss(model: nn.Module, batch: Pix2CapBatch, weights: LossConfig, segments: SegmentLoss) -> Losses:
