@@ -18,6 +18,7 @@ STAGES: Mapping[str, str] = {
     "pixelllm_caption_pretraining": "stages.pixelllm.stages:CaptionPretraining",
     "pixelllm_trace_tuning": "stages.pixelllm.stages:TraceTuning",
     "pixelllm_referring": "stages.pixelllm.stages:ReferringTuning",
+    "pixelllm_referring_masks": "stages.pixelllm.stages:ReferringMasks",
     "pixelllm_dense_captioning": "stages.pixelllm.stages:DenseCaptioning",
     "pixelllm_joint": "stages.pixelllm.stages:JointTuning",
     "cloc_contrastive": "stages.cloc.stages:ClocContrastive",
@@ -25,6 +26,7 @@ STAGES: Mapping[str, str] = {
     "pixclip_contrastive": "stages.pixclip.stages:PixClipContrastive",
     "pix2cap_training": "stages.pix2cap.stages:Pix2CapTraining",
     "evaluate": "stages.evaluate.stage:Evaluate",
+    "grade_answers": "stages.evaluate.vip_stage:GradeAnswers",
     "predict": "stages.prediction.stage:Predict",
     "export": "stages.export.stage:ExportModel",
     "rehearsal_data": "stages.rehearsal.data:RehearsalData",
@@ -43,9 +45,9 @@ FAMILIES: Mapping[str, str] = {
 # what a model of a family can be asked, by the protocols of stages/family.py, so that planning knows it without torch
 ABILITIES: Mapping[str, tuple[str, ...]] = {
     "glamm": ("Grounds", "DescribesRegions", "Refers", "Answers"),
-    "pixelllm": ("LocatesWords", "RefersByBox", "DescribesRegions", "DescribesDensely"),
+    "pixelllm": ("LocatesWords", "RefersByBox", "Refers", "DescribesRegions", "DescribesDensely"),
     "cloc": ("Embeds", "RefersByBox"),
-    "pixclip": ("Embeds", "EmbedsWhole"),
+    "pixclip": ("Embeds", "EmbedsWhole", "EmbedsMasked"),
     "pix2cap": ("SegmentsPanoptic",),
 }
 

@@ -1,7 +1,7 @@
 """Families whose models are drawn from a blueprint, which checkpoints and exports hold, with a tokenizer beside it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -31,6 +31,13 @@ class Blueprint(Protocol):
         """Returns JSON-ready data."""
 
 
+class Words(Protocol):
+    """A tokenizer."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """Returns the files that `FILES` of stages/wordpieces.py names."""
+
+
 B = TypeVar("B", bound=Blueprint)
 N = TypeVar("N", bound=nn.Module)
 M = TypeVar("M", bound=Model)
@@ -45,6 +52,25 @@ def read_blueprint(checkpoint: Checkpoint, family: str, kind: type[B]) -> B:
     return kind.from_plain(facts["model"])
 
 
+def fill_from_checkpoint(
+    model: nn.Module, checkpoint: Path, *, may_lack: Callable[[str], bool] = lambda _: False
+) -> frozenset[str]:
+    """Fills a model that goes on from a checkpoint, adapters beside the weights they adapt; returns what was filled.
+
+    InputError for a checkpoint that lacks more than it may, or has more. Collective: every rank must call.
+    """
+    stored = elastic.tensors(checkpoint / elastic.WEIGHTS)
+    report = load_into(model, checkpoint, rename=lambda name: stored_name(name, stored))
+    if report.unexpected or not all(map(may_lack, report.missing)):
+        raise InputError(f"{checkpoint} does not fit the model: {report}")
+    return frozenset(report.loaded)
+
+
+def tokenizer_files(words: Words | None) -> dict[str, bytes]:
+    """Returns the files of a tokenizer where a checkpoint has them; None: the model reads no words."""
+    return {} if words is None else {f"{TOKENIZER}/{name}": content for name, content in words.files().items()}
+
+
 class BlueprintFamily(ABC, Generic[B, N, M]):
     """What evaluation, export and prediction ask of such a family (`stages.family.ModelFamily`)."""
 
@@ -52,9 +78,10 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
     family: str  # as in stages.FAMILIES
     blueprint: type[B]
 
-    def __init__(self, *, device: str | None = None) -> None:
-        """Says where its models work; null: on a GPU if there is one."""
+    def __init__(self, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """Says where its models work, and in which type; null: on a GPU if there is one."""
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = dtype
 
     @abstractmethod
     def build(self, blueprint: B) -> N:
@@ -66,7 +93,7 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
 
     @abstractmethod
     def answering(self, network: N, pieces: Any) -> M:
-        """Makes a model that has its weights ready to answer, with its WordPieces; None where it `reads` none."""
+        """Makes a model that has its weights ready to answer, with its tokenizer; None where it `reads` none."""
 
     def preprocessor(self, blueprint: B) -> Mapping[str, Any] | None:
         """Says how pictures are prepared, for those who read an export without this code; None: not said."""
@@ -77,6 +104,10 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
         """Tells whether a model has a tokenizer of its own."""
         del blueprint
         return True
+
+    def words(self, folder: Path) -> Words:
+        """Reads the tokenizer of a model."""
+        return WordPieces.read(folder)
 
     def adapters(self, blueprint: B) -> LoraConfig | None:
         """Returns the adapters that an export merges."""
@@ -95,18 +126,18 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
     def load(self, checkpoint: Path) -> M:
         """Loads a Checkpoint artifact, adapters beside the weights they adapt."""
         blueprint = read_blueprint(Checkpoint(checkpoint), self.family, self.blueprint)
-        network, stored = self.build(blueprint), elastic.tensors(checkpoint / elastic.WEIGHTS)
+        network, stored = self.built(blueprint), elastic.tensors(checkpoint / elastic.WEIGHTS)
         report = load_into(network, checkpoint, rename=lambda name: stored_name(name, stored))
         if report.missing or report.unexpected:
             raise DamagedArtifact(f"{checkpoint} does not fit the model that its manifest describes: {report}")
-        return self._ready(network, self._pieces(checkpoint / TOKENIZER, blueprint))
+        return self.ready(network, self._words(checkpoint / TOKENIZER, blueprint))
 
     def untrained(self, checkpoint: Path, *, seed: int) -> M:
         """Builds the model of this checkpoint with fresh weights, a function of the seed alone."""
         blueprint = read_blueprint(Checkpoint(checkpoint), self.family, self.blueprint)
-        network = self.build(blueprint)
+        network = self.built(blueprint)
         self.draw(network, seed)
-        return self._ready(network, self._pieces(checkpoint / TOKENIZER, blueprint))
+        return self.ready(network, self._words(checkpoint / TOKENIZER, blueprint))
 
     def export(self, checkpoint: Path, directory: Path, *, card: str, form: str = MERGED) -> dict[str, Any]:
         """Writes safetensors with adapters merged, config, tokenizer, preprocessor and card; returns facts."""
@@ -114,8 +145,8 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
             raise InputError(f"config.form: {form!r} cannot be had of a {self.name}; allowed: {MERGED}")
         blueprint = read_blueprint(Checkpoint(checkpoint), self.family, self.blueprint)
         facts = write_weights(checkpoint, directory, self.adapters(blueprint))
-        pieces = self._pieces(checkpoint / TOKENIZER, blueprint)
-        for name, content in ({} if pieces is None else pieces.files()).items():
+        words = self._words(checkpoint / TOKENIZER, blueprint)
+        for name, content in ({} if words is None else words.files()).items():
             (directory / name).write_bytes(content)
         if (preparing := self.preprocessor(blueprint)) is not None:
             write_json(directory / PREPROCESSOR, dict(preparing))
@@ -135,13 +166,23 @@ class BlueprintFamily(ABC, Generic[B, N, M]):
             raise InputError(f"{directory / CONFIG}: its blueprint cannot be read ({error})") from None
         if self.reads(blueprint):
             open_export(directory, model=self.name, model_type=self.family, files=FILES)
-        network = self.build(blueprint)
+        network = self.built(blueprint)
         fill_from_export(network, found)
-        return self._ready(network, self._pieces(directory, blueprint))
+        return self.ready(network, self._words(directory, blueprint))
 
-    def _pieces(self, folder: Path, blueprint: B) -> WordPieces | None:
-        return WordPieces.read(folder) if self.reads(blueprint) else None
+    def built(self, blueprint: B) -> N:
+        """Builds a model in the type that it is to work in, so that a large one never takes the memory of float32."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self._dtype)
+        try:
+            return self.build(blueprint)
+        finally:
+            torch.set_default_dtype(before)
 
-    def _ready(self, network: N, pieces: WordPieces | None) -> M:
-        network.to(self._device)
-        return self.answering(network, pieces)
+    def ready(self, network: N, words: Words | None) -> M:
+        """Puts a model where it works, ready to answer."""
+        network.to(device=self._device, dtype=self._dtype)
+        return self.answering(network, words)
+
+    def _words(self, folder: Path, blueprint: B) -> Words | None:
+        return self.words(folder) if self.reads(blueprint) else None

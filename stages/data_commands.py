@@ -114,9 +114,12 @@ def peek(
 
     Example: orch data peek /data/tars_of_somebody --seed 3
     """
+    from orchestrator.errors import InputError
     from stages.peek import as_png, sheet
     from stages.peek import peek as draw
 
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
+        raise InputError(f"--out {out}: needed is a name that ends in .png, in a folder that exists")
     looks = draw(_collection(path), samples, seed)
     draft = out.with_name(f".{out.name}.{os.getpid()}.draft")
     try:
@@ -140,7 +143,8 @@ def make_index(
     """Makes the tars of others usable: an index each, and a manifest. No tar is copied or changed.
 
     The folder of the indexes (that of the tars, or --out, which a URL needs) is then a set of shards like ours: train
-    on it, look into it. What was interrupted goes on where it was.
+    on it, look into it. An index that is there and still its tar's is kept: what was interrupted goes on, and a set
+    that grew costs its new tars only (not behind a plain web server, which does not say how old its tars are).
 
     Example: orch data index /data/tars_of_somebody
 

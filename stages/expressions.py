@@ -1,6 +1,8 @@
-"""What is said of a region alone, beside what is said of the image that it lies in."""
+"""What is said of a region alone, beside what is said of the image that it lies in, and how a question names one."""
 
 from stages.samples import Region
+
+BOX = "<bbox>"  # in a question: the next one of the boxes that come with it
 
 
 def described(region: Region) -> tuple[str, ...]:

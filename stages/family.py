@@ -195,6 +195,14 @@ class EmbedsWhole(Embeds, Protocol):
 
 
 @runtime_checkable
+class EmbedsMasked(Embeds, Protocol):
+    """Embeds what masks show, pixel by pixel, and not only the boxes around them."""
+
+    def embed_masked(self, image: Image.Image, masks_HW: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
+        """Embeds what each mask shows of an image: R x D, of unit length."""
+
+
+@runtime_checkable
 class SegmentsPanoptic(Model, Protocol):
     """Cuts images into described segments."""
 
@@ -238,6 +246,7 @@ IN_WORDS: Mapping[type[Any], str] = {
     DescribesDensely: "boxes of everything, described",
     Embeds: "how well texts fit a region",
     EmbedsWhole: "how well texts fit an image, as released",
+    EmbedsMasked: "how well texts fit what a mask shows",
     SegmentsPanoptic: "panoptic segments, described",
 }
 

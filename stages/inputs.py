@@ -1,4 +1,4 @@
-"""What several stages take in. Imports no torch."""
+"""What several stages take in and give out. Imports no torch."""
 
 from typing import Protocol
 
@@ -12,6 +12,22 @@ class ModelAndSamples:
 
     model: Checkpoint
     shards: Shards
+
+
+@record
+class TrainingInputs:
+    """What is learnt from; a model that has begun, or a tokenizer where the model that begins here brings none."""
+
+    shards: dict[str, Shards]
+    tokenizer: Tokenizer | None = None
+    model: Checkpoint | None = None
+
+
+@record
+class TrainedModel:
+    """The model, and the tokenizer beside its weights if it has one."""
+
+    model: Checkpoint
 
 
 class Begun(Protocol):

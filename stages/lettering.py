@@ -23,9 +23,9 @@ class Word:
     faint: bool = False
 
 
-def set_lines(words: Sequence[Word], width_px: int) -> list[list[tuple[int, int, Word]]]:
+def set_lines(words: Sequence[Word], width_px: int, size_px: int = TEXT_SIZE_PX) -> list[list[tuple[int, int, Word]]]:
     """Breaks words into lines of (left, right, word)."""
-    letters = font(TEXT_SIZE_PX)
+    letters = font(size_px)
     lines: list[list[tuple[int, int, Word]]] = [[]]
     right_px = 0
     for word in words:

@@ -116,15 +116,15 @@ def _draw_panel(image: Image.Image, panel: Panel, colours: Colours) -> Image.Ima
 
 
 def _draw_marks(image: Image.Image, marks: Sequence[Mark], shades: Sequence[Rgb]) -> Image.Image:
-    size = _shown_size(image)
+    size = shown_size(image)
     grown = size[0] >= image.width
     pixels_HWC = np.asarray(image.resize(size, Image.Resampling.NEAREST if grown else Image.Resampling.LANCZOS)).copy()
-    masks = [None if mark.mask_HW is None else _resized(mark.mask_HW, size) for mark in marks]
+    masks = [None if mark.mask_HW is None else resized(mark.mask_HW, size) for mark in marks]
     for area_HW, shade in _largest_first(masks, shades):
         opacity = OPACITY_OF_LARGE if area_HW.mean() > LARGE else OPACITY
         blend = (1 - opacity) * pixels_HWC[area_HW] + opacity * np.array(shade)
         pixels_HWC[area_HW] = blend.astype(np.uint8)
-        pixels_HWC[_outline(area_HW)] = shade
+        pixels_HWC[outline(area_HW)] = shade
     picture = Image.fromarray(pixels_HWC)
     pen, taken = ImageDraw.Draw(picture), list[tuple[int, int]]()
     for number, (mark, mask_HW, shade) in enumerate(zip(marks, masks, shades, strict=True), start=1):
@@ -160,18 +160,19 @@ def _largest_first(
     return sorted(drawn, key=lambda pair: -int(pair[0].sum()))
 
 
-def _shown_size(image: Image.Image) -> tuple[int, int]:
+def shown_size(image: Image.Image, longest_px: int = PANEL_WIDTH_PX) -> tuple[int, int]:
     """Grows small images by a whole factor, so that their pixels stay square, and shrinks large ones."""
-    scale = PANEL_WIDTH_PX / max(image.size)
+    scale = longest_px / max(image.size)
     scale = float(int(scale)) if scale >= 1 else scale
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def _resized(mask_HW: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def resized(mask_HW: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Scales a mask as the image is scaled that it lies on; `size` is width and height."""
     return np.asarray(Image.fromarray(mask_HW.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 127
 
 
-def _outline(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def outline(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Returns the pixels of a mask that lie within three pixels of its edge."""
     inner_HW = np.pad(mask_HW, 3)
     eroded_HW = inner_HW.copy()

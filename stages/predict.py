@@ -10,22 +10,27 @@ from orchestrator.artifacts import Export
 from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.records import record
 from stages.family import ADAPTER, Model, load_family
+from stages.mask_files import read_mask
 from stages.pictures import Panel, draw_panels
 from stages.replies import BOX_TOKEN, Reply, conversed, described, found, ranked, referred, unasked
-from stages.vision import Box, check_box, read_image
+from stages.vision import Box, Mask, check_box, read_image
 
 KINDS = ("turns", "regions", "referred", "words", "found", "segments", "ranked")  # of replies
 
 
 @record
 class Asked:
-    """What is asked about an image: nothing, boxes, expressions, prompts with their boxes, texts, or everything."""
+    """What is asked about an image: nothing, boxes, expressions, prompts with their boxes, texts, or everything.
+
+    Texts are compared with the image, or with each box and what each mask shows of it.
+    """
 
     prompts: tuple[str, ...] = ()  # several: a conversation, each answered before the next one is put
     boxes: tuple[Box, ...] = ()
     refer: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()  # what the image, or each box, may show
+    texts: tuple[str, ...] = ()  # what the image, or each box and mask, may show
     dense: bool = False
+    masks: tuple[Path, ...] = ()  # files, as stages/mask_files.py reads them
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""
@@ -34,7 +39,9 @@ class Asked:
         if self.dense and (self.prompts or self.boxes or self.refer or self.texts):
             raise InputError("--dense goes alone: leave out --prompt, --box, --refer and --text")
         if self.texts and (self.prompts or self.refer):
-            raise InputError("--text goes alone or with --box: leave out --prompt and --refer")
+            raise InputError("--text goes alone or with --box and --mask: leave out --prompt and --refer")
+        if self.masks and not self.texts:
+            raise InputError("--mask needs --text: say what it may show")
         if any(not text.strip() for text in self.refer):
             raise InputError("--refer is empty: say what to point at")
         if any(not text.strip() for text in self.texts):
@@ -61,6 +68,7 @@ def predict(export: Path, image: Path, asked: Asked | None = None, output: Path 
     picture = read_image(image)
     for box in asked.boxes:
         _check_box(box, picture)
+    _read_masks(asked, picture)  # a wrong one is refused before a model is loaded
     if output is not None:
         _check_output(output)
     replies = ask(load_export(export), picture, asked)
@@ -108,7 +116,10 @@ def answer_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{one['score']:.2f} {one['box_xyxy_px']}: {one['caption']}" for one in answer["found"])
     yield from (f"{one['category']}, {one['share_of_image']:.1%}: {one['caption']}" for one in answer["segments"])
     for place in answer["ranked"]:
-        yield f"{place['box_xyxy_px'] or 'the image'}:"
+        masked = (
+            f"the mask in {place['box_xyxy_px']}, {place['share_of_image']:.1%} of the image" if "mask" in place else ""
+        )
+        yield f"{masked or place['box_xyxy_px'] or 'the image'}:"
         yield from (f"  {one['cosine']:.3f}  {one['text']}" for one in place["texts"])
     if answer["output"]:
         yield answer["output"]
@@ -121,7 +132,7 @@ def ask(model: Model, picture: Image.Image, asked: Asked) -> list[Reply]:
     if asked.refer:
         return referred(model, picture, asked.refer)
     if asked.texts:
-        return ranked(model, picture, asked.texts, asked.boxes)
+        return ranked(model, picture, asked.texts, asked.boxes, _read_masks(asked, picture))
     if asked.boxes:
         return described(model, picture, asked.boxes)
     return found(model, picture) if asked.dense else unasked(model, picture)
@@ -132,6 +143,13 @@ def _check_box(box: Box, picture: Image.Image) -> None:
         check_box(box, width_px=picture.width, height_px=picture.height)
     except InputError as error:
         raise InputError(f"--box {error}") from None
+
+
+def _read_masks(asked: Asked, picture: Image.Image) -> list[Mask]:
+    try:
+        return [read_mask(path, width_px=picture.width, height_px=picture.height) for path in asked.masks]
+    except InputError as error:
+        raise InputError(f"--mask {error}") from None
 
 
 def _check_output(output: Path) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.errors import InputError
@@ -12,6 +14,7 @@ from stages.family import (
     DescribesDensely,
     DescribesRegions,
     Embeds,
+    EmbedsMasked,
     GroundedCaption,
     Grounds,
     LocatesWords,
@@ -23,9 +26,10 @@ from stages.family import (
 )
 from stages.pictures import Mark, Panel
 from stages.samples import Turn
-from stages.vision import Box, Mask, rle_from_mask
+from stages.vision import Box, Mask, box_of_mask, rle_from_mask
 
 MAX_NEW_TOKENS = 256
+Vectors = NDArray[np.float32]
 BOX_TOKEN = "<bbox>"  # noqa: S105 - a word of the vocabulary
 
 
@@ -48,7 +52,7 @@ def unasked(model: Model, picture: Image.Image) -> list[Reply]:
     if isinstance(model, SegmentsPanoptic):
         return [_segments(model, picture)]
     if isinstance(model, Embeds):
-        raise InputError("this model writes nothing: say with --text what the image, or a --box, may show")
+        raise InputError("this model writes nothing: say with --text what the image, a --box or a --mask may show")
     raise unable(model, Grounds)
 
 
@@ -104,25 +108,48 @@ def found(model: Model, picture: Image.Image) -> list[Reply]:
     return [Reply(kind="found", plain=plain, panel=Panel(title=" ", caption="", marks=marks))]
 
 
-def ranked(model: Model, picture: Image.Image, texts: Sequence[str], boxes: Sequence[Box]) -> list[Reply]:
-    """Asks how well each text fits the image, or each box of it: cosines, the best first."""
+def ranked(
+    model: Model, picture: Image.Image, texts: Sequence[str], boxes: Sequence[Box], masks_HW: Sequence[Mask] = ()
+) -> list[Reply]:
+    """Asks how well each text fits the image, or each box and what each mask shows of it: cosines, the best first."""
+    if masks_HW and not isinstance(model, EmbedsMasked):
+        raise _blind_to_masks(model, masks_HW)
     if not isinstance(model, Embeds):
         raise unable(model, Embeds)
+    seen: list[Vectors] = []
     if boxes:
-        (seen_RD,) = model.embed_regions([picture], [boxes], [[None] * len(boxes)])
-    else:
-        seen_RD = model.embed_images([picture], [None])
-    cosines_RT = seen_RD @ model.embed_texts(texts).T
-    replies = []
-    places: Sequence[Box | None] = boxes or (None,)
-    for box, cosines_T in zip(places, cosines_RT.tolist(), strict=True):
-        order = sorted(zip(texts, cosines_T, strict=True), key=lambda pair: -pair[1])
-        plain: dict[str, Any] = {"texts": [{"text": text, "cosine": round(cosine, 6)} for text, cosine in order]}
-        notes = tuple(f"{cosine:.3f}  {text}" for text, cosine in order)
-        marks = () if box is None else (Mark(phrase=order[0][0], box_xyxy_px=box),)
-        panel = Panel(title=order[0][0], caption="", marks=marks, notes=notes)
-        replies.append(Reply(kind="ranked", plain=({"box_xyxy_px": box and list(box), **plain},), panel=panel))
-    return replies
+        seen += model.embed_regions([picture], [boxes], [[None] * len(boxes)])
+    if masks_HW and isinstance(model, EmbedsMasked):
+        seen.append(model.embed_masked(picture, masks_HW))
+    if not seen:
+        seen.append(model.embed_images([picture], [None]))
+    cosines_RT = np.concatenate(seen) @ model.embed_texts(texts).T
+    places = [*((box, None) for box in boxes), *((box_of_mask(mask_HW), mask_HW) for mask_HW in masks_HW)]
+    return [
+        _ranked(box, mask_HW, sorted(zip(texts, cosines_T, strict=True), key=lambda pair: -pair[1]))
+        for (box, mask_HW), cosines_T in zip(places or [(None, None)], cosines_RT.tolist(), strict=True)
+    ]
+
+
+def _ranked(box: Box | None, mask_HW: Mask | None, order: Sequence[tuple[str, float]]) -> Reply:
+    plain: dict[str, Any] = {"texts": [{"text": text, "cosine": round(cosine, 6)} for text, cosine in order]}
+    best = order[0][0]
+    around = None if mask_HW is not None else box
+    marks = () if box is None else (Mark(phrase=best, box_xyxy_px=around, mask_HW=mask_HW),)
+    panel = Panel(
+        title=best, caption="", marks=marks, notes=tuple(f"{cosine:.3f}  {text}" for text, cosine in order)
+    )  # fmt: skip
+    shown = {} if mask_HW is None else _mask(mask_HW)
+    return Reply(kind="ranked", plain=({"box_xyxy_px": box and list(box), **shown, **plain},), panel=panel)
+
+
+def _blind_to_masks(model: Model, masks_HW: Sequence[Mask]) -> InputError:
+    """Returns the error for a model that reads no masks; one that reads boxes can be asked about those around them."""
+    told = str(unable(model, EmbedsMasked))
+    if isinstance(model, Embeds | DescribesRegions):
+        boxes = (",".join(f"{edge:g}" for edge in box) for mask_HW in masks_HW if (box := box_of_mask(mask_HW)))
+        told += f". It reads boxes: --box {' --box '.join(boxes)} instead of --mask"
+    return InputError(told)
 
 
 def _turn(prompt: str | None, said: GroundedCaption) -> Reply:

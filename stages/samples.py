@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar, TypeVar
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
@@ -11,6 +12,7 @@ from stages.plain import NUMBER, checked, numbers
 
 SCHEMA = 1  # of the JSON member; a reader refuses a version it does not know
 
+T = TypeVar("T")
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -79,6 +81,8 @@ class Turn:
 
     question: str  # without a placeholder for the image: the trainer knows where its image tokens belong
     answer: str
+    worded: str = ""  # the same question for who sees its places drawn into the image ("within the red rectangle")
+    tests: tuple[str, ...] = ()  # what an answer shows that one can do, in a benchmark's words
 
 
 @record
@@ -173,7 +177,7 @@ def _texts(sample: Sample) -> Iterator[str]:
     for region in sample.regions:
         yield from (region.phrase, *region.more_phrases, region.caption, region.source)
     for turn in sample.turns:
-        yield from (turn.question, turn.answer)
+        yield from (turn.question, turn.answer, turn.worded, *turn.tests)
 
 
 def _extension(key: str, image: bytes) -> str:
@@ -191,11 +195,8 @@ def _plain(sample: Sample) -> dict[str, Any]:
         "height_px": sample.height_px,
         "caption": sample.caption,
         "regions": [_plain_region(region) for region in sample.regions],
-        "points": [
-            {"word": point.word, "x_unit": point.x_unit, "y_unit": point.y_unit, "time_s": point.time_s}
-            for point in sample.points
-        ],
-        "turns": [{"question": turn.question, "answer": turn.answer} for turn in sample.turns],
+        "points": [asdict(point) for point in sample.points],
+        "turns": [_plain_turn(turn) for turn in sample.turns],
     }
     # written only where there are any: most data sets have none
     if sample.more_captions:
@@ -206,6 +207,11 @@ def _plain(sample: Sample) -> dict[str, Any]:
             for said in sample.utterances
         ]
     return plain
+
+
+def _plain_turn(turn: Turn) -> dict[str, Any]:
+    more: dict[str, Any] = {"worded": turn.worded, "tests": list(turn.tests)}
+    return {"question": turn.question, "answer": turn.answer, **{key: value for key, value in more.items() if value}}
 
 
 def _plain_caption(caption: Caption) -> dict[str, Any]:
@@ -236,25 +242,17 @@ def _sample(key: str, image: bytes, plain: Any) -> Sample:
         given = plain.get("schema") if isinstance(plain, dict) else type(plain).__name__
         raise InputError(f"{where}: schema {given!r} is not known; this version reads schema {SCHEMA}")
     optional = {"more_captions": list, "utterances": list}
+    spoken = {"text": str, "start_s": NUMBER, "end_s": NUMBER}
     values = checked({name: value for name, value in plain.items() if name != "schema"}, fields, where, optional)
-    regions = [_region(region, f"{where}: regions[{number}]") for number, region in enumerate(values["regions"])]
-    points = [_point(point, f"{where}: points[{number}]") for number, point in enumerate(values["points"])]
-    turns = [
-        Turn(**checked(turn, {"question": str, "answer": str}, f"{where}: turns[{number}]"))
-        for number, turn in enumerate(values["turns"])
-    ]
-    captions = [
-        _caption(caption, f"{where}: more_captions[{number}]")
-        for number, caption in enumerate(values.get("more_captions", ()))
-    ]
-    utterances = [
-        Utterance(**checked(said, {"text": str, "start_s": NUMBER, "end_s": NUMBER}, f"{where}: utterances[{number}]"))
-        for number, said in enumerate(values.get("utterances", ()))
-    ]
+
+    def each(name: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
+        return tuple(read(one, f"{where}: {name}[{number}]") for number, one in enumerate(values.get(name, ())))
+
     return Sample(
         key=key, image=image, width_px=values["width_px"], height_px=values["height_px"], caption=values["caption"],
-        regions=tuple(regions), points=tuple(points), turns=tuple(turns), more_captions=tuple(captions),
-        utterances=tuple(utterances),
+        regions=each("regions", _region), points=each("points", _point), turns=each("turns", _turn),
+        utterances=each("utterances", lambda one, at: Utterance(**checked(one, spoken, at))),
+        more_captions=each("more_captions", _caption),
     )  # fmt: skip
 
 
@@ -281,6 +279,14 @@ def _region(plain: Any, where: str) -> Region:
 def _point(plain: Any, where: str) -> TimedPoint:
     fields = {"word": str, "x_unit": NUMBER, "y_unit": NUMBER, "time_s": NUMBER}
     return TimedPoint(**checked(plain, fields, where))
+
+
+def _turn(plain: Any, where: str) -> Turn:
+    values = checked(plain, {"question": str, "answer": str}, where, {"worded": str, "tests": list})
+    tests = values.get("tests", [])
+    if not all(isinstance(one, str) for one in tests):
+        raise InputError(f"{where}.tests: {tests!r:.60} given, texts are needed")
+    return Turn(**{**values, "tests": tuple(tests)})
 
 
 def _caption(plain: Any, where: str) -> Caption:

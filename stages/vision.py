@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
@@ -237,6 +237,8 @@ def _opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.DecompressionBombError as error:
         raise InputError(f"the image is too large, more than {MAX_PIXELS} pixels are refused ({error})") from None
+    except UnidentifiedImageError:  # whose words name an object of ours
+        raise InputError("the image is neither a JPEG nor a PNG") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"the image is neither a JPEG nor a PNG ({error})") from None
     _expect_size(image)

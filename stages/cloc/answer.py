@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from stages.cloc.collate import Collator, unit_box
+from stages.cloc.collate import Collator
 from stages.cloc.model import Cloc
+from stages.prompter import square_box
 from stages.vision import Box, Mask, box_of_mask
 from stages.wordpieces import WordPieces
 
@@ -83,7 +84,7 @@ class ClocModel:
             yield from torch.split(self.network.encode(torch.stack(pixels).to(self._device)), 1)
 
     def _regions(self, tokens_BPW: Tensor, image: Image.Image, boxes: Sequence[Sequence[float]]) -> Tensor:
-        boxes_1M4 = torch.tensor([[unit_box(box, image.width, image.height) for box in boxes]], device=self._device)
+        boxes_1M4 = torch.tensor([[square_box(box, image.width, image.height) for box in boxes]], device=self._device)
         return self.network.embed_regions(tokens_BPW, boxes_1M4)[0]
 
     def _nothing(self) -> Vectors:

@@ -13,8 +13,9 @@ from torch import Tensor
 from orchestrator.errors import InputError
 from stages.cloc.batches import ClocBatch, Texts
 from stages.cloc.config import Blueprint
+from stages.prompter import square_box, square_pixels
 from stages.samples import Region, Sample
-from stages.vision import CLIP_MEAN, CLIP_STD, Box, decode_image, fit_square, normalised
+from stages.vision import Box, decode_image
 from stages.wordpieces import WordPieces
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -44,8 +45,7 @@ class Collator:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Scales an image by its longer side and pads it right and below: 3 x H x W."""
-        square = fit_square(image, self._blueprint.image_size).image
-        return torch.from_numpy(normalised(square, CLIP_MEAN, CLIP_STD))
+        return square_pixels(image, self._blueprint.image_size)
 
     def texts(self, texts: Sequence[str]) -> Texts:
         """Encodes texts: N x L, as long as the longest, cut where one has too many tokens."""
@@ -67,7 +67,7 @@ class Collator:
         if not told and not sample.caption.strip():
             raise InputError(f"sample {sample.key!r} has neither a caption nor a region with words")
         drawn = chance.sample(told, min(len(told), self._places))
-        found = [(unit_box(region.box_xyxy_px, sample.width_px, sample.height_px), chance.choice(words))
+        found = [(square_box(region.box_xyxy_px, sample.width_px, sample.height_px), chance.choice(words))
                  for region, words in drawn]  # fmt: skip
         return found + [(WHOLE, "")] * (self._places - len(found))
 
@@ -76,9 +76,3 @@ def phrases_of(region: Region) -> list[str]:
     """Lists the short texts of a region; its caption where it has none."""
     short = [text.strip() for text in (region.phrase, *region.more_phrases) if text.strip()]
     return short or [text for text in (region.caption.strip(),) if text]
-
-
-def unit_box(box_xyxy_px: Sequence[float], width_px: int, height_px: int) -> Box:
-    """Turns pixels of an image into units of the square that it is padded to."""
-    x0, y0, x1, y1 = (edge / max(width_px, height_px) for edge in box_xyxy_px)
-    return x0, y0, x1, y1

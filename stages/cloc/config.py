@@ -10,6 +10,8 @@ from typing import Any, Literal
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.folders import folder_fault, read_settings, stamps_of
+from stages.promptable import PrompterConfig
+from stages.sizes import stack_settings, vit_settings
 
 FAMILY = "cloc"  # what the manifests of its checkpoints say
 Pooling = Literal["attention", "class"]
@@ -36,26 +38,6 @@ class TextConfig:
     heads: int = 4
     mlp_size: int = 256
     max_tokens: int = 77  # of a text, its end included; what is longer is cut
-
-
-@record
-class PrompterConfig:
-    """The Prompter: one transformer layer of the image encoder's width, with one head (section 3.2 of the paper).
-
-    The paper gives neither its MLP nor how coordinates enter the sinusoids, so both are settings: `mlp_ratio` is what
-    ViTs have, `temperature` what DETR has (0..1 of the square makes one turn of the fastest wave; below 1 the fastest
-    wave makes 1 / temperature turns).
-    """
-
-    mlp_ratio: int = 4
-    temperature: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if self.mlp_ratio < 1:
-            raise ValueError(f"mlp_ratio must be 1 or more, not {self.mlp_ratio}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature:g}")
 
 
 @record
@@ -166,21 +148,13 @@ def _clip_settings(folder: Path) -> dict[str, Any]:
 
 
 def _own_settings(config: ClocConfig, vocabulary_size: int) -> dict[str, Any]:
-    def tower(one: ImageConfig | TextConfig) -> dict[str, Any]:
-        return {
-            "hidden_size": one.hidden_size,
-            "num_hidden_layers": one.layers,
-            "num_attention_heads": one.heads,
-            "intermediate_size": one.mlp_size,
-            "hidden_act": "gelu",
-        }
-
-    image, text = config.image, config.text
+    text, act = config.text, {"hidden_act": "gelu"}
     nobody_reads = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)  # transformers' own are CLIP's
     return {
-        "vision": {**tower(image), "image_size": image.image_size, "patch_size": image.patch_size},
+        "vision": {**vit_settings(config.image, image_size=config.image.image_size), **act},
         "text": {
-            **tower(text),
+            **stack_settings(text),
+            **act,
             **nobody_reads,
             "max_position_embeddings": text.max_tokens,
             "vocab_size": vocabulary_size,

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ CLIP_LAYOUT = Layout(
 )
 
 
-def draw_weights(model: nn.Module, seed: int, *, keep: tuple[str, ...] = ()) -> None:
+def draw_weights(model: nn.Module, seed: int, *, keep: Collection[str] = ()) -> None:
     """Fills every weight that is not to be kept; each rank writes what it holds of it. Scales begin where CLIP's do."""
     scales = {name: parameter for name, parameter in model.named_parameters() if name.endswith(SCALE)}
     draw_fresh(model, seed, spread=spread_in(model), keep={*keep, *scales})

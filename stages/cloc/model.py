@@ -13,8 +13,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 
 from stages.cloc.batches import ClocBatch, Texts
 from stages.cloc.config import Blueprint
-from stages.cloc.prompter import BoxHead, Prompter
+from stages.cloc.prompter import BoxHead, PhrasePrompter
 from stages.contrastive import in_parts
+from stages.promptable import PrompterSizes
+from stages.prompter import unit
 
 FIRST_SCALE, MOST_SCALE = 1 / 0.07, 100.0  # of similarities, as in CLIP
 
@@ -33,7 +35,7 @@ class Cloc(nn.Module):
         self.pool = AttentionPool(width, heads) if blueprint.pooling == "attention" else ClassPool()
         self.visual_projection = nn.Linear(width, size, bias=False)
         self.text_projection = nn.Linear(self.text_model.config.hidden_size, size, bias=False)
-        self.prompter = Prompter(width, size, blueprint.prompter)
+        self.prompter = PhrasePrompter(width, PrompterSizes(embedding_size=size, config=blueprint.prompter))
         self.box_head = BoxHead(size)
         # the paper's two contrasts are "the same"; that each has its own temperature is our reading
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(FIRST_SCALE)))  # ZeRO-3 takes no bare number
@@ -74,7 +76,7 @@ class Cloc(nn.Module):
 
     def embed_regions(self, tokens_BPW: Tensor, boxes_BM4: Tensor) -> Tensor:
         """Embeds what lies in boxes: B x M x D, of unit length."""
-        return unit(self.prompter.by_boxes(tokens_BPW[:, 1:], boxes_BM4))
+        return self.prompter.by_boxes(tokens_BPW[:, 1:], boxes_BM4)
 
     def locate(self, tokens_BPW: Tensor, phrases_BMD: Tensor) -> Tensor:
         """Says where phrases are, given their embeddings: B x M x 4, xyxy in units of the square, unchecked."""
@@ -125,11 +127,6 @@ class ClassPool(nn.Module):
     def forward(self, tokens_BPW: Tensor) -> Tensor:
         """Takes B x W of B x P x W."""
         return tokens_BPW[:, 0]
-
-
-def unit(vectors_D: Tensor) -> Tensor:
-    """Returns vectors of unit length, in fp32."""
-    return functional.normalize(vectors_D.float(), dim=-1)
 
 
 def _scale(logit: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.errors import InputError
 from orchestrator.records import incidental, record
 from orchestrator.resources import Resources, rank_count
@@ -13,7 +12,7 @@ from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
 from stages.cloc.config import FAMILY, Blueprint, ClocConfig, draw_blueprint, vocabulary_in
 from stages.folders import read_settings
-from stages.inputs import beginning_faults
+from stages.inputs import TrainedModel, TrainingInputs, beginning_faults
 
 if TYPE_CHECKING:
     from stages.cloc.task import ClocTask
@@ -57,19 +56,8 @@ class ClocContrastive(TrainingStage):
             if self.conflict is not None and not 0 < self.conflict < 1:
                 raise ValueError(f"conflict must lie between 0 and 1, or be null for none, not {self.conflict:g}")
 
-    @record
-    class Inputs:
-        """Images with captions and described regions; a model that has begun, or a tokenizer if the config has none."""
-
-        shards: dict[str, Shards]
-        tokenizer: Tokenizer | None = None
-        model: Checkpoint | None = None
-
-    @record
-    class Outputs:
-        """The model, and the tokenizer beside its weights."""
-
-        model: Checkpoint
+    Inputs = TrainingInputs
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, no tokenizer or two, folders that are not there, and what would split a contrast."""

@@ -3,7 +3,7 @@
 Legend: as in `model.py`; R regions of all images of a rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.task import Losses, TrainTask
-from orchestrator.training.weights import load_into
-from stages.blueprints import TOKENIZER
+from stages.blueprints import fill_from_checkpoint, tokenizer_files
 from stages.cloc.batches import ClocBatch
 from stages.cloc.collate import Collator
 from stages.cloc.config import FAMILY, Blueprint
@@ -70,13 +69,10 @@ class ClocTask(TrainTask[ClocBatch]):
 
     def load_weights(self, model: nn.Module) -> None:
         """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
-        loaded: tuple[str, ...] = ()
+        loaded: Collection[str] = ()
         if self._start.checkpoint is not None:
-            report = load_into(model, self._start.checkpoint)
-            if report.missing or report.unexpected:
-                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
-            return
-        if self._start.clip is not None:
+            loaded = fill_from_checkpoint(model, self._start.checkpoint)
+        elif self._start.clip is not None:
             loaded = fill_from_clip(model, self._start.clip).loaded
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
 
@@ -94,7 +90,7 @@ class ClocTask(TrainTask[ClocBatch]):
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""
-        return {f"{TOKENIZER}/{name}": content for name, content in self._pieces.files().items()}
+        return tokenizer_files(self._pieces)
 
 
 def cloc_loss(model: nn.Module, batch: ClocBatch, weights: Weights, *, chunk: int | None) -> Losses:

@@ -26,6 +26,7 @@ _ASKED = {
     "Answers": ' --box 10,10,60,60 --prompt "Describe <bbox>."',
     "DescribesDensely": " --dense",
     "Embeds": ' --text "a red cup" --text "a dog"',
+    "EmbedsMasked": ' --mask cup.png --text "a red cup" --text "a dog"',
 }
 
 

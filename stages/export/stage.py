@@ -45,6 +45,11 @@ class ExportModel(Stage):
         """Names the code that planning does not import."""
         return ("stages.export.card",)
 
+    def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """Says of which model it will be."""
+        known = inputs.get("model", {})
+        return {"model": {name: known[name] for name in ("family", "model") if name in known}}
+
     def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
         """Lets the family write the folder, on the first rank. Collective: every rank must call."""
         facts: Mapping[str, Any] = {}

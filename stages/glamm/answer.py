@@ -13,8 +13,8 @@ from torch import Tensor
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.family import GroundedCaption, GroundedPhrase, Referred, Unpaired
-from stages.glamm.collate import Collator, unit_boxes
-from stages.glamm.decoder import decode_masks, masks_at_image_size
+from stages.glamm.collate import Collator
+from stages.glamm.decoder import decode_masks
 from stages.glamm.generate import Questions, Written, embed, write
 from stages.glamm.model import Glamm
 from stages.glamm.prompts import (
@@ -31,6 +31,7 @@ from stages.glamm.prompts import (
     tidy,
 )
 from stages.glamm.tokenizer import Piece, Vocabulary
+from stages.mask_sizes import masks_at_image_size
 from stages.samples import Turn
 from stages.vision import Mask
 
@@ -148,7 +149,7 @@ class GlammModel:
             tokens=tokens,
             clip_pixels_UCHW=torch.stack([self.collator.clip_pixels(one) for one in images.values()]).to(self._device),
             image_B=torch.tensor([place[id(row.image)] for row in rows], device=self._device),
-            boxes_R4=torch.cat([unit_boxes(row.boxes_xyxy_px, row.image) for row in rows]).to(self._device),
+            boxes_R4=torch.cat([self.collator.boxes(row.boxes_xyxy_px, row.image) for row in rows]).to(self._device),
         )
 
     @torch.inference_mode()

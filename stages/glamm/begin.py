@@ -5,17 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.artifacts import Checkpoint, Tokenizer
+from orchestrator.artifacts import Checkpoint, Export, Tokenizer
 from orchestrator.errors import InputError
 from stages import blueprints
 from stages.adapters import LoraConfig
+from stages.blueprints import TOKENIZER
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig, draw_blueprint
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary
 from stages.glamm.words import WordsTask, rarities
 from stages.point_rule import PointRule
-
-TOKENIZER = "tokenizer"  # the folder inside a checkpoint
 
 
 class _Losses(Protocol):
@@ -44,19 +43,22 @@ class _Tuned(_Losses, Protocol):
     def lora(self) -> LoraConfig | None: ...
 
 
-def begin_fresh(
-    config: _Losses, model: GlammConfig, kinds: Mapping[str, str], tokenizer: Tokenizer | None
-) -> GlammTask:
-    """Begins with the folders that a model names; parts without one, and new parts, get fresh weights."""
-    vocabulary = _vocabulary(model, tokenizer)
+class _Brought(Protocol):
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def vision(self) -> Export | None: ...
+
+
+def begin_fresh(config: _Losses, model: GlammConfig, kinds: Mapping[str, str], brought: _Brought) -> GlammTask:
+    """Begins with the folders that a model names or is brought; parts without one, and new ones, get fresh weights."""
+    model, vocabulary = _seeing(model, brought.vision), _vocabulary(model, brought.tokenizer)
     return _task(config, kinds, draw_blueprint(model, vocabulary.size), vocabulary, Start(folders=model))
 
 
-def begin_with_words(
-    model: GlammConfig, tokenizer: Tokenizer | None, shards: Sequence[Path], *, max_regions: int
-) -> WordsTask:
+def begin_with_words(model: GlammConfig, brought: _Brought, shards: Sequence[Path], *, max_regions: int) -> WordsTask:
     """Begins as `begin_fresh` does, to read words off image tokens first."""
-    vocabulary = _vocabulary(model, tokenizer)
+    model, vocabulary = _seeing(model, brought.vision), _vocabulary(model, brought.tokenizer)
     blueprint, start = draw_blueprint(model, vocabulary.size), Start(folders=model)
     glamm = GlammTask(blueprint, vocabulary, {}, start=start, weights=Weights(), max_regions=max_regions)
     return WordsTask(glamm, rarities(vocabulary, shards), max_regions=max_regions)
@@ -78,6 +80,10 @@ def begin_from_checkpoint(config: _Tuned, kinds: Mapping[str, str], model: Check
 def read_blueprint(model: Checkpoint) -> Blueprint:
     """Reads what a checkpoint says about its model."""
     return blueprints.read_blueprint(model, FAMILY, Blueprint)
+
+
+def _seeing(model: GlammConfig, vision: Export | None) -> GlammConfig:
+    return model if vision is None else replace(model, vision=replace(model.vision, path=vision.path))
 
 
 def _vocabulary(model: GlammConfig, tokenizer: Tokenizer | None) -> Vocabulary:

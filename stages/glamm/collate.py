@@ -18,6 +18,7 @@ from stages.glamm.config import Blueprint
 from stages.glamm.features import ImageFeatures
 from stages.glamm.prompts import Conversation
 from stages.glamm.tokenizer import Vocabulary
+from stages.prompter import square_pixels
 from stages.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, normalised
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Collator:
         )
 
     def clip_pixels(self, image: Image.Image) -> Tensor:
-        """Resizes to the global encoder's square: squashed whole, or short side first and centre cropped."""
+        """Resizes to the global encoder's square: squashed whole, padded, or short side first and centre cropped."""
         side = self.clip_size
         if self.blueprint.centre_crop:
             image = _middle(image)
@@ -127,9 +128,18 @@ class Collator:
             width, height = (max(side, round(length * scale)) for length in image.size)
             left, top = (width - side) // 2, (height - side) // 2
             image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        elif self.blueprint.padded:
+            return square_pixels(image, side)
         else:
             image = image.resize((side, side), Image.Resampling.BICUBIC)
         return torch.from_numpy(normalised(image, CLIP_MEAN, CLIP_STD))
+
+    def boxes(self, boxes_xyxy_px: Sequence[Sequence[float]], image: Image.Image) -> Tensor:
+        """Measures boxes in units of their image, or of the square that it is padded to, and cuts what is outside."""
+        width, height = (max(image.size),) * 2 if self.blueprint.padded else image.size
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes_R4 = torch.tensor([tuple(box) for box in boxes_xyxy_px], dtype=torch.float32).reshape(-1, 4)
+        return (boxes_R4 / scale).clamp(0, 1)
 
     def sam_pixels(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
         """Resizes the longest side to SAM's square and pads right and below; also returns height and width inside."""
@@ -172,7 +182,7 @@ class Collator:
             )
 
     def _boxes(self, example: Example, tokens: Tokens) -> Tensor:
-        return unit_boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)
+        return self.boxes(example.conversation.boxes_xyxy_px[: len(tokens.boxes)], example.image)
 
     def _masks(self, example: Example, tokens: Tokens) -> Tensor:
         width, height = example.image.size
@@ -183,14 +193,6 @@ class Collator:
             return torch.from_numpy(np.stack(kept))
         size = fit_inside(example.image.size, self._mask_side)
         return torch.cat([_shrunk(torch.from_numpy(mask), size) for mask in kept])  # one by one: they may be large
-
-
-def unit_boxes(boxes_xyxy_px: Sequence[Sequence[float]], image: Image.Image) -> Tensor:
-    """Measures boxes in units of their image, and cuts off what lies outside: R x 4."""
-    width, height = image.size
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes_R4 = torch.tensor([tuple(box) for box in boxes_xyxy_px], dtype=torch.float32).reshape(-1, 4)
-    return (boxes_R4 / scale).clamp(0, 1)
 
 
 def fit_inside(size: tuple[int, int], side_px: int) -> tuple[int, int]:

@@ -5,17 +5,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.adapters import LoraConfig
 from stages.folders import folder_fault, read_settings, read_vision_settings, stamps_of
+from stages.promptable import Promptable, PrompterSizes, read_promptable
+from stages.sizes import llama_settings, sam_vision_settings, vit_settings
 
 FAMILY = "glamm"  # what the manifests of its checkpoints say
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 LLAMAS = ("llama", "llava", "llava_llama")  # what config.json calls a LLaMA and those that are built on one
 LANGUAGE_MODEL = "LlamaForCausalLM"  # the class of transformers
+NO_PROMPTER = "prompter is part of a CLOC: give its export by inputs.vision or config.model.vision.path; allowed: roi"
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
 
 
@@ -69,7 +72,7 @@ class GroundingConfig:
 
 @record
 class RegionConfig:
-    """The region encoder: which hidden states of the image encoder it reads, and how it fuses them."""
+    """The region encoder of kind roi: which hidden states of the image encoder it reads, and how it fuses them."""
 
     layers: tuple[int, ...] = (14, 17, 20, 23)  # hidden states, shallow to deep; 0 = the embeddings
     upsample: tuple[int, ...] = (8, 4, 2, 1)  # how much finer than the patch grid each level becomes
@@ -95,7 +98,8 @@ class GlammConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
-    region: RegionConfig = field(default_factory=RegionConfig)
+    region_encoder: Literal["roi", "prompter"] = "roi"  # prompter: that of a CLOC, which is the image encoder then
+    region: RegionConfig = field(default_factory=RegionConfig)  # of roi
     lora: LoraConfig | None = None
     weights: Path | None = None  # over those of the parts: a GLaMM, GPT4RoI or LLaVA, published or of DeepSpeed
     max_tokens: int = 1536  # of a training sequence, image tokens included
@@ -115,7 +119,24 @@ class GlammConfig:
             found["language.adapter"] = f"{adapter} has no adapter_config.json: give a folder that PEFT has saved"
         if self.weights is not None and not self.weights.exists():
             found["weights"] = f"{self.weights} is not there"
+        if self.region_encoder == "prompter":
+            found |= self._prompter_faults(found)
         return self._strange_sizes(found) | found
+
+    def _prompter_faults(self, known: Mapping[str, str]) -> dict[str, str]:
+        """Names what a Prompter cannot be had with: another image encoder, pictures in another shape than its own."""
+        found = {}
+        if self.vision.path is not None and "vision.path" not in known:
+            try:
+                read_promptable(self.vision.path)
+            except InputError as error:
+                found["vision.path"] = f"{error}, or say region_encoder: roi"
+        reads = "region_encoder: prompter reads pictures whole, padded to a square"
+        if self.centre_crop:
+            found["centre_crop"] = f"{reads}; allowed: false"
+        if self.roi_side_px is not None:
+            found["roi_side_px"] = f"{reads}; allowed: null"
+        return found
 
     def _strange_sizes(self, known: Mapping[str, str]) -> dict[str, str]:
         """Names what is there and does not fit: another language model, levels that the image encoder lacks."""
@@ -124,7 +145,7 @@ class GlammConfig:
             kind = (settings := read_settings(self.language.path)).get("model_type", LLAMAS[0])
             if kind not in LLAMAS or "text_config" in settings:
                 found["language.path"] = f"{self.language.path} is a {kind}; allowed: {', '.join(LLAMAS)}"
-        if self.vision.path is not None and "vision.path" not in known:
+        if self.region_encoder == "roi" and self.vision.path is not None and "vision.path" not in known:
             deepest = _vision_settings(self.vision).get("num_hidden_layers", max(self.region.layers))
             if strange := [str(layer) for layer in self.region.layers if not 0 <= layer <= deepest]:
                 found["region.layers"] = f"{', '.join(strange)} given, the image encoder has 0 to {deepest}"
@@ -150,6 +171,17 @@ class Blueprint:
     max_tokens: int
     centre_crop: bool
     roi_side_px: int | None
+    prompter: PrompterSizes | None = None  # what reads boxes in the place of `region`; older checkpoints do not say
+
+    @property
+    def padded(self) -> bool:
+        """Tells whether the image encoder reads pictures padded to a square, and boxes are in units of that square."""
+        return self.prompter is not None
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Returns which hidden states of the image encoder the region encoder reads."""
+        return self.region.layers if self.prompter is None else (-1,)
 
     @property
     def num_image_tokens(self) -> int:
@@ -160,7 +192,7 @@ class Blueprint:
     @property
     def read_states(self) -> tuple[int, ...]:
         """Returns which hidden states of the image encoder are read, in their order; 0 = the embeddings."""
-        return tuple(sorted({self.state(layer) for layer in (self.feature_layer, *self.region.layers)}))
+        return tuple(sorted({self.state(layer) for layer in (self.feature_layer, *self.levels)}))
 
     def state(self, layer: int) -> int:
         """Counts a hidden state of the image encoder, as settings name it, from its embeddings."""
@@ -183,14 +215,22 @@ class Blueprint:
         """Rebuilds what `to_plain` gave."""
         region = RegionConfig(**{name: _frozen(value) for name, value in plain["region"].items()})
         lora = plain["lora"] and LoraConfig(**{name: _frozen(value) for name, value in plain["lora"].items()})
-        return cls(**{**plain, "region": region, "lora": lora or None})
+        prompter = plain.get("prompter") and PrompterSizes.from_plain(plain["prompter"])
+        return cls(**{**plain, "region": region, "lora": lora or None, "prompter": prompter or None})
 
 
-def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
-    """Resolves a config: sizes come from the folders it names, else from itself."""
+def draw_blueprint(config: GlammConfig, vocabulary_size: int, seeing: Promptable | None = None) -> Blueprint:
+    """Resolves a config: sizes come from the folders it names, else from itself.
+
+    `seeing` is the image encoder where no folder has it yet. InputError for a Prompter that nobody brings.
+    """
+    if seeing is None and config.region_encoder == "prompter":
+        if config.vision.path is None:
+            raise InputError(f"config.model.region_encoder: {NO_PROMPTER}")
+        seeing = read_promptable(config.vision.path)
     return Blueprint(
         language=language_settings(config.language) | {"vocab_size": vocabulary_size},
-        vision=_vision_settings(config.vision),
+        vision=_vision_settings(config.vision) if seeing is None else dict(seeing.vision),
         grounding=_grounding_settings(config.grounding),
         region=config.region,
         lora=config.lora,
@@ -199,6 +239,7 @@ def draw_blueprint(config: GlammConfig, vocabulary_size: int) -> Blueprint:
         max_tokens=config.max_tokens,
         centre_crop=config.centre_crop,
         roi_side_px=config.roi_side_px,
+        prompter=seeing.prompter if seeing is not None and config.region_encoder == "prompter" else None,
     )
 
 
@@ -206,28 +247,13 @@ def language_settings(config: LanguageConfig) -> dict[str, Any]:
     """Returns what transformers' LlamaConfig needs, less the vocabulary."""
     if config.path is not None:
         return read_settings(config.path)
-    return {
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.heads,
-        "intermediate_size": config.mlp_size,
-        "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": False,
-    }
+    return {**llama_settings(config, positions=config.max_positions), "tie_word_embeddings": False}
 
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
     if config.path is not None:
         return read_vision_settings(config.path)
-    return {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_size,
-    }
+    return vit_settings(config, image_size=config.image_size)
 
 
 def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
@@ -239,15 +265,7 @@ def _grounding_settings(config: GroundingConfig) -> dict[str, Any]:
         return read_settings(config.path)
     return {
         "vision_config": {
-            "image_size": config.image_size,
-            "patch_size": config.patch_size,
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "mlp_dim": config.mlp_size,
-            "window_size": config.window_size,
-            "global_attn_indexes": list(config.global_layers),
-            "output_channels": config.channels,
+            **sam_vision_settings(config, image_size=config.image_size),
             "num_pos_feats": config.channels // 2,
             "scale": 1.0,
         },

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.data.reader import ShardSet
 from stages.glamm.prompts import (
     CAPTION_QUESTIONS,
     GCG_QUESTIONS,
@@ -14,7 +13,7 @@ from stages.glamm.prompts import (
     make_prompt,
 )
 from stages.glamm.tokenizer import train_vocabulary
-from stages.samples import Sample
+from stages.texts import texts_in
 
 PROMPT_REPEATS = 50  # so that every word of a prompt becomes one token
 # More banks would take the room that a small vocabulary has for the words of the data; any question can be spelled.
@@ -43,17 +42,5 @@ def _texts(wanted: _Wanted, shards: Mapping[str, Path]) -> Iterator[str]:
     for bank in QUESTIONS:
         for question in bank[: wanted.wordings]:
             yield from [make_prompt(question)] * PROMPT_REPEATS
-    for path in shards.values():
-        samples = ShardSet(path)
-        for number in range(min(len(samples), wanted.samples)):
-            # answers follow a space: a word at their beginning is then the same token as within
-            yield from (f" {clean(text)}" for text in _texts_of(Sample.from_members(*samples.read(number))) if text)
-        samples.close()
-
-
-def _texts_of(sample: Sample) -> Iterator[str]:
-    yield from (sample.caption, *(more.text for more in sample.more_captions))
-    for region in sample.regions:
-        yield from (region.phrase, *region.more_phrases, region.caption)
-    for turn in sample.turns:
-        yield from (turn.question, turn.answer)
+    # answers follow a space: a word at their beginning is then the same token as within
+    yield from (f" {clean(text)}" for text in texts_in(shards.values(), most=wanted.samples))

@@ -13,6 +13,7 @@ from transformers import SamModel
 
 from orchestrator.records import record
 from stages.mask_points import read_points, unsure_points
+from stages.mask_sizes import masks_at_image_size
 from stages.point_rule import PointRule
 
 
@@ -47,17 +48,6 @@ def decode_masks(sam: SamModel, images_BCHW: Tensor, prompts_BMC: Tensor) -> Ten
     )
     low: Tensor = logits[:, :, 0]
     return low
-
-
-def masks_at_image_size(low_NHW: Tensor, *, canvas: int, inside: tuple[int, int], image: tuple[int, int]) -> Tensor:
-    """Enlarges logits to a square canvas, cuts the padding off, and resizes to the image: N x H x W, float32."""
-    wide_1NHW = low_NHW.float()[None]
-    if low_NHW.shape[-2:] != (canvas, canvas):
-        wide_1NHW = functional.interpolate(wide_1NHW, size=(canvas, canvas), mode="bilinear", align_corners=False)
-    wide_1NHW = wide_1NHW[..., : inside[0], : inside[1]]
-    if inside != image:
-        wide_1NHW = functional.interpolate(wide_1NHW, size=image, mode="bilinear", align_corners=False)
-    return wide_1NHW[0]
 
 
 def mask_losses(logits_NHW: Tensor, masks_NHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.errors import DamagedArtifact, InputError, OrchError
 from orchestrator.training.weights import StoredWeights, load_weights
 from orchestrator.world import World
-from stages.glamm.begin import TOKENIZER, read_blueprint
+from stages.blueprints import TOKENIZER
+from stages.glamm.begin import read_blueprint
 from stages.glamm.collate import Collator
 from stages.glamm.config import Blueprint
 from stages.glamm.features import FACT, IMAGE, PATCHES
@@ -97,6 +98,8 @@ def _digest(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> str:
     """Digests what features follow from; weights in bf16, for frozen ones are saved so by some engines."""
     plain = blueprint.to_plain()
     shape = {name: plain[name] for name in ("vision", "grounding", "centre_crop")} | {"states": blueprint.read_states}
+    if blueprint.padded:
+        shape["padded"] = True
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         if tensor.is_floating_point():

@@ -26,6 +26,7 @@ from stages.glamm.config import (
 from stages.glamm.conversations import KINDS
 from stages.glamm.learning import usual
 from stages.point_rule import PointRule
+from stages.promptable import Promptable, promptable_in
 
 OPENER = "stages.glamm.sitting:open_sitting"
 WORDS = "words"  # the kind of a source of which only words are read
@@ -88,9 +89,20 @@ class ForeseenStage(TrainingStage):
         """Draws the model from the facts of its inputs; None while nobody knows them."""
         parts = self.parts()
         if parts is not None:
-            return fresh_blueprint(parts, inputs.get("tokenizer"))
+            seeing = promptable_in(inputs.get("vision", {}).get("model"))
+            if self.inputs.vision is not None and seeing is None:
+                return None
+            return fresh_blueprint(parts, inputs.get("tokenizer"), seeing)
         found = blueprint_in(inputs.get("model"))
         return found if found is None or self.config.lora is None else replace(found, lora=self.config.lora)
+
+    def faults_given(self, inputs: Mapping[str, Facts]) -> Mapping[str, str]:
+        """Finds a checkpoint of another family, and an image encoder that is to be a CLOC's and is none."""
+        found, given = super().faults_given(inputs), inputs.get("vision", {})
+        if "family" not in given or promptable_in(given.get("model")) is not None:
+            return found
+        told = f"is of the family {given['family']!r}, which has no Prompter; allowed: an export of a CLOC"
+        return {**found, "inputs.vision": told}
 
     def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
         """Reads the language model's settings off the config, a folder that it names, or a checkpoint that is there."""
@@ -167,7 +179,7 @@ def packed(shape: BatchShape, blueprint: Blueprint, rule: PackRule | None) -> Ba
     )
 
 
-def fresh_blueprint(model: GlammConfig, tokenizer: Facts | None) -> Blueprint | None:
+def fresh_blueprint(model: GlammConfig, tokenizer: Facts | None, seeing: Promptable | None) -> Blueprint | None:
     """Draws the model of a config; None while nobody knows how many tokens it will have."""
     if tokenizer is not None:
         size = tokenizer.get("tokens")
@@ -175,7 +187,7 @@ def fresh_blueprint(model: GlammConfig, tokenizer: Facts | None) -> Blueprint | 
         size = read_settings(model.language.path)["vocab_size"] + len(SPECIAL_TOKENS)
     else:
         size = None
-    return draw_blueprint(model, size) if isinstance(size, int) else None
+    return draw_blueprint(model, size, seeing) if isinstance(size, int) else None
 
 
 def blueprint_in(facts: Facts | None) -> Blueprint | None:

@@ -72,7 +72,7 @@ def embed(model: Glamm, questions: Questions) -> Tensor:
     if tokens.boxes:
         count = len(tokens.boxes)
         box_image_R = image_B.repeat_interleave(count)
-        regions_RD = model.region_encoder(levels_UND, questions.boxes_R4, box_image_R, model.roi_scale)
+        regions_RD = model.region_encoder(levels_UND, questions.boxes_R4, box_image_R)
         embeds_BLD[:, list(tokens.boxes)] = regions_RD.unflatten(0, (-1, count)).to(embeds_BLD.dtype)
     return embeds_BLD
 

@@ -14,7 +14,7 @@ from stages.adapters import inject_lora
 from stages.glamm.batches import GlammBatch, WordsBatch
 from stages.glamm.config import Blueprint
 from stages.glamm.decoder import PromptProjection, decode_masks
-from stages.glamm.region import RegionEncoder
+from stages.glamm.region import PromptedRegions, RegionEncoder
 from stages.roi import at_points
 
 _FEW_PATCHES = 4  # a square of two by two: the least that group norms take
@@ -35,13 +35,11 @@ class Glamm(nn.Module):
         self.language_model = LlamaForCausalLM(language)
         self.vision_tower = CLIPVisionModel(vision)
         self.projector = nn.Sequential(nn.Linear(vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
-        self.region_encoder = RegionEncoder(blueprint.region, vision_size=vision.hidden_size, language_size=width)
+        self.region_encoder = _region_encoder(blueprint, vision, language_size=width)
         self.prompt_projection = PromptProjection(width, prompt)
         self.sam = SamModel(grounding)
         if blueprint.lora is not None:
             inject_lora(self.language_model, blueprint.lora)
-        side: int = vision.to_dict()["image_size"]
-        self.roi_scale = (blueprint.roi_side_px or side) / side
         self.canvas = blueprint.canvas_px
 
     def forward(self, batch: GlammBatch | WordsBatch) -> dict[str, Tensor]:
@@ -65,7 +63,7 @@ class Glamm(nn.Module):
         """Reads words straight off image and region tokens: `patch_logits_RKV` and `region_logits_RV`."""
         image_BND, levels_BND = self.see(self.encode(batch.clip_pixels_BCHW))
         patches_RKD = at_points(image_BND, batch.points_RK2, batch.box_image_R)
-        regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
+        regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R)
         together_RJD = torch.cat([patches_RKD, regions_RD[:, None]], dim=1)
         logits_RJV = self.language_model.lm_head(self.language_model.model.norm(together_RJD))
         return {"patch_logits_RKV": logits_RJV[:, :-1], "region_logits_RV": logits_RJV[:, -1]}
@@ -113,13 +111,13 @@ class Glamm(nn.Module):
         seen = batch.seen
         image_BND, levels_BND = self.see(self.encode(batch.clip_pixels_BCHW) if seen is None else seen.patches_KBNC)
         if len(batch.boxes_R4):
-            regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, self.roi_scale)
+            regions_RD = self.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R)
         else:
             whole = torch.zeros(1, 4, device=image_BND.device)
             whole[:, 2:] = 1.0  # made there: to bring it there would be to wait
             first = torch.zeros(1, dtype=torch.long, device=image_BND.device)
             little = [level[:1, :_FEW_PATCHES] for level in levels_BND]  # only its weights are asked for
-            regions_RD = self.region_encoder(little, whole, first, self.roi_scale)
+            regions_RD = self.region_encoder(little, whole, first)
         embeds_BLD = self.language_model.get_input_embeddings()(batch.ids_BL)
         embeds_BLD = embeds_BLD.masked_scatter(batch.is_image_BL[..., None], image_BND.to(embeds_BLD.dtype))
         if len(batch.boxes_R4):
@@ -141,7 +139,7 @@ class Glamm(nn.Module):
             number: patches_BNC.to(kind) for number, patches_BNC in zip(blueprint.read_states, patches, strict=True)
         }
         projected_BND = self.projector(found[blueprint.state(blueprint.feature_layer)])
-        return projected_BND, [found[blueprint.state(layer)] for layer in blueprint.region.layers]
+        return projected_BND, [found[blueprint.state(layer)] for layer in blueprint.levels]
 
     def point(self, hidden_BLD: Tensor, batch: GlammBatch) -> Tensor:
         """Decodes the masks of a batch, all at once: logits N x H x W at the decoder's resolution.
@@ -158,6 +156,19 @@ class Glamm(nn.Module):
         else:
             images_PCHW = batch.seen.images_PCHW.to(hidden_BLD.dtype)
         return decode_masks(self.sam, images_PCHW[image_N], prompts_NC[:, None])[:, 0]
+
+
+def _region_encoder(
+    blueprint: Blueprint, vision: CLIPVisionConfig, *, language_size: int
+) -> RegionEncoder | PromptedRegions:
+    width: int = vision.hidden_size
+    if blueprint.prompter is not None:
+        return PromptedRegions(blueprint.prompter, vision_size=width, language_size=language_size)
+    side: int = vision.to_dict()["image_size"]
+    return RegionEncoder(
+        blueprint.region, vision_size=width, language_size=language_size,
+        roi_scale=(blueprint.roi_side_px or side) / side,
+    )  # fmt: skip
 
 
 def _heard(position_BL: Tensor, dtype: torch.dtype) -> Tensor:

@@ -24,6 +24,7 @@ from stages.glamm.published import ABSENT, EMBEDDINGS, GLAMM, GPT4ROI, GROUNDING
 
 log = logging.getLogger(__name__)
 
+PROMPTER = "region_encoder.prompter."
 ROWS_ARE_TOKENS = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
 
@@ -84,9 +85,9 @@ def _together(wanted: Collection[str], reports: Sequence[LoadReport]) -> tuple[L
     for report in reports:
         loaded |= set(report.loaded)
         resized = (resized - set(report.loaded)) | set(report.resized)
-    parts = {name.split(".")[0] for name in loaded}
+    parts = {_whole(name) for name in loaded}
     fresh = sorted(set(wanted) - loaded)
-    missing = [name for name in fresh if name.split(".")[0] in parts and "lora_" not in name]
+    missing = [name for name in fresh if _whole(name) in parts and "lora_" not in name]
     unused = tuple(name for report in reports for name in report.unexpected)
     whole = LoadReport(
         loaded=tuple(sorted(loaded)), resized=tuple(sorted(resized)), missing=tuple(missing), unexpected=unused
@@ -138,6 +139,11 @@ def _mention_quirks(config: GlammConfig, source: TensorSource, layout: Layout) -
         "and centre_crop: true reproduce that. Without them regions are where their boxes are, to be learnt anew",
         source.label,
     )
+
+
+def _whole(name: str) -> str:
+    """Names the part of a weight, of which a file has all or nothing: a CLOC has less than a whole region encoder."""
+    return PROMPTER if name.startswith(PROMPTER) else name.partition(".")[0]
 
 
 def _part(name: str) -> str:

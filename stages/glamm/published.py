@@ -19,6 +19,16 @@ CLIP_RULES = rules_of(
     (r"(?:vision_model\.)?((?:embeddings|pre_layrnorm|encoder|post_layernorm)\..+)", r"vision_tower.\1"),
 )
 
+# an export of a CLOC has the names of a CLIP's, and a Prompter, whose way of asking for phrases nobody needs here
+CLOC_RULES = (
+    *rules_of(
+        (r"prompter\.text_prompt\..+", None),
+        (r"(prompter\..+)", r"region_encoder.\1"),
+        (r"(?:pool|box_head)\..+|region_logit_scale", None),
+    ),
+    *CLIP_RULES,
+)
+
 # positions have two names in transformers, and a file may hold either or both
 _SAM_POSITIONS = "sam.shared_image_embedding.positional_embedding"
 
@@ -128,6 +138,7 @@ GLAMM = Layout(
     sign=r"(?:base_model\.model\.)?model\.text_hidden_fcs\..+",
     rules=(*GLAMM_RULES, *below("base_model.model.", GLAMM_RULES)),
 )
+CLOC = Layout(title="CLOC (orch)", sign=r"prompter\.box_prompt\..+", rules=CLOC_RULES)
 CLIP = Layout(title="CLIP (transformers)", sign=r"(?:vision_model\.)?embeddings\..+", rules=CLIP_RULES)
 SAM = Layout(title="SAM (transformers)", sign=r"(?:sam\.)?vision_encoder\..+", rules=SAM_RULES)
 SAM_ORIGINAL = Layout(title="SAM (segment-anything)", sign=r"image_encoder\..+", rules=SAM_ORIGINAL_RULES)
@@ -136,6 +147,6 @@ EMBEDDINGS = r"(?:base_model\.model\.)?model\.embed_tokens\.weight"  # of a GLaM
 
 # what a folder may hold, the more special first
 LANGUAGE = (GLAMM, GPT4ROI, LLAVA, LLAMA)
-VISION = (CLIP,)
+VISION = (CLOC, CLIP)
 GROUNDING = (SAM, SAM_ORIGINAL)
 WHOLE = (GLAMM, GPT4ROI, LLAVA, LLAMA)

@@ -1,4 +1,4 @@
-"""Boxes to language tokens: several levels of image features, fused, cut out by RoIAlign, projected.
+"""Boxes to language tokens: cut out of several levels of image features by RoIAlign, or asked of CLOC's Prompter.
 
 Legend: B images, R boxes, C channels, H W grid cells, S cells of a region's side, N patches, D language width.
 """
@@ -10,16 +10,42 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.glamm.config import RegionConfig
+from stages.promptable import PrompterSizes
+from stages.prompter import Prompter
 from stages.roi import as_map, roi_align
 
 
-class RegionEncoder(nn.Module):
-    """Turns each box into one language token."""
+class PromptedRegions(nn.Module):
+    """Turns each box into one language token: the embedding that CLOC's Prompter answers with, projected.
 
-    def __init__(self, config: RegionConfig, *, vision_size: int, language_size: int) -> None:
-        """Builds one input convolution per level; the exchange convolutions are shared by all levels."""
+    So CLOC serves a Ferret, in the place of its sampler (arXiv 2410.02746, section 4); how the embedding gets into the
+    language model there is not said: a linear map, here.
+    """
+
+    def __init__(self, sizes: PrompterSizes, *, vision_size: int, language_size: int) -> None:
+        """Builds the Prompter of an image encoder, and the map."""
         super().__init__()
-        self.config = config
+        self.prompter = Prompter(vision_size, sizes)
+        self.project = nn.Linear(sizes.embedding_size, language_size)
+
+    def forward(self, levels_BND: Sequence[Tensor], boxes_R4: Tensor, box_image_R: Tensor) -> Tensor:
+        """Returns R x D; the one level is the image encoder's last layer."""
+        (tokens_BND,) = levels_BND
+        embedded_RC = self.prompter.by_boxes(tokens_BND[box_image_R], boxes_R4[:, None])[:, 0]
+        projected: Tensor = self.project(embedded_RC.to(tokens_BND.dtype))
+        return projected
+
+
+class RegionEncoder(nn.Module):
+    """Turns each box into one language token: levels fused, cut out and projected, as GPT4RoI does."""
+
+    def __init__(self, config: RegionConfig, *, vision_size: int, language_size: int, roi_scale: float = 1.0) -> None:
+        """Builds one input convolution per level; the exchange convolutions are shared by all levels.
+
+        `roi_scale` shrinks the boxes on the map, 1.0 unless published weights want it otherwise.
+        """
+        super().__init__()
+        self.config, self.roi_scale = config, roi_scale
         width, levels = config.channels, len(config.layers)
         self.inputs = nn.ModuleList(nn.Conv2d(vision_size + 2, width, 1) for _ in range(levels))
         self.exchanges = nn.ModuleList(
@@ -38,8 +64,8 @@ class RegionEncoder(nn.Module):
         )
         self.project = nn.Linear(width, language_size)
 
-    def forward(self, levels_BND: Sequence[Tensor], boxes_R4: Tensor, box_image_R: Tensor, roi_scale: float) -> Tensor:
-        """Returns R x D. `roi_scale` shrinks the boxes on the map, 1.0 unless published weights want it otherwise."""
+    def forward(self, levels_BND: Sequence[Tensor], boxes_R4: Tensor, box_image_R: Tensor) -> Tensor:
+        """Returns R x D."""
         maps = [
             enter(_with_coordinates(as_map(level, factor)))
             for enter, level, factor in zip(self.inputs, levels_BND, self.config.upsample, strict=True)
@@ -48,7 +74,7 @@ class RegionEncoder(nn.Module):
             maps = [exchange(mixed) for mixed in _mix_neighbours(maps)]
         size, sampling = self.config.roi_size, self.config.sampling
         regions = [
-            leave(roi_align(level, boxes_R4 * roi_scale, box_image_R, size=size, sampling=sampling))
+            leave(roi_align(level, boxes_R4 * self.roi_scale, box_image_R, size=size, sampling=sampling))
             for leave, level in zip(self.outputs, maps, strict=True)
         ]
         fused_RC = self.flatten(torch.relu(torch.stack(regions).sum(0)).flatten(1))

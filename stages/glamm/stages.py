@@ -2,28 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.artifacts import Checkpoint, Export, Shards, Tokenizer
 from orchestrator.records import record
-from orchestrator.stage import Stage, StageContext
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.stage import TrainingStage
 from stages.adapters import LoraConfig
+from stages.glamm.beginnings import model_faults
 from stages.glamm.caching import ReadsFeatures
 from stages.glamm.config import GlammConfig
 from stages.glamm.conversations import KINDS
-from stages.glamm.foresight import WORDS, Asked, Facts, ForeseenStage
+from stages.glamm.foresight import WORDS, Asked, ForeseenStage
 from stages.glamm.learning import usual
-from stages.inputs import beginning_faults
+from stages.inputs import TrainedModel
 from stages.point_rule import PointRule
+from stages.tokenizing import TokenizerStage, check_sizes
 
 if TYPE_CHECKING:
     from stages.glamm.task import GlammTask
     from stages.glamm.words import WordsTask
 
 
-class GlammTokenizer(Stage):
+class GlammTokenizer(TokenizerStage):
     """Learns a small tokenizer from the texts of shards and from GLaMM's own prompts."""
 
     @record
@@ -38,43 +40,13 @@ class GlammTokenizer(Stage):
             """Checks ranges."""
             if self.wordings is not None and self.wordings < 1:
                 raise ValueError(f"wordings must be above 0, or null for all, not {self.wordings}")
-            if self.vocabulary_size < 300:
-                raise ValueError(
-                    f"vocabulary_size must be 300 or more (every byte is a token), not {self.vocabulary_size}"
-                )
-            if self.samples < 1:
-                raise ValueError(f"samples must be above 0, not {self.samples}")
+            check_sizes(self.vocabulary_size, self.samples)
 
-    @record
-    class Inputs:
-        """Whatever the model will read."""
-
-        shards: dict[str, Shards]
-
-    @record
-    class Outputs:
-        """A folder in the layout of Hugging Face transformers."""
-
-        tokenizer: Tokenizer
-
-    def faults(self) -> Mapping[str, str]:
-        """Misses something to learn from."""
-        return {} if self.inputs.shards else {"inputs.shards": "needs at least one entry"}
-
-    def foresee(self, inputs: Mapping[str, Facts]) -> Mapping[str, Facts]:
-        """Says how many tokens there will be, at most."""
-        del inputs
-        return {"tokenizer": {"tokens": self.config.vocabulary_size}}
-
-    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
-        """Learns on the first rank; the others have nothing to do. Collective: every rank must call."""
-        if not context.world.is_main:
-            return {"tokenizer": {}}
+    def learn(self, shards: Mapping[str, Path], folder: Path) -> Mapping[str, Any]:
+        """Writes the tokenizer; returns facts."""
         from stages.glamm.corpus import learn_tokenizer
 
-        paths = {name: shards.path for name, shards in self.inputs.shards.items()}
-        facts = learn_tokenizer(self.config, paths, self.outputs.tokenizer.path)
-        return {"tokenizer": facts}
+        return learn_tokenizer(self.config, shards, folder)
 
 
 class GlammStage(ReadsFeatures):
@@ -123,23 +95,18 @@ class GlammStage(ReadsFeatures):
 
         shards: dict[str, Shards]
         tokenizer: Tokenizer | None = None
+        vision: Export | None = None  # a CLOC, whose image encoder a model that begins here takes
         model: Checkpoint | None = None
 
-    @record
-    class Outputs:
-        """The model, and the tokenizer beside its weights."""
-
-        model: Checkpoint
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
         found = {**super().faults(), **self._tasks_faults(), **self.features_faults()}
-        model, tokenizer = self.config.model, self.inputs.tokenizer
-        found |= beginning_faults(model, tokenizer, self.inputs.model)
-        if model is not None and self.inputs.model is None:
-            found |= _tokenizer_faults(model, tokenizer)
-            if self.config.lora is not None:
-                found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
+        inputs = self.inputs
+        found |= model_faults(self.config.model, inputs.tokenizer, inputs.model, inputs.vision)
+        if self.config.model is not None and inputs.model is None and self.config.lora is not None:
+            found["config.lora"] = "adds adapters to inputs.model; say config.model.lora here"
         return found
 
     @property
@@ -175,7 +142,7 @@ class GlammStage(ReadsFeatures):
 
         model = self.parts()
         if model is not None:
-            return begin_fresh(self.config, model, self.kinds, self.inputs.tokenizer)
+            return begin_fresh(self.config, model, self.kinds, self.inputs)
         return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
 
     def _tasks_faults(self) -> dict[str, str]:
@@ -217,17 +184,14 @@ class WordPretraining(ForeseenStage, TrainingStage):
 
         shards: dict[str, Shards]
         tokenizer: Tokenizer | None = None
+        vision: Export | None = None  # a CLOC, whose image encoder the model takes
 
-    @record
-    class Outputs:
-        """The whole model, and the tokenizer beside its weights."""
-
-        model: Checkpoint
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds model folders that are not there, and a missing tokenizer."""
-        model, tokenizer = self.config.model, self.inputs.tokenizer
-        return {**super().faults(), **beginning_faults(model, tokenizer, None), **_tokenizer_faults(model, tokenizer)}
+        found = model_faults(self.config.model, self.inputs.tokenizer, seeing=self.inputs.vision)
+        return {**super().faults(), **found}
 
     def parts(self) -> GlammConfig:
         """Returns those of the config."""
@@ -243,13 +207,7 @@ class WordPretraining(ForeseenStage, TrainingStage):
         from stages.glamm.begin import begin_with_words
 
         shards = [self.inputs.shards[name].path for name in sorted(self.inputs.shards)]
-        return begin_with_words(self.config.model, self.inputs.tokenizer, shards, max_regions=self.config.max_regions)
-
-
-def _tokenizer_faults(model: GlammConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
-    if tokenizer is not None or model.language.path is not None:
-        return {}
-    return {"inputs.tokenizer": "needed, because config.model.language.path names no folder with a tokenizer"}
+        return begin_with_words(self.config.model, self.inputs, shards, max_regions=self.config.max_regions)
 
 
 class FeatureAlignment(GlammStage):

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from orchestrator.records import record
-from orchestrator.training import elastic
 from orchestrator.training.parallel.losses import word_losses
 from orchestrator.training.task import Losses, TrainTask
-from orchestrator.training.weights import load_into
-from stages.adapters import stored_name
+from stages.blueprints import fill_from_checkpoint, tokenizer_files
 from stages.glamm.batches import GlammBatch
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import FAMILY, Blueprint, GlammConfig
@@ -92,12 +90,7 @@ class GlammTask(TrainTask[GlammBatch]):
         """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
         loaded: frozenset[str] = frozenset()
         if self._start.checkpoint is not None:
-            stored = elastic.tensors(self._start.checkpoint / elastic.WEIGHTS)
-            report = load_into(model, self._start.checkpoint, rename=lambda name: stored_name(name, stored))
-            strange = [name for name in report.missing if "lora_" not in name]
-            if strange or report.unexpected:
-                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
-            loaded = frozenset(report.loaded)
+            loaded = fill_from_checkpoint(model, self._start.checkpoint, may_lack=lambda name: "lora_" in name)
         elif self._start.folders is not None:
             filled = fill_from_published(model, self._start.folders)
             loaded, self._filled = frozenset(filled.report.loaded), filled.facts()
@@ -144,7 +137,7 @@ class GlammTask(TrainTask[GlammBatch]):
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights."""
-        return {f"tokenizer/{name}": content for name, content in self.vocabulary.files().items()}
+        return tokenizer_files(self.vocabulary)
 
 
 def glamm_loss(model: nn.Module, batch: GlammBatch, weights: Weights, *, canvas: int, vocabulary: int) -> Losses:

@@ -23,7 +23,6 @@ from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from orchestrator.training.task import Losses, TrainTask
 from stages.glamm.batches import WordsBatch
-from stages.glamm.collate import unit_boxes
 from stages.glamm.conversations import described
 from stages.glamm.task import GlammTask
 from stages.glamm.tokenizer import Vocabulary
@@ -59,7 +58,7 @@ class WordsTask(TrainTask[WordsBatch]):
             image = decode_image(sample.image)
             pixels.append(self._glamm.collator.clip_pixels(image))
             for region, text in described(sample.regions, chance, self._max_regions):
-                box_4 = unit_boxes([region.box_xyxy_px], image)[0]
+                box_4 = self._glamm.collator.boxes([region.box_xyxy_px], image)[0]
                 boxes.append(box_4)
                 points.append(_points(box_4, chance))
                 owner.append(place)

@@ -3,7 +3,7 @@
 Legend: N images or texts, R regions of an image, D dimensions of the common space; as in `batches.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from stages.pixclip.collate import Collator
 from stages.pixclip.config import EncoderConfig
 from stages.pixclip.encoder import TextEncoder, digest_of
 from stages.pixclip.model import PixClip
-from stages.pixclip.squares import RAW_WHOLE_MASK
+from stages.pixclip.squares import squashed
 from stages.vision import Box, Mask
 from stages.windows import mask_of_box
 from stages.wordpieces import WordPieces
@@ -44,14 +44,22 @@ class PixClipModel:
 
     def embed_images(self, images: Sequence[Image.Image], masks_HW: Sequence[Mask | None]) -> Embedded:
         """Embeds each image through its mask (None: the whole image): N x D, of unit length."""
-        return self._seen(images, masks_HW)
+        return self._seen(self._collator.squares(images[part], masks_HW[part]) for part in _parts(len(images)))
 
     def embed_whole_images(self, images: Sequence[Image.Image]) -> Embedded:
-        """Embeds whole images with masks of plain ones, as the release's scripts for long texts do: N x D.
+        """Embeds whole images, squashed, under plain ones, as the release's scripts for long texts do: N x D.
 
         Everywhere else a mask is normalised, in those scripts too, so that the model has never seen a plain one.
         """
-        return self._seen(images, [None] * len(images), raw=True)
+        side_px = self.network.blueprint.side_px
+        return self._seen(
+            torch.from_numpy(np.stack([squashed(image, side_px) for image in images[part]]))
+            for part in _parts(len(images))
+        )
+
+    def embed_masked(self, image: Image.Image, masks_HW: Sequence[Mask]) -> Embedded:
+        """Embeds what each mask shows of an image: R x D, of unit length."""
+        return self.embed_images([image] * len(masks_HW), masks_HW)
 
     def embed_regions(
         self,
@@ -65,23 +73,20 @@ class PixClipModel:
             for image, boxes, masks in zip(images, boxes_xyxy_px, masks_HW, strict=True)
             for box, mask_HW in zip(boxes, masks, strict=True)
         ]
-        all_ND = self._seen([image for image, _ in flat], [mask_HW for _, mask_HW in flat])
+        all_ND = self.embed_images([image for image, _ in flat], [mask_HW for _, mask_HW in flat])
         ends = np.cumsum([len(boxes) for boxes in boxes_xyxy_px])
         return list(np.split(all_ND, ends[:-1])) if len(ends) else []
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Embedded:
         """Embeds texts: N x D, of unit length."""
-        parts = [self._read(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
+        parts = [self._read(texts[part]) for part in _parts(len(texts))]
         return _unit(parts, self.network.blueprint.embedding_size)
 
     @torch.inference_mode()
-    def _seen(self, images: Sequence[Image.Image], masks_HW: Sequence[Mask | None], *, raw: bool = False) -> Embedded:
+    def _seen(self, squares: Iterable[Tensor]) -> Embedded:
         parts = []
-        for at in range(0, len(images), AT_ONCE):
-            squares_B4SS = self._collator.squares(images[at : at + AT_ONCE], masks_HW[at : at + AT_ONCE])
-            if raw:
-                squares_B4SS[:, 3] = RAW_WHOLE_MASK
+        for squares_B4SS in squares:
             boxes_B4 = torch.zeros(len(squares_B4SS), 4)  # nobody asks for what lies in them
             placed = squares_B4SS.to(self._device, self._dtype), boxes_B4.to(self._device)
             parts.append(self.network.look(placed)[0])
@@ -109,6 +114,11 @@ class PixClipModel:
         if digest_of(config) != about["digest"]:
             raise InputError(f"{config.path} is not the language model that read the texts of this model's training")
         return TextEncoder(config, precision=_TYPES[about["precision"]], device=str(self._device))
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Cuts images or texts into those that share a pass."""
+    return (slice(at, at + AT_ONCE) for at in range(0, count, AT_ONCE))
 
 
 def _unit(parts: Sequence[Tensor], size: int) -> Embedded:

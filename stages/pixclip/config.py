@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.folders import folder_fault, read_vision_settings, stamps_of
+from stages.sizes import llama_settings, vit_settings
 
 FAMILY = "pixclip"  # what the manifests of its checkpoints say
 TEXTS_FACT = "texts"  # of the manifest of shards that hold embeddings of their texts
@@ -180,27 +181,12 @@ def draw_blueprint(
 def _text_settings(config: TextModelConfig, vocabulary_size: int | None) -> dict[str, Any]:
     if vocabulary_size is None:
         raise InputError("config.model.text begins a text model, which needs inputs.tokenizer")
-    return {
-        "vocab_size": vocabulary_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.heads,
-        "intermediate_size": config.mlp_size,
-        "max_position_embeddings": config.max_tokens,
-        "pad_token_id": None,
-    }
+    settings = llama_settings(config, positions=config.max_tokens)
+    return {**settings, "vocab_size": vocabulary_size, "pad_token_id": None}
 
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
     if config.path is not None:
         # CLIPVisionConfig's own defaults
         return {"image_size": 224, "patch_size": 32, "hidden_size": 768, **read_vision_settings(config.path)}
-    return {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_size,
-    }
+    return vit_settings(config, image_size=config.image_size)

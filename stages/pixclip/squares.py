@@ -27,3 +27,12 @@ def seen_through(
     covered = Image.fromarray(window.cut_mask(shown_HW).astype(np.uint8) * 255)
     mask_SS = np.asarray(covered.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
     return np.concatenate([pixels, ((mask_SS - MASK_MEAN) / MASK_STD)[None]])
+
+
+def squashed(image: Image.Image, side_px: int) -> NDArray[np.float32]:
+    """Scales a whole image to 4 x S x S without keeping its shape, under a mask of plain ones.
+
+    So do the release's scripts for long texts; for masks of parts they pad, as `seen_through` does.
+    """
+    pixels = normalised(image.resize((side_px, side_px), Image.Resampling.BICUBIC), CLIP_MEAN, CLIP_STD)
+    return np.concatenate([pixels, np.full((1, side_px, side_px), RAW_WHOLE_MASK, dtype=np.float32)])

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import incidental, record
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
-from stages.inputs import beginning_faults
+from stages.inputs import TrainedModel, TrainingInputs, beginning_faults
 from stages.pixclip.config import FAMILY, TEXTS_FACT, Blueprint, PixClipConfig, draw_blueprint
 
 if TYPE_CHECKING:
@@ -62,19 +61,8 @@ class PixClipContrastive(TrainingStage):
             if self.images_at_once is not None and self.images_at_once < 1:
                 raise ValueError(f"images_at_once must be above 0, or null, not {self.images_at_once}")
 
-    @record
-    class Inputs:
-        """What is learnt from; a model that has begun, or a tokenizer where its own text model begins here."""
-
-        shards: dict[str, Shards]
-        tokenizer: Tokenizer | None = None
-        model: Checkpoint | None = None
-
-    @record
-    class Outputs:
-        """The model, and the tokenizer beside its weights if it has one."""
-
-        model: Checkpoint
+    Inputs = TrainingInputs
+    Outputs = TrainedModel
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, a tokenizer too many or too few."""

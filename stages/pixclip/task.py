@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.data.stream import Drawn
-from orchestrator.errors import InputError
 from orchestrator.records import record
 from orchestrator.training.task import Losses, TrainTask
-from orchestrator.training.weights import load_into
+from stages.blueprints import fill_from_checkpoint, tokenizer_files
 from stages.contrastive import contrast
 from stages.pixclip.batches import PixClipBatch
 from stages.pixclip.collate import Collator, Example
@@ -79,10 +78,7 @@ class PixClipTask(TrainTask[PixClipBatch]):
         """Fills the model; what the start does not have is drawn from the seed. Collective: every rank must call."""
         loaded: frozenset[str] = frozenset()
         if self._start.checkpoint is not None:
-            report = load_into(model, self._start.checkpoint)
-            if report.missing or report.unexpected:
-                raise InputError(f"{self._start.checkpoint} does not fit the model: {report}")
-            loaded = frozenset(report.loaded)
+            loaded = fill_from_checkpoint(model, self._start.checkpoint)
         elif self._start.folders is not None:
             loaded, self._filled = fill_from_published(model, self._start.folders)
         draw_weights(model, torch.initial_seed(), keep=loaded)  # the engine has seeded torch with the stage's seed
@@ -103,8 +99,7 @@ class PixClipTask(TrainTask[PixClipBatch]):
 
     def extras(self) -> Mapping[str, bytes]:
         """Returns the tokenizer's files, which travel with the weights, where the model reads tokens."""
-        files = {} if self._pieces is None else self._pieces.files()
-        return {f"tokenizer/{name}": content for name, content in files.items()}
+        return tokenizer_files(self._pieces)
 
     def _example(self, drawn: Drawn) -> Example:
         sample = Sample.from_members(drawn.key, drawn.members)

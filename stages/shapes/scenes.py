@@ -40,6 +40,7 @@ _CORNERS = {  # upright, in radii, those of the right half
 }
 _RING = (1.17, 0.607)  # outer and inner radius, in radii
 _PROPOSALS = 128
+_BY_CHANCE = 3  # things that chance finds room for soon; four it would find in one of thousands of proposals
 
 
 @record
@@ -137,12 +138,29 @@ def _places(rng: np.random.Generator, looks: list[Thing]) -> Iterator[list[tuple
     radii = np.array([look.radius for look in looks])
     edges = _MARGIN + radii[:, None] * [_extent(look.shape, look.angle) for look in looks]
     xy = edges + rng.random((_PROPOSALS, len(looks), 2)) * (1 - 2 * edges)
+    if len(looks) > _BY_CHANCE:
+        xy[..., 0] = _apart(rng, edges[:, 0])
     good = (np.diff(np.sort(xy[..., 0], axis=1), axis=1) >= _LEAST_GAP_X).all(axis=1)
     for one in range(len(looks)):
         for other in range(one):
             good &= np.hypot(*(xy[:, one] - xy[:, other]).T) >= 0.8 * (radii[one] + radii[other])
     for proposal in xy[good][:8]:
         yield [(float(x), float(y)) for x, y in proposal]
+
+
+def _apart(rng: np.random.Generator, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Proposes centres from left to right, in any order of the things, as far from each other as they must be.
+
+    Where an order has no room for all, its proposal stays without: it is refused like others that do not fit.
+    """
+    count, lines = len(edges), np.arange(_PROPOSALS)[:, None]
+    orders = rng.permuted(np.tile(np.arange(count), (_PROPOSALS, 1)), axis=1)
+    room = 1 - edges[orders[:, 0]] - edges[orders[:, -1]] - (count - 1) * _LEAST_GAP_X
+    steps = np.sort(rng.random((_PROPOSALS, count)), axis=1) * np.maximum(room, 0)[:, None]
+    x = np.empty((_PROPOSALS, count))
+    x[lines, orders] = edges[orders[:, :1]] + steps + np.arange(count) * _LEAST_GAP_X
+    x[((x < edges) | (x > 1 - edges)).any(axis=1)] = np.nan
+    return x
 
 
 def _extent(shape: str, angle: float) -> tuple[float, float]:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.reader import ShardSet
-from stages.samples import Sample
+from stages.texts import texts_in
 from stages.tokenizer.stage import LearnTokenizer
 from stages.wordpieces import learn_pieces
 
@@ -23,16 +22,4 @@ def learn(config: LearnTokenizer.Config, shards: Mapping[str, Path], folder: Pat
 
 def _texts(config: LearnTokenizer.Config, shards: Mapping[str, Path]) -> Iterator[str]:
     yield from (text for text in config.texts for _ in range(REPEATS))
-    for name in sorted(shards):
-        samples = ShardSet(shards[name])
-        for number in range(min(len(samples), config.samples)):
-            yield from (text for text in _texts_of(Sample.from_members(*samples.read(number))) if text)
-        samples.close()
-
-
-def _texts_of(sample: Sample) -> Iterator[str]:
-    yield from (sample.caption, *(more.text for more in sample.more_captions))
-    for region in sample.regions:
-        yield from (region.phrase, *region.more_phrases, region.caption)
-    for turn in sample.turns:
-        yield from (turn.question, turn.answer)
+    yield from texts_in((shards[name] for name in sorted(shards)), most=config.samples)

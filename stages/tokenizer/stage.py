@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Shards, Tokenizer
 from orchestrator.records import record
-from orchestrator.stage import Stage, StageContext
+from stages.tokenizing import TokenizerStage, check_sizes
 
 
-class LearnTokenizer(Stage):
+class LearnTokenizer(TokenizerStage):
     """Learns a small tokenizer from the texts of shards, with T5's special tokens: padding, end, unknown."""
 
     @record
@@ -23,43 +23,14 @@ class LearnTokenizer(Stage):
 
         def __post_init__(self) -> None:
             """Checks ranges."""
-            if self.vocabulary_size < 300:
-                raise ValueError(
-                    f"vocabulary_size must be 300 or more (every byte is a token), not {self.vocabulary_size}"
-                )
-            if self.samples < 1:
-                raise ValueError(f"samples must be above 0, not {self.samples}")
-
-    @record
-    class Inputs:
-        """Whatever the model will read."""
-
-        shards: dict[str, Shards]
-
-    @record
-    class Outputs:
-        """A folder in the layout of Hugging Face transformers."""
-
-        tokenizer: Tokenizer
-
-    def faults(self) -> Mapping[str, str]:
-        """Misses something to learn from."""
-        return {} if self.inputs.shards else {"inputs.shards": "needs at least one entry"}
-
-    def foresee(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-        """Says how many tokens there will be, at most."""
-        del inputs
-        return {"tokenizer": {"tokens": self.config.vocabulary_size}}
+            check_sizes(self.vocabulary_size, self.samples)
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that planning does not import."""
         return ("stages.tokenizer.learning",)
 
-    def run(self, context: StageContext) -> Mapping[str, Mapping[str, Any]]:
-        """Learns on the first rank; the others have nothing to do. Collective: every rank must call."""
-        if not context.world.is_main:
-            return {"tokenizer": {}}
+    def learn(self, shards: Mapping[str, Path], folder: Path) -> Mapping[str, Any]:
+        """Writes the tokenizer; returns facts."""
         from stages.tokenizer.learning import learn
 
-        paths = {name: shards.path for name, shards in self.inputs.shards.items()}
-        return {"tokenizer": learn(self.config, paths, self.outputs.tokenizer.path)}
+        return learn(self.config, shards, folder)

@@ -10,11 +10,20 @@ from tests.published_sizes import FULL
 
 T5_TOKENIZER = {"model": {"vocab": [[f"piece{number}", 0.0] for number in range(32_100)]}, "added_tokens": []}
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
-# folders of which planning asks nothing but what they are
+# folders of which planning asks what they are and how large
 KINDS = {
-    "mask2former-swin-large-coco-panoptic": {"model_type": "mask2former"},
+    "mask2former-swin-large-coco-panoptic": {
+        "model_type": "mask2former", "num_queries": 200, "feature_size": 256, "mask_feature_size": 256,
+        "hidden_dim": 256, "encoder_layers": 6, "encoder_feedforward_dim": 1024, "decoder_layers": 10,
+        "dim_feedforward": 2048, "num_attention_heads": 8,
+        "backbone_config": {
+            "model_type": "swin", "image_size": 384, "embed_dim": 192, "depths": [2, 2, 18, 2],
+            "num_heads": [6, 12, 24, 48], "window_size": 12, "drop_path_rate": 0.3,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+    },
     "git-base": {"model_type": "git", "vocab_size": 30_522},
-}
+}  # fmt: skip
 
 FLAN_T5_XL = {
     "model_type": "t5", "vocab_size": 32_128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,

@@ -19,7 +19,7 @@ class RecipeRun:
     def __init__(self, folder: Path, recipe: str, *overrides: str) -> None:
         self.folder, self.recipe, self.overrides = folder, REPOSITORY / "recipes" / recipe, overrides
 
-    def orch(self, *arguments: str, code: int = 0, timeout_s: float = 900) -> str:
+    def orch(self, *arguments: str, code: int = 0, timeout_s: float = 2400) -> str:
         """Runs a command to its end, which must be `code`, without a traceback; returns what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator.cli", *arguments], cwd=self.folder, text=True, capture_output=True,

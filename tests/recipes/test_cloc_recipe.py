@@ -43,6 +43,7 @@ def test_the_tiny_recipe_trains_on_two_ranks_scores_and_exports(tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2400)  # minutes on quiet cores; others may be at work
 def test_the_tiny_recipe_learns_to_retrieve_regions(tmp_path: Path) -> None:
     run = RecipeRun(tmp_path, "tiny/cloc.yaml")
 

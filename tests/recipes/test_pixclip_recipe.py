@@ -26,14 +26,24 @@ def test_a_few_steps_train_on_two_ranks_and_are_scored_exported_and_asked(tmp_pa
     assert "parameters partitioned over 2 ranks" in log
     assert sorted(run.losses("few", "contrast")) == [1, 2]
     assert set(scores(run, "few")) >= {"masked_retrieval", "refer_proposals"}
+    report = tmp_path / "runs" / "few" / "score" / "report"
+    drawn = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["pictures"]
+    grids = {picture["key"] for picture in drawn if "title" in picture and (report / picture["path"]).is_file()}
+    assert grids == {"text_to_region", "region_to_text"}
     image = next((tmp_path / "runs" / "few" / "shapes" / "raw").rglob("*.jpg"))
-    asked = ("--text", "a red ring", "--text", "a blue bar", "--box", "5,5,30,30", "--output", "drawn.png", "--json")
-    answer = json.loads(run.orch("predict", "runs/few/export/model", str(image), *asked))
-    assert {one["text"] for one in answer["ranked"][0]["texts"]} == {"a red ring", "a blue bar"}
+    (tmp_path / "mask.json").write_text('{"size": [64, 64], "counts": [2000, 300, 1796]}')
+    texts = ("--text", "a red ring", "--text", "a blue bar", "--box", "5,5,30,30", "--mask", "mask.json")
+    answer = json.loads(
+        run.orch("predict", "runs/few/export/model", str(image), *texts, "--output", "drawn.png", "--json")
+    )
+    boxed, masked = answer["ranked"]
+    assert {one["text"] for one in boxed["texts"]} == {one["text"] for one in masked["texts"]}
+    assert masked["share_of_image"] == 300 / 64**2
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2400)  # minutes on quiet cores; others may be at work
 def test_all_steps_learn_what_a_mask_shows(tmp_path: Path) -> None:
     run = RecipeRun(tmp_path, "tiny/pixclip.yaml")
     run.launch("all")

@@ -10,7 +10,7 @@ from tests.recipes.one_process import run_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch")]
 TINY = Path(__file__).parents[2] / "recipes" / "tiny"
-LAUNCHED = {"cloc", "glamm", "pixclip", "pix2cap", "pixelllm"}  # on two ranks, by tests of their own
+LAUNCHED = {"cloc", "cloc_to_glamm", "glamm", "pixclip", "pix2cap", "pixelllm"}  # on two ranks, by tests of their own
 TWINS = sorted(path.stem for path in TINY.glob("*.yaml") if path.stem not in LAUNCHED)
 
 

@@ -142,7 +142,7 @@ def test_an_output_of_a_run_is_found_by_name(orch: Orch) -> None:
         (["verify", "/no/such/folder"], "/no/such/folder does not exist"),
         (["verify", "shards", "--processes", "0"], "processes must be 1 or more, not 0"),
         (["peek", "shards", "--samples", "0"], "--samples must be 1 or more, not 0"),
-        (["peek", "shards", "--out", "no/such/folder/look.png"], "No such file"),
+        (["peek", "shards", "--out", "no/such/folder/look.png"], "in a folder that exists"),
         (["index", "nowhere"], "nowhere does not exist"),
         (["index", "shards"], "holds an artifact of ours already"),
         (["inspect"], "PATH"),

@@ -19,13 +19,14 @@ from stages.cloc.answer import in_image
 from stages.cloc.config import ClocConfig, draw_blueprint
 from stages.cloc.family import ClocFamily
 from stages.cloc.initial import draw_weights, fill_from_clip
-from stages.cloc.model import Cloc, unit
+from stages.cloc.model import Cloc
 from stages.family import ADAPTER, Embeds, RefersByBox
 from stages.glamm.config import VisionConfig
 from stages.glamm.config import draw_blueprint as draw_glamm
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
 from stages.predict import Asked, predict
+from stages.prompter import unit
 from stages.vision import read_image
 from tests.stages.cloc_models import tiny_checkpoint, word_pieces
 from tests.stages.glamm_models import TINY as GLAMM

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from orchestrator.errors import InputError
-from stages.cloc.collate import Collator, unit_box
+from stages.cloc.collate import Collator
 from stages.cloc.task import Weights, cloc_loss, distances
+from stages.prompter import square_box
 from stages.samples import Region, Sample
 from tests.stages.cloc_models import drawn, scenes, tiny_blueprint, tiny_model, tiny_task, word_pieces
 from tests.stages.scenes import scene
@@ -104,7 +105,7 @@ def test_which_regions_take_part_follows_from_the_seed_alone() -> None:
 
 
 def test_boxes_stand_in_units_of_the_padded_square() -> None:
-    assert unit_box((10, 0, 40, 20), 40, 20) == (0.25, 0.0, 1.0, 0.5)
+    assert square_box((10, 0, 40, 20), 40, 20) == (0.25, 0.0, 1.0, 0.5)
 
 
 def test_texts_are_read_in_lower_case_and_cut_at_the_last_token() -> None:

@@ -12,8 +12,9 @@ import pytest
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.resources import Resources
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
-from stages.cloc.config import Blueprint, ClocConfig, ImageConfig, PrompterConfig, draw_blueprint, vocabulary_in
+from stages.cloc.config import Blueprint, ClocConfig, ImageConfig, draw_blueprint, vocabulary_in
 from stages.cloc.stages import ClocContrastive
+from stages.promptable import PrompterConfig
 from tests.stages.cloc_models import TINY, tiny_checkpoint, word_pieces
 from tests.stages.scenes import scene, write_shards
 

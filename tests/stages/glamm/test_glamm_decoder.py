@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from stages.glamm.decoder import Comparison, mask_losses, masks_at_image_size, summed_mask_losses
+from stages.glamm.decoder import Comparison, mask_losses, summed_mask_losses
 from stages.mask_points import read_points, unsure_points
+from stages.mask_sizes import masks_at_image_size
 from stages.point_rule import PointRule
 
 

@@ -17,9 +17,10 @@ from orchestrator.errors import InputError
 from orchestrator.training import elastic, writing
 from orchestrator.training.weights import load_weights
 from orchestrator.world import World
+from stages.blueprints import TOKENIZER
+from stages.exporting import write_weights
 from stages.glamm.answer import Row
-from stages.glamm.begin import TOKENIZER, read_blueprint
-from stages.glamm.exported import write_export
+from stages.glamm.begin import read_blueprint
 from stages.glamm.family import GlammFamily
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
@@ -121,11 +122,11 @@ def test_frozen_weights_keep_their_precision_and_what_was_adapted_gets_the_bette
 
 
 def test_shards_are_of_bounded_size_and_the_index_names_them_all(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    words = Vocabulary.read(checkpoint.path / TOKENIZER)
+    FAMILY.export(checkpoint.path, tmp_path, card="")
+    for path in (*tmp_path.glob("*.safetensors"), tmp_path / INDEX):
+        path.unlink()
 
-    facts = write_export(
-        checkpoint.path, tmp_path, read_blueprint(checkpoint), words, card="", max_shard_bytes=60_000
-    )  # fmt: skip
+    facts = write_weights(checkpoint.path, tmp_path, read_blueprint(checkpoint).lora, max_shard_bytes=60_000)
 
     files = sorted(tmp_path.glob("*.safetensors"))
     index = json.loads((tmp_path / INDEX).read_text())

@@ -20,7 +20,6 @@ from stages.evaluate.stage import Evaluate
 from stages.family import load_family
 from stages.glamm.answer import GlammModel, Row, read_pieces
 from stages.glamm.collate import Collator, Example
-from stages.glamm.decoder import masks_at_image_size
 from stages.glamm.family import GlammFamily
 from stages.glamm.generate import Written
 from stages.glamm.prompts import (
@@ -34,6 +33,7 @@ from stages.glamm.prompts import (
     TARGET,
     make_conversation,
 )
+from stages.mask_sizes import masks_at_image_size
 from stages.samples import Turn
 from tests.stages.glamm_models import half, picture, taught, tiny_checkpoint, vocabulary, write_checkpoint
 from tests.stages.scenes import scene, write_shards

@@ -14,9 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, SamImageProcessor, SamMo
 
 from stages.glamm.collate import Collator
 from stages.glamm.config import SPECIAL_TOKENS, LanguageConfig, VisionConfig, draw_blueprint
-from stages.glamm.decoder import decode_masks, masks_at_image_size
+from stages.glamm.decoder import decode_masks
 from stages.glamm.model import Glamm
 from stages.glamm.pretrained import fill_from_published
+from stages.mask_sizes import masks_at_image_size
 from tests.stages.glamm_models import TINY, picture, talkative, vocabulary
 
 WORDS = vocabulary()

@@ -312,4 +312,4 @@ def test_region_weights_compute_what_they_compute_where_they_come_from() -> None
         )
         for level, factor in zip(levels, config.upsample, strict=True)
     ]
-    torch.testing.assert_close(mine(levels, boxes, torch.zeros(2, dtype=torch.long), 1.0), theirs(maps, boxes))
+    torch.testing.assert_close(mine(levels, boxes, torch.zeros(2, dtype=torch.long)), theirs(maps, boxes))

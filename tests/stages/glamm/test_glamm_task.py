@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_leaves
 from orchestrator.data.stream import Drawn
 from orchestrator.errors import InputError
 from stages.glamm.batches import IGNORED, GlammBatch
-from stages.glamm.decoder import mask_losses, masks_at_image_size
+from stages.glamm.decoder import mask_losses
 from stages.glamm.initial import draw_weights
 from stages.glamm.model import Glamm
 from stages.glamm.task import GlammTask, Start, Weights
+from stages.mask_sizes import masks_at_image_size
 from stages.point_rule import PointRule
 from stages.samples import Caption, Region, Sample, Turn
 from stages.vision import rle_from_mask

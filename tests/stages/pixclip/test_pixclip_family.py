@@ -97,16 +97,17 @@ def test_regions_come_back_to_their_images(checkpoint: Checkpoint) -> None:
     assert model.embed_regions([], [], []) == []
 
 
-def test_whole_images_as_the_release_has_them_see_a_plain_mask(checkpoint: Checkpoint) -> None:
+def test_whole_images_as_the_release_has_them_are_squashed_under_a_plain_mask(checkpoint: Checkpoint) -> None:
     model = FAMILY.load(checkpoint.path)
-    squares = model._collator.squares([IMAGE], [None])
+    wide, side_px = IMAGE.crop((0, 5, 40, 30)), model.network.blueprint.side_px
+    squares = model._collator.squares([wide.resize((side_px, side_px), Image.Resampling.BICUBIC)], [None])
     squares[:, 3] = 1.0
 
-    seen = model.embed_whole_images([IMAGE])
+    seen = model.embed_whole_images([wide])
 
     expected = model.network.look((squares, torch.zeros(1, 4)))[0]
     np.testing.assert_allclose(seen, torch.nn.functional.normalize(expected, dim=-1).numpy(), atol=1e-6)
-    assert not np.allclose(seen, model.embed_images([IMAGE], [None]), atol=1e-3)
+    assert not np.allclose(seen, model.embed_images([wide], [None]), atol=1e-3)
 
 
 def test_texts_are_ranked_for_boxes_and_drawn(export: Path, tmp_path: Path) -> None:

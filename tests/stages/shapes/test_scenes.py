@@ -27,7 +27,7 @@ def test_the_same_seed_draws_the_same_scene() -> None:
 
 @pytest.mark.parametrize("max_objects", [1, 2, 3, 4])
 def test_things_stand_apart_from_left_to_right_and_no_two_share_a_colour(max_objects: int) -> None:
-    for scene in scenes(40 if max_objects < 4 else 8, max_objects=max_objects):
+    for scene in scenes(40, max_objects=max_objects):
         boxes = [box_of_mask(scene.mask(number)) for number in range(len(scene.things))]
         centres = [(box[0] + box[2]) / 2 for box in boxes if box is not None]
 
