@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import options, session
-from orchestrator.complaints import exit_code_of
+from orchestrator.complaints import Commands, exit_code
 from orchestrator.lineage.command import lineage
+from orchestrator.manual_command import show_stages
 from slurm.cluster_commands import app as cluster_commands
 from slurm.drill_commands import drill
 from slurm.nodes_command import nodes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="orch",
+    cls=Commands,
     help="Runs recipes of training stages: planned, resumed, tracked. Start with: orch plan recipes/quickstart.yaml",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -37,14 +39,12 @@ app.command()(drill)
 app.command()(nodes)
 app.command()(lineage)
 app.command()(demo)
+app.command("stages")(show_stages)
 
 
 def main() -> None:
-    """Runs the command line; whatever goes wrong ends in a message and one of the exit codes of interface.md."""
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no user ever sees a traceback
-        sys.exit(exit_code_of(error, as_json="--json" in sys.argv[1:]))
+    """Runs the command line and ends the process."""
+    sys.exit(exit_code(partial(app, standalone_mode=False), as_json="--json" in sys.argv[1:]))
 
 
 @app.command()
@@ -163,7 +163,7 @@ def runs(*, as_json: options.Json = False) -> None:
     if as_json:
         print(json.dumps(shown, indent=1))
     else:
-        make_console().print(runs_table(shown))
+        make_console().print(runs_table(shown) if shown else f"there are no runs in {session.runs_folder()}")
 
 
 @app.command()
@@ -236,6 +236,7 @@ def predict(
     box: options.Boxes = None,
     refer: options.Expressions = None,
     text: options.Texts = None,
+    mask: options.Masks = None,
     output: options.Picture = None,
     *,
     dense: options.Dense = False,
@@ -244,41 +245,41 @@ def predict(
     """Asks an exported model about an image: what its family is made to say, unless asked something else.
 
     --box describes a box, --refer points at what is meant, --prompt asks freely (<bbox> in it stands for a --box; more
-    than one --prompt make a conversation), --text says how well each text fits the image or a --box, --dense finds and
-    describes everything. What a model can be asked depends on its family: GLaMM all but --text and --dense.
+    than one --prompt make a conversation), --text says how well each text fits the image, a --box, or what a --mask
+    shows, --dense finds and describes everything. What a model can be asked depends on its family: GLaMM all but
+    --text, --mask and --dense. Only PixCLIP tells what a mask shows from what lies in its box.
+
+    A --mask is a PNG of the image's size in which all that is not black is meant, or COCO's run lengths in a JSON file,
+    {"size": [height, width], "counts": "..."}, as --json prints them.
 
     Example: orch predict runs/quickstart/export/model photo.jpg --refer "the left cup" --output answer.png
+
+    Example: orch predict runs/tiny_pixclip/export/model photo.jpg --mask cup.png --text "a red cup" --text "a dog"
     """
     from stages.predict import Asked, answer_lines, parse_box
     from stages.predict import predict as ask
 
     asked = Asked(
         prompts=tuple(prompt or []), boxes=tuple(parse_box(one) for one in box or []), refer=tuple(refer or []),
-        texts=tuple(text or []), dense=dense,
+        texts=tuple(text or []), dense=dense, masks=tuple(mask or []),
     )  # fmt: skip
     answer = ask(export, image, asked, output)
     for line in [json.dumps(answer, indent=1)] if as_json else answer_lines(answer):
         print(line)
 
 
-@app.command("stages")
-def show_stages(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One stage, with every config key.")] = None,
-    *,
-    as_json: options.Json = False,
-) -> None:
-    """Shows what a recipe can chain, and every config key of it.
+@app.command()
+def doctor(on: options.On = "local", *, as_json: options.Json = False) -> None:
+    """Looks whether this machine, or a cluster, is fit for runs, and says what to do where it is not. Starts nothing.
 
-    Example: orch stages evaluate
+    Packages and their versions, run folder, room, clock, MLflow, GPUs; on a cluster, whether Slurm would take a job.
+
+    Example: orch doctor --on my_cluster.yaml
     """
-    from orchestrator.manual import describe_stages, manual_lines
+    from orchestrator.doctor.examination import tell
+    from orchestrator.start import code_root
 
-    described = describe_stages(session.catalog(), name)
-    if as_json:
-        print(json.dumps(described if name is None else described[0], indent=1))
-        return
-    for line in manual_lines(described, in_full=name is not None):
-        print(line)
+    raise typer.Exit(tell(session.launcher(on, _cluster), code_root(), session.runs_folder(), as_json=as_json))
 
 
 def _cluster(name_or_path: str) -> "Launcher":

@@ -30,7 +30,7 @@ NEUTRAL = frozenset({
     "orchestrator.cli", "orchestrator.recipe", "orchestrator.typed", "orchestrator.checks", "orchestrator.wiring",
     "orchestrator.drafts", "orchestrator.plan", "orchestrator.history", "orchestrator.fingerprint",
     "orchestrator.imports", "orchestrator.foresight", "orchestrator.hardware", "orchestrator.interval",
-    "orchestrator.outlook", "stages.glamm.foresight",
+    "orchestrator.outlook", "stages.glamm.foresight", "stages.pixelllm.foresight",
     "orchestrator.training.memory", "orchestrator.training.memory.*",
     # they place work: which process, which machine, which attempt
     "orchestrator.run", "orchestrator.lock", "orchestrator.snapshot", "orchestrator.launcher", "orchestrator.local",

@@ -1,13 +1,9 @@
-"""Follows a run by reading its folder: a live table in a terminal, plain lines in a pipe, the logs of a stage."""
+"""Follows a run by reading its folder: as plain lines, to its end, and the logs of a stage."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
 from orchestrator.display import (
     duration,
@@ -17,8 +13,6 @@ from orchestrator.display import (
     queue_in_words,
     rate_in_words,
     silence_in_words,
-    standing_lines,
-    status_table,
     values_in_words,
 )
 from orchestrator.errors import InputError
@@ -30,26 +24,6 @@ from orchestrator.status import Observer
 TICK_S = 0.5  # the one who follows takes its time from the same cores
 LINE_EVERY_S = 10.0
 TOLD = frozenset({"FINISHED", "FAILED", "KILLED"})  # what the forwarder notes last
-
-
-def follow(run: Observer, console: Console) -> dict[str, Any]:
-    """Shows a run until nobody works on it any more, and returns its last status."""
-    shown = run.look()
-    if not console.is_terminal:
-        lines = Lines()
-        while True:
-            for line in lines.news(shown):
-                console.print(line, markup=False, soft_wrap=True)
-            if over(shown):
-                return shown
-            time.sleep(TICK_S)
-            shown = run.look()
-    with Live(_live(shown), console=console, auto_refresh=False) as live:
-        while not over(shown):
-            time.sleep(TICK_S)
-            shown = run.look()
-            live.update(_live(shown), refresh=True)
-    return shown
 
 
 def wait(run: Observer) -> dict[str, Any]:
@@ -138,10 +112,6 @@ def _waits(shown: Mapping[str, Any]) -> str:
     last = shown["attempts"][-1] if shown["attempts"] else None
     ended = f"attempt {last['number']} has ended ({last['cause'] or last['state']}); " if last else ""
     return f"{ended}{shown['name']} is {shown['state']}" + (f": {words}" if (words := queue_in_words(shown)) else "")
-
-
-def _live(shown: Mapping[str, Any]) -> RenderableType:
-    return Group(status_table(shown), *(Text(line) for line in standing_lines(shown)))
 
 
 def over(shown: Mapping[str, Any]) -> bool:

@@ -19,9 +19,10 @@ class Foresight:
 
     outputs: Mapping[str, Facts]  # what manifests will say, as far as anybody knows
     sketch: "Sketch | None"  # for the planner of memory and cost
+    faults: Mapping[str, str]  # of what it will be given: dotted key below the stage -> message
 
 
-BLIND = Foresight(outputs={}, sketch=None)
+BLIND = Foresight(outputs={}, sketch=None, faults={})
 
 
 def foresee(draft: Draft, before: Callable[[str], Foresight]) -> Foresight:
@@ -33,7 +34,10 @@ def foresee(draft: Draft, before: Callable[[str], Foresight]) -> Foresight:
         return BLIND
     try:
         facts = {name: found for name in draft.wires if (found := _facts(draft, name, before))}
-        return Foresight(outputs=draft.stage.foresee(facts), sketch=draft.stage.sketch(facts))
+        stage = draft.stage
+        if faults := stage.faults_given(facts):
+            return Foresight(outputs={}, sketch=None, faults=faults)
+        return Foresight(outputs=stage.foresee(facts), sketch=stage.sketch(facts), faults={})
     except (OrchError, OSError, KeyError, TypeError, ValueError):  # a manifest of another making: nothing is foreseen
         return BLIND
 

@@ -2,12 +2,13 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.doctor.findings import Finding
 from orchestrator.errors import Fault, InputError, RecipeError, RunBusy
 from orchestrator.forecast import Forecast
 from orchestrator.hardware import Hardware
@@ -61,6 +62,9 @@ class Launcher(Protocol):
 
     def hardware(self) -> Hardware:
         """Says what its machines are like, as far as it knows."""
+
+    def examine(self, runs: Path) -> Iterable[Finding]:
+        """Looks whether it is fit for runs in this folder. Nothing is started."""
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists what stages ask for and this place cannot give. Nothing is started."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.doctor.findings import Finding
 from orchestrator.errors import Fault, OrchError, SurroundingsError
 from orchestrator.forecast import Forecast
 from orchestrator.hardware import Hardware
@@ -68,6 +69,12 @@ class LocalLauncher:
     def hardware(self) -> Hardware:
         """Asks the driver how large the smallest GPU is, where there is one."""
         return Hardware(memory_gb_per_gpu=gpu_memory_gb() if visible_gpus() else None)
+
+    def examine(self, runs: Path) -> Iterator[Finding]:  # noqa: ARG002 - the folder itself everybody looks at
+        """Asks the driver and torch about the GPUs."""
+        from orchestrator.doctor.devices import device_findings
+
+        yield from device_findings(visible_gpus())
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists the stages that ask for more nodes or GPUs than this machine has."""

@@ -25,6 +25,10 @@ Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", h
 Boxes = Annotated[list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="In pixels; repeatable.")]
 Expressions = Annotated[list[str] | None, typer.Option("--refer", metavar="TEXT", help="What to point at; repeatable.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", metavar="TEXT", help="What it may show; repeatable.")]
+Masks = Annotated[
+    list[Path] | None,
+    typer.Option("--mask", metavar="FILE", help="A PNG (black: not meant) or COCO run lengths; repeatable."),
+]
 Dense = Annotated[bool, typer.Option("--dense", help="Finds and describes everything.")]
 Picture = Annotated[Path | None, typer.Option("--output", metavar="PNG", help="Draws the answer.")]
 Page = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="In the run's folder by default.")]

@@ -160,6 +160,8 @@ def _plan_stage(
     draft: Draft, seed: int, run_dir: Path, sources: Sources, planned: Mapping[str, PlannedStage]
 ) -> PlannedStage:
     outside, contents, faults = _surroundings(draft)
+    foresight = foresee(draft, lambda name: planned[name].foresight)
+    faults += tuple(Fault(key=f"stages.{draft.name}.{key}", message=text) for key, text in foresight.faults.items())
     found_by_name = () if faults else draft.stage.code_roots()  # a stage with faults may not know them
     code = sources.closure(roots(draft.target, found_by_name, draft.families))
     known = identity(
@@ -175,7 +177,7 @@ def _plan_stage(
         outputs=draft.outputs, after=draft.after, seed=seed, fingerprint=digest, identity=known,
         action=verdict.action, reason=verdict.reason, changes=verdict.changes, from_step=verdict.from_step,
         steps=None if faults else draft.stage.steps(), found=verdict.found, resources=draft.spec.resources,
-        faults=faults, foresight=foresee(draft, lambda name: planned[name].foresight),
+        faults=faults, foresight=foresight,
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ MOST_NODES = 1_000_000  # of a file after its YAML aliases are written out: a th
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z0-9_]+)")
 REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_.-]+)\s*\}")
+LONGEST_SHOWN = 60
+UNNAMED = {"name": "unnamed", "seed": 0}  # stand for what is wrong, while the rest is looked at
 OVERRIDE = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
 
 
@@ -63,6 +65,9 @@ class Recipe:
             raise ValueError("stages must name at least one stage")
 
 
+MAPPING = f"a recipe is a mapping with the keys {', '.join(allowed(Recipe))}"
+
+
 @record
 class Reading:
     """A recipe as far as it could be read, and everything that is wrong with it."""
@@ -94,6 +99,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Reading:
     faults.extend(_secrets(resolved, "", kept=_written_uri(written), screen=Screen()))
     found: list[Fault] = []
     recipe = typed(Recipe, resolved, "", found)
+    if recipe is None:  # so that what is wrong with its stages is told along with what is wrong with its name
+        recipe = typed(Recipe, {**resolved, **UNNAMED}, "", [])
     faults.extend(fault for fault in found if fault.key not in unresolved)
     stages = resolved.get("stages")
     names = frozenset(str(name) for name in stages) if isinstance(stages, Mapping) else frozenset()
@@ -128,15 +135,25 @@ def _parse(path: Path) -> DictConfig:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _unreadable(path, f"is not YAML: {place}{error.problem}") from None
+        problem = str(error.problem).partition(". ")[0]  # what follows is advice for programs
+        raise _unreadable(path, f"is not YAML: {place}{problem}") from None
+    except RecursionError:
+        raise _unreadable(path, "is nested too deeply: a recipe needs a dozen levels at most") from None
     except yaml.YAMLError as error:
         raise _unreadable(path, f"is not YAML: {error}") from None
     except OmegaConfBaseException as error:
         raise _unreadable(path, f"cannot be read: {_first_line(error)}") from None
     except OSError as error:
         raise _unreadable(path, f"cannot be read: {error.strerror or error}") from None
+    return _mapping(path, written)
+
+
+def _mapping(path: Path, written: DictConfig | ListConfig) -> DictConfig:
     if not isinstance(written, DictConfig):
-        raise _unreadable(path, f"holds a list; a recipe is a mapping with the keys {', '.join(allowed(Recipe))}")
+        raise _unreadable(path, f"holds a list; {MAPPING}")
+    names = list(written)
+    if len(names) == 1 and names[0] not in allowed(Recipe) and written[names[0]] is None:  # how OmegaConf reads a text
+        raise _unreadable(path, f"holds nothing but the text {str(names[0])[:LONGEST_SHOWN]!r}; {MAPPING}")
     return written
 
 
@@ -157,7 +174,9 @@ def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
         faults.append(Fault(key=key, message=f"cannot be overridden: {problem}"))
         return
     try:
-        OmegaConf.update(written, key, OmegaConf.from_dotlist([f"value={text}"])["value"], merge=True)
+        # as it was written: what it refers to is the recipe's, and what stands in the environment stays there
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        OmegaConf.update(written, key, given["value"], merge=True)
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         faults.append(Fault(key=key, message=f"cannot be set to {text!r}: {_first_line(error)}"))
 

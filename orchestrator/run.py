@@ -156,8 +156,9 @@ def _explained(place: Path) -> Iterator[None]:
 
 
 def _sentence(place: Path, error: OSError) -> str:
-    where = error.filename or place
+    where = Path(error.filename or place)
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        where = next((above for above in (where, *where.parents) if above.exists()), where)  # below a file is nothing
         return f"{place} cannot be a run folder: {where} is a file, needs a folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"there is no space left for {place}: {error.strerror}; nothing was started"

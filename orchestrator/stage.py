@@ -107,6 +107,14 @@ class Stage(ABC):
         del inputs
         return {}
 
+    def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+        """Lists what is wrong with what is given, by its facts as in `foresee`: dotted key below the stage -> message.
+
+        So a model of the wrong kind is refused before it is made. No torch.
+        """
+        del inputs
+        return {}
+
     def sketch(self, inputs: Mapping[str, Mapping[str, Any]]) -> "Sketch | None":
         """Describes model and micro-batch to the planner of memory and cost; None = `orch plan` shows `-`. No torch."""
         del inputs

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from orchestrator.display import ending_lines, make_console, plan_table
-from orchestrator.follow import follow, wait, wait_for_mlflow
+from rich.console import Console
+
+from orchestrator.display import ending_lines, make_console, plan_table, status_table
+from orchestrator.follow import wait, wait_for_mlflow
 from orchestrator.launcher import Job, Launcher, Place, checked, launch
 from orchestrator.plan import Plan
 from orchestrator.records import record
@@ -51,7 +53,9 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
         return 0
     insist_on_interrupts()
     try:
-        shown = wait(observer) if manner.as_json else follow(observer, console)
+        shown = wait(observer) if manner.as_json else _followed(observer, launcher, console)
+        if shown is None:
+            return interrupted(run, "the run goes on")
         tells = shown["tracking_uri"] is not None and any(stage.action != "reuse" for stage in plan.stages)
         told = not tells or wait_for_mlflow(run, MLFLOW_PATIENCE_S)
     except KeyboardInterrupt:
@@ -62,6 +66,18 @@ def start(make: Callable[[], Plan], launcher: Launcher, before: Place, manner: M
         lines.append(f"note: MLflow is slow or away; it is told in the background, or by: orch sync {_quoted(run)}")
     console.out("\n".join(lines), highlight=False)
     return 0 if shown["state"] == "done" else 1
+
+
+def _followed(observer: Observer, launcher: Launcher, console: Console) -> dict[str, Any] | None:
+    """Shows the run until it is over, and leaves its last table on a terminal; None if somebody left the view."""
+    from orchestrator.watch import drawable, in_lines, watch
+
+    if not drawable(console):
+        return in_lines(observer, console)
+    shown = watch(observer.directory, lambda _: launcher, console)
+    if shown is not None:
+        console.print(status_table(shown))
+    return shown
 
 
 def interrupted(run: Path, words: str) -> int:

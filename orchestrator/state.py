@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from orchestrator.artifacts import Artifact, read_replaced, write_json
 from orchestrator.causes import Cause
@@ -20,6 +20,7 @@ LAUNCH = "launch.json"
 STAGE = "stage.json"
 TRACKING = "tracking.json"
 
+T = TypeVar("T")
 State = Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
 
 
@@ -96,11 +97,9 @@ class Launch:
 
 
 def read_launch(run: Path) -> Launch | None:
-    """Reads the latest launch of a run; None before the first."""
+    """Reads the latest launch of a run; None before the first, or if what is there is none."""
     plain = _read_json(run / LAUNCH)
-    if plain is None:
-        return None
-    return Launch(**{**plain, "stages": tuple(plain["stages"]), "notes": tuple(plain["notes"])})
+    return None if plain is None else _as_record(Launch, plain, ("stages", "notes"))
 
 
 def write_launch(run: Path, launch: Launch) -> None:
@@ -123,11 +122,11 @@ def read_plain_stage(directory: Path) -> dict[str, Any]:
 
 def read_state(directory: Path) -> StageState:
     """Reads what became of the stage in this folder."""
-    plain = _read_json(directory / STATE)
-    if plain is None:
-        return StageState()
-    attempts = tuple(_attempt(entry) for entry in plain["attempts"])
-    return StageState(state=plain["state"], attempts=attempts)
+    plain = _read_json(directory / STATE) or {}
+    written = plain.get("attempts")
+    attempts = [_as_record(Attempt, one, ("nodes", "evidence")) for one in written] if isinstance(written, list) else []
+    known = tuple(attempt for attempt in attempts if attempt is not None)
+    return StageState(state=plain.get("state", "waiting"), attempts=known)
 
 
 def write_state(directory: Path, state: StageState) -> None:
@@ -187,18 +186,29 @@ def _saved_step(directory: Path) -> int | None:
     return 0 if step is None and read_plain_stage(directory).get("steps") is not None else step
 
 
-def _attempt(plain: Mapping[str, Any]) -> Attempt:
-    lists = {name: tuple(plain[name]) for name in ("nodes", "evidence") if name in plain}
-    return Attempt(**{**plain, **lists})
+def _as_record(cls: type[T], plain: Any, lists: Sequence[str]) -> T | None:
+    """Makes a record of what a file says; keys of a later version are passed over, and None is what it cannot be."""
+    if not isinstance(plain, Mapping):
+        return None
+    names = {field.name for field in fields(cast("Any", cls))}
+    given = {name: value for name, value in plain.items() if name in names}
+    try:
+        return cls(**{**given, **{name: tuple(given[name]) for name in lists if name in given}})
+    except TypeError:  # something is missing, or is no list
+        return None
 
 
 def outputs_ready(plain: Mapping[str, Any]) -> bool:
     """Tells whether every output of a stage (its `stage.json`) is complete and the work of this very plan."""
-    for output in plain["outputs"].values():
+    return all(_made_by(plain["fingerprint"], output) for output in plain["outputs"].values())
+
+
+def _made_by(fingerprint: str, output: Mapping[str, Any]) -> bool:
+    try:
         manifest = Artifact(Path(output["path"])).manifest()
-        if manifest is None or manifest["fingerprint"] != plain["fingerprint"] or manifest["kind"] != output["kind"]:
-            return False
-    return True
+        return manifest is not None and (manifest["fingerprint"], manifest["kind"]) == (fingerprint, output["kind"])
+    except (ValueError, KeyError, TypeError):  # what is no manifest says nothing of whose work it is
+        return False
 
 
 def _last_step(directory: Path, attempt: Attempt) -> int | None:

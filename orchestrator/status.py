@@ -25,6 +25,7 @@ from orchestrator.state import (
     read_tracking,
 )
 
+REMOVED: Mapping[str, Any] = {"stage": "", "fingerprint": None, "outputs": {}}  # what is known of a stage without files
 ASK_EVERY_S = 5.0  # a queue is asked by everybody; what the run folder says is read as often as one likes
 
 
@@ -208,8 +209,11 @@ def _run_state(launch: Launch | None, states: list[str]) -> str:
 def stage_status(directory: Path, launch: Launch, entry: Mapping[str, Any], waiting: Waiting | None) -> dict[str, Any]:
     """Reads one stage's part of the status; `entry` is what the launch set out to do with it."""
     folder = directory / entry["name"]
-    plain, state = planned_stage(folder, launch.started), read_state(folder)
-    ready = outputs_ready(plain)
+    try:
+        plain, removed = planned_stage(folder, launch.started), False
+    except InputError:  # somebody took its folder away; the next launch makes it again
+        plain, removed = REMOVED, True
+    state, ready = read_state(folder), not removed and outputs_ready(plain)
     shown: str = state.state
     if ready and shown in {"waiting", "done"}:
         shown = "reused" if entry.get("action") == "reuse" else "done"

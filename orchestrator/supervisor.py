@@ -22,6 +22,7 @@ from orchestrator.state import (
     Attempt,
     Ending,
     StageState,
+    State,
     close_attempt,
     open_attempt,
     outputs_ready,
@@ -34,6 +35,7 @@ from orchestrator.vigil import Vigil
 from orchestrator.wishes import wish_of
 
 TICK_S = 0.1
+LOWEST_PRIORITY, POLITE_BY = 19, 10  # in steps of `nice`, which count downwards
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +71,9 @@ class Supervisor:
         self._write_report()
         if forwarder is not None and forwarder.missing:
             self._note("MLflow was told nothing: orchestrator.tracking is not part of this installation")
-        self._ballast.drop()
         self._launch = replace(self._launch, ended=time.time())
-        write_launch(self._directory, self._launch)
+        self._ballast.insist(lambda: write_launch(self._directory, self._launch))
+        self._ballast.drop()
         self._lock.close()
         if works:
             told = tell_failure(self._directory, unfinished) if unfinished else tell(self._directory, "done")
@@ -87,10 +89,10 @@ class Supervisor:
         while True:
             folder = self._run.stage_directory(name)
             if outputs_ready(self._run.stage_document(name)):
-                write_state(folder, StageState(state="done", attempts=read_state(folder).attempts))
+                self._settle(folder, "done")
                 return True
             if self._cancelled(name):
-                write_state(folder, StageState(state="cancelled", attempts=read_state(folder).attempts))
+                self._settle(folder, "cancelled")
                 return False
             closed, decision = self._attempt(name)
             log.info("%s: %s %s", name, closed.state, closed.detail)
@@ -101,6 +103,9 @@ class Supervisor:
             if not decision.again:
                 return False
             self._pause(name, decision.delay_s)
+
+    def _settle(self, folder: Path, state: State) -> None:
+        self._ballast.insist(lambda: write_state(folder, StageState(state=state, attempts=read_state(folder).attempts)))
 
     def _pause(self, name: str, delay_s: float) -> None:
         until = time.monotonic() + delay_s
@@ -188,7 +193,8 @@ class Forwarder:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, 10)
+        lower = min(LOWEST_PRIORITY, os.getpriority(os.PRIO_PROCESS, 0) + POLITE_BY)  # never a higher one: not allowed
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, lower)
 
     def drain(self, patience_s: float) -> None:
         """Waits for it to finish what is left; when the patience ends, it goes on alone."""

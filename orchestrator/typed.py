@@ -52,7 +52,7 @@ def typed(cls: type[T], plain: Any, key: str, faults: list[Fault]) -> T | None:
             given[name] = value
         else:
             missing |= required
-    return None if missing else _build(cls, given, key, faults, sound=len(faults) == before)
+    return None if missing else _build(cls, given, key, faults, told={fault.key for fault in faults[before:]})
 
 
 def convert(annotation: Any, value: Any, key: str, faults: list[Fault]) -> Any:
@@ -133,12 +133,14 @@ def _fields(cls: Any) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
-def _build(cls: type[T], given: dict[str, Any], key: str, faults: list[Fault], *, sound: bool) -> T | None:
+def _build(cls: type[T], given: dict[str, Any], key: str, faults: list[Fault], *, told: set[str]) -> T | None:
     try:
         return cls(**given)
     except (OrchError, TypeError, ValueError) as error:
-        if sound:  # otherwise the record's own checks may only echo a fault that is already told
-            faults.append(_fault_of(str(error), cls, given, key))
+        fault = _fault_of(str(error), cls, given, key)
+        named = any(fault.key == dotted(key, name) for name in given)
+        if not told or (named and fault.key not in told):  # otherwise it may only echo what is already told
+            faults.append(fault)
     return None
 
 

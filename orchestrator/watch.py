@@ -64,7 +64,7 @@ def watch(directory: Path, place: Place, console: Console) -> dict[str, Any] | N
 
     Where nothing can be drawn (a pipe, a dumb terminal) it prints a line whenever something has changed.
     """
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not drawable(console):
         return in_lines(Observer(directory, place, ask_every_s=_pace(directory)), console)
     glance, books = Glance(directory), Books(directory)
     answers = Background[Answer](lambda before: asked(directory, place, before or Answer()), _pace(directory))
@@ -85,6 +85,11 @@ def watch(directory: Path, place: Place, console: Console) -> dict[str, Any] | N
                     return dict(picture.status)
             if "q" in screen.wait(DRAW_EVERY_S).lower():
                 return None
+
+
+def drawable(console: Console) -> bool:
+    """Tells whether a view can be drawn: there is a terminal, and it can place what it shows."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def in_lines(run: Observer, console: Console) -> dict[str, Any]:

@@ -116,13 +116,6 @@ class World:
         """Waits until every rank is here. Collective: every rank must call."""
         self.any(flag=False)
 
-    def leave(self) -> None:
-        """Leaves the process group. Collective: every rank must call."""
-        if self.joined:
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-
 
 def allow_compiler() -> None:
     """Lets torch.compile work in this process also where joining has kept it off, which is on CPUs."""

@@ -125,7 +125,9 @@ def read_cluster(name_or_path: str | Path) -> Cluster:
 
     path = find_cluster(name_or_path)
     try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_doubles(yaml.compose(text, Loader=yaml.SafeLoader), set())
+        written = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -139,6 +141,23 @@ def read_cluster(name_or_path: str | Path) -> Cluster:
     if faults or cluster is None:
         raise RecipeError([Fault(key=f"{path}: {fault.key}", message=fault.message) for fault in faults])
     return cluster
+
+
+def _refuse_doubles(node: yaml.Node | None, seen: set[int]) -> None:
+    """Refuses a key that is written twice in one mapping: YAML would take the last of them, and say nothing."""
+    if node is None or id(node) in seen:  # aliases share a node, and may go round in circles
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is written twice", problem_mark=key.start_mark)
+            keys.add(str(key.value))
+            _refuse_doubles(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_doubles(item, seen)
 
 
 def reopen_cluster(path: Path) -> Cluster:

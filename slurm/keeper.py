@@ -46,6 +46,9 @@ from slurm.company import Company
 from slurm.request import signal_seconds, srun_command
 
 DONE, GIVEN_UP, SURROUNDINGS = 0, 1, 3
+FULL_DISK_S = (
+    60.0  # for room to say what became of an attempt; then the job ends, and whoever settles sees what happened
+)
 LONGEST_PAUSE_S = 60.0  # with nodes that wait and do nothing; a longer one is spent in the queue
 WORTH_STARTING_S, WORTH_STARTING_SHARE = 60.0, 0.25  # of the job's time that must be left for another attempt in it
 WISH_LOST_S = 5.0  # after which ranks that still run have not heard of it
@@ -77,7 +80,7 @@ class Keeper:
             if not self._begun:
                 log.error("job %s is not wanted for %s, or no longer: it leaves", allocation.job_id, self._stage)
                 return GIVEN_UP
-            self._ballast = Ballast(self._stage / "slurm" / "ballast")
+            self._ballast = Ballast(self._stage / "slurm" / "ballast", patience_s=FULL_DISK_S)
             try:
                 return self._keep(allocation)
             finally:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.doctor.findings import Finding
 from orchestrator.errors import Fault, InputError, RunBusy, SurroundingsError
 from orchestrator.forecast import Forecast
 from orchestrator.hardware import Hardware
@@ -71,6 +72,12 @@ class SlurmLauncher:
     def hardware(self) -> Hardware:
         """Says what the cluster file says about its nodes."""
         return self.cluster.hardware
+
+    def examine(self, runs: Path) -> Iterator[Finding]:
+        """Asks Slurm whether it would take our jobs, and how it treats them."""
+        from slurm.examining import examine
+
+        yield from examine(self.cluster, self._slurm, runs)
 
     def check(self, plan: Plan) -> Sequence[Fault]:
         """Lists what stages ask for and the cluster cannot give. Slurm is not asked."""

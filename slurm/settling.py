@@ -101,8 +101,11 @@ class Settler:
     ) -> Fate:
         lives = facts is not None and not facts.ended_for_good()
         if state.state == "done" or outputs_ready(self._chain.documents[name]):
-            if state.state != "done" and not lives:
-                self._finish(name)
+            if state.state != "done":
+                if lives:
+                    self._curious = True  # its keeper is about to say so
+                else:
+                    self._finish(name)
             return "done"
         if _over(state):
             self._learn_who(name, state, facts, lives=lives)

@@ -21,6 +21,7 @@ class RangeServer(ThreadingHTTPServer):
         self.folder = folder
         self.faults: deque[str] = deque()  # of the next answers with content, one each
         self.always = ""  # the fault of all others
+        self.heads = ""  # the fault of every answer without content
         self.requests: list[tuple[str, str]] = []  # path and range of every GET
         self.delay_s = 0.0
         self.lock = threading.Lock()
@@ -64,7 +65,13 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if body:
                 self.server.requests.append((self.path, asked))
-            fault = self.server.faults.popleft() if body and self.server.faults else self.server.always if body else ""
+            fault = (
+                self.server.faults.popleft()
+                if body and self.server.faults
+                else self.server.always
+                if body
+                else self.server.heads
+            )
         threading.Event().wait(self.server.delay_s if body else 0)
         if fault.startswith("error"):
             self._send(int(fault.split()[1]), b"", 0)

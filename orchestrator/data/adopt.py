@@ -10,10 +10,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xxhash import xxh3_64_intdigest
+
 from orchestrator.artifacts import MANIFEST, Shards, file_sha256
 from orchestrator.data.grouping import Damage
 from orchestrator.data.index import SUFFIX, TarIndex, index_of
-from orchestrator.data.places import check_url, is_url
+from orchestrator.data.places import Place, check_url, is_url
 from orchestrator.data.remote import Remote, driver, open_place
 from orchestrator.errors import DamagedArtifact, InputError, SurroundingsError
 
@@ -28,7 +30,7 @@ def adopt(where: str, out: Path | None, *, processes: int, remote: Remote, advan
 
     `where` is a folder, a tar, a pattern with `*`, or a row of tars like `shard-{000000..000099}.tar`. Without `out`
     indexes and manifest come to lie beside the tars, which must all be in one folder of this machine. An index that is
-    there already and newer than its tar is kept, so what was interrupted goes on.
+    there already and is the tar's as it is now is kept, so what was interrupted goes on.
     """
     if processes < 1:
         raise InputError(f"processes must be 1 or more, not {processes}")
@@ -151,17 +153,29 @@ def _index(job: _Job) -> _Done:
 
 
 def _kept(job: _Job) -> TarIndex | None:
-    """Returns the index that an interrupted run left, if it is newer than the tar."""
-    if is_url(job.tar):
-        return None
+    """Returns the index that lies there already, if it is this tar's as it is now.
+
+    It must be newer than the tar, which a plain web server does not tell, say the same size, and know the tar's first
+    and last sample: a tar that was copied over another may say that it is as old as it was elsewhere.
+    """
     try:
-        about = Path(job.tar).stat()
-        if job.beside.stat().st_mtime_ns <= about.st_mtime_ns:
-            return None
-        index = TarIndex.load(job.beside)
+        index, place = TarIndex.load(job.beside), open_place(job.tar, job.remote)
     except (OSError, DamagedArtifact):
         return None
-    return index if index.tar_bytes == about.st_size else None
+    try:
+        written = place.modified()
+        newer = written is not None and job.beside.stat().st_mtime > written
+        return index if newer and place.size() == index.tar_bytes and _is_of(index, place) else None
+    except OSError:
+        return None
+    finally:
+        place.close()
+
+
+def _is_of(index: TarIndex, place: Place) -> bool:
+    ends = {0, len(index) - 1} if len(index) else ()
+    members = [member for number in ends for member in index.members(number)]
+    return all(xxh3_64_intdigest(place.read(member.offset, member.size)) == member.check for member in members)
 
 
 def _facts(folder: Path, tars: Sequence[str], names: Sequence[str], found: Sequence[_Done]) -> dict[str, Any]:

@@ -20,6 +20,9 @@ class Place(Protocol):
     def size(self) -> int:
         """Counts the bytes."""
 
+    def modified(self) -> float | None:
+        """Returns when it was last written, in seconds since 1970; None where nobody says."""
+
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; fewer only where the place ends."""
 
@@ -43,6 +46,10 @@ class LocalFile:
     def size(self) -> int:
         """Counts the bytes as of now."""
         return os.fstat(self._file).st_size
+
+    def modified(self) -> float:
+        """Returns when it was last written, in seconds since 1970."""
+        return os.fstat(self._file).st_mtime
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes; fewer only at the end of the file."""

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 10.0
 _SILENCE_S = 60.0  # after which a connection counts as broken
+_GONE = frozenset({404, 410})  # of the answers that say there is no such file
 _WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # of the answers that blame the one who asks
 
 T = TypeVar("T")
@@ -69,6 +70,14 @@ class RemoteFile:
         """Counts the bytes as of the opening."""
         return self._size
 
+    def modified(self) -> float | None:
+        """Returns when it was last written, in seconds since 1970; None where the driver does not say (plain http)."""
+        system, path = self._reached()
+        try:
+            return float(self._stubborn(lambda: system.modified(path)).timestamp())
+        except OSError:
+            return None
+
     def read(self, offset: int, size: int) -> bytes:
         """Reads a range in one request."""
         wanted = max(min(size, self._size - offset), 0)
@@ -91,7 +100,10 @@ class RemoteFile:
 
     def _ask_size(self) -> int:
         system, path = self._reached()
-        size = system.info(path).get("size")
+        try:
+            size = system.info(path).get("size")
+        except FileNotFoundError as error:
+            raise _why_not_found(error) from None
         if size is None:
             raise _Hopeless(f"{self.url}: the server does not tell its size")
         return int(size)
@@ -152,6 +164,10 @@ class CachedFile:
         """Counts the bytes as of the opening."""
         return self._far.size()
 
+    def modified(self) -> float | None:
+        """Returns when it was last written, as its server says."""
+        return self._far.modified()
+
     def read(self, offset: int, size: int) -> bytes:
         """Reads bytes from the cache, or from afar into it."""
         end = min(offset + size, self.size())
@@ -208,6 +224,16 @@ def driver(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise InputError(f"{url} cannot be read here: {error}") from error
     return system, path
+
+
+def _why_not_found(error: FileNotFoundError) -> BaseException:
+    """Returns what is behind it: to the driver of http, a server that is away or out of order has no files."""
+    from aiohttp import ClientError, ClientResponseError
+
+    cause = error.__cause__
+    if isinstance(cause, ClientResponseError) and cause.status in _GONE:
+        return error
+    return cause if isinstance(cause, ClientError | TimeoutError) else error
 
 
 def _is_hopeless(error: Exception) -> bool:

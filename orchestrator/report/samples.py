@@ -59,7 +59,7 @@ def _sample(scores: Scores, picture: Mapping[str, Any], number: int, left: int) 
         if source is None:
             return None
         drawn = f'<div class="wide"><img loading="lazy" alt="{safe(picture.get("text", ""))}" src="{source}"></div>'
-    told = f"Held-out image {safe(picture.get('key', ''))}"
+    told = safe(picture.get("title") or f"Held-out image {picture.get('key', '')}")
     whole = f'<figure class="picture"><figcaption>{told}</figcaption>{drawn}</figure>'
     return whole if len(whole) * 3 // 4 <= left else None
 

@@ -96,8 +96,9 @@ def _table(benchmark: Mapping[str, Any]) -> str:
         f'<td class="bars">{_bars(score, value, untrained)}</td></tr>'
         for score, value in benchmark["scores"].items()
     )
-    head = '<tr><th>score</th><th class="number">trained</th><th class="number">untrained</th><th>compared</th></tr>'
-    return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    titles = '<th>score</th><th class="number">trained</th><th class="number">untrained</th>'
+    head = f'<tr>{titles}<th class="bars">compared</th></tr>'
+    return f'<div class="wide scores"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def _published(benchmark: Mapping[str, Any]) -> str:

@@ -81,6 +81,13 @@ class TrainingStage(Stage):
                 faults[f"config.{key}"] = message
         return faults
 
+    def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+        """Finds a checkpoint of another family than the one that learns here."""
+        given = inputs.get("model", {}).get("family", self.family)
+        if self.family is None or given == self.family:
+            return {}
+        return {"inputs.model": f"is of the family {given!r}; allowed: {self.family}"}
+
     def language_model(self) -> tuple[str, Mapping[str, Any]] | None:
         """Returns class and settings of the language model that `tensor_parallel` cuts; None where nobody knows yet."""
         return None

@@ -1,11 +1,15 @@
 """What the commands answer, above all to mistakes."""
 
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 COUNT = {"first": {"stage": "count"}}
 
@@ -20,28 +24,22 @@ def test_help_answers_at_once(orch: Any) -> None:
     assert min(durations) < 1.5  # with torch it would be many seconds
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "plan",
-        "launch",
-        "resume",
-        "status",
-        "runs",
-        "logs",
-        "cancel",
-        "report",
-        "sync",
-        "stages",
-        "predict",
-        "data inspect",
-        "data verify",
-        "data peek",
-        "data index",
-    ],
-)
-def test_every_command_has_help_with_an_example(orch: Any, command: str) -> None:
-    assert f"Example: orch {command}" in orch(*command.split(), "--help").stdout
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields every command with the text of its help."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} ")
+        else:
+            yield f"{prefix}{name}", command.help or ""
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    from orchestrator.cli import app
+
+    known = dict(commands(typer.main.get_command(app)))
+
+    assert {"plan", "doctor", "data peek", "cluster up"} <= set(known)
+    assert [name for name, text in known.items() if f"Example: orch {name}" not in text] == []
 
 
 def test_planning_imports_nothing_heavy(orch: Any) -> None:
@@ -150,9 +148,8 @@ def test_a_run_folder_that_is_a_file_is_told_in_words(orch: Any) -> None:
     shown = orch.start("launch", orch.recipe(COUNT))
     _, errors = shown.communicate(timeout=30)
 
-    assert shown.returncode in {2, 3}
-    assert "runs" in errors
-    assert "Traceback" not in errors
+    assert shown.returncode == 3
+    assert errors == "orch: runs/toy cannot be a run folder: runs is a file, needs a folder\n"
 
 
 def test_logs_names_what_there_is(orch: Any) -> None:
@@ -218,10 +215,79 @@ def test_a_reader_that_leaves_ends_a_command_quietly(orch: Any) -> None:
     process.stdout.close()
     with process.stderr as stream:
         errors = stream.read()
-    process.wait(30)
 
     assert errors == ""
+    assert process.wait(30) == 141  # as of any program that a pipe has ended; 1 would be a stage that failed
 
 
-def test_the_json_of_a_mistake_is_json(orch: Any) -> None:
-    assert json.loads(orch("status", "nothing", "--json", code=2).stdout)["valid"] is False
+def test_a_reader_that_leaves_before_a_short_answer_is_no_mistake(orch: Any) -> None:
+    process = orch.start("stages")
+    process.stdout.close()
+    with process.stderr as stream:
+        errors = stream.read()
+
+    assert errors == ""
+    assert process.wait(30) == 141
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("status", "nothing"), "there is no run"),
+        (("plan",), "RECIPE"),
+        (("plan", "r.yaml", "--onn", "local"), "--on"),
+        (("status", "--goodputt"), "--goodput"),
+        (("data", "verify"), "PATH"),
+    ],
+)
+def test_the_json_of_a_mistake_is_json(words: tuple[str, ...], said: str, orch: Any) -> None:
+    shown = orch(*words, "--json", code=2)
+
+    (fault,) = json.loads(shown.stdout)["faults"]
+    assert said in fault["message"]
+    assert shown.stderr == ""
+
+
+def test_a_terminal_without_arrows_gets_an_answer_all_the_same(orch: Any) -> None:
+    recipe = orch.recipe({"first": {"stage": "count"}})
+    orch("launch", recipe)
+    orch._environment["PYTHONIOENCODING"] = "ascii"
+
+    assert "config.steps: 5 ? 9" in orch("plan", recipe, "stages.first.config.steps=9").stdout
+
+
+@pytest.mark.parametrize("words", [("plan", "no.yaml", "--json"), ("stages", "--json"), ("stages",)])
+def test_an_output_that_is_full_is_told_where_there_is_room(words: tuple[str, ...], orch: Any) -> None:
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *words], cwd=orch.folder, env=orch._environment, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=180, check=False,
+        )  # fmt: skip
+
+    assert done.returncode in {2, 3}
+    assert done.stderr.startswith("orch: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_closed_output_is_no_mistake(orch: Any) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m orchestrator.cli stages >&-"], cwd=orch.folder, env=orch._environment,
+        stderr=subprocess.PIPE, text=True, timeout=180, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_mistake_on_a_full_disk_is_still_told_in_a_line(orch: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken_catalog.py").write_text("STAGES = 3\nFAMILIES = 4\n", encoding="ascii")
+    code = (
+        "import sys, tempfile; tempfile.tempdir = '/proc/self'; sys.argv = ['orch', 'stages']; "
+        "from orchestrator.cli import main; main()"
+    )
+
+    shown = orch.python("-c", code, catalog="broken_catalog", path=tmp_path)
+
+    assert shown.returncode == 1
+    assert "could not be written down" in shown.stderr
+    assert "Traceback" not in shown.stderr

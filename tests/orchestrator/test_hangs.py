@@ -64,7 +64,7 @@ def test_a_training_in_which_ranks_hang_and_die_ends_like_an_undisturbed_one(tra
     assert "rank 1" in attempts[0]["detail"]
     assert "it is stopped" in attempts[0]["detail"]
     assert "2 ranks wait for it in" in attempts[0]["detail"]
-    assert "tests/toytraining.py" in attempts[0]["detail"]
+    assert "it stands in tests/toy" in attempts[0]["detail"]  # where it was when the kernel stopped it, a moment later
     assert all("most recent call first" in text for text in stacks)
     assert "SIGKILL" in attempts[1]["detail"]
     assert "in fall_asleep" in attempts[2]["detail"]

@@ -132,6 +132,48 @@ def test_what_is_no_yaml_mapping_is_refused_with_the_place(tmp_path: Path, text:
     assert message in faults_of(path)[str(path)]
 
 
+def test_a_text_that_is_no_recipe_is_shown_in_part(tmp_path: Path) -> None:
+    (message,) = faults_of(written(tmp_path, "root:x:0:0 " * 100)).values()
+
+    assert "holds nothing but the text 'root:x:0:0 root" in message
+    assert len(message) < 200
+
+
+def test_what_is_nested_too_deeply_is_no_mistake_of_ours(tmp_path: Path) -> None:
+    (message,) = faults_of(written(tmp_path, "name: deep\nvars: {x: " + "[" * 3000 + "]" * 3000 + "}")).values()
+
+    assert "nested too deeply" in message
+
+
+def test_faults_of_a_name_hide_none_of_the_stages_and_none_of_its_neighbours(tmp_path: Path) -> None:
+    text = """
+name: bad name
+sead: 3
+stages: {a: {stage: convert, resources: {nodes: 0, gpu: 3}}, b: {stag: convert}}
+"""
+
+    assert sorted(faults_of(written(tmp_path, text))) == [
+        "name", "sead", "stages.a.resources.gpu", "stages.a.resources.nodes", "stages.b.stag", "stages.b.stage",
+    ]  # fmt: skip
+
+
+def test_an_override_may_refer_to_the_recipes_own_variables(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["vars.data=/scratch", "stages.align.config.from=${vars.data}/align"])
+
+    assert recipe.stages["align"].config["from"] == "/scratch/align"
+
+
+def test_a_password_that_an_override_takes_from_the_environment_is_used_but_not_dumped(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TRACKING", "https://ada:s3cr3t-word@mlflow.example.org")
+
+    recipe = load_recipe(recipe_file, ["tracking.uri=${oc.env:MY_TRACKING}"])
+
+    assert recipe.tracking.uri == "https://ada:s3cr3t-word@mlflow.example.org"
+    assert "s3cr3t" not in dump_recipe(recipe)
+
+
 def test_a_missing_file_a_folder_and_binary_data_are_told_apart(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"name: \xff\xfe")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -129,6 +130,17 @@ def test_work_that_somebody_removed_is_not_done_any_more(run: Path) -> None:
     (run / "train" / "model" / "manifest.json").unlink()
 
     assert (done, status(run, here)["stages"][0]["state"]) == ("done", "waiting")
+
+
+def test_a_stage_whose_folder_somebody_took_away_waits_and_hides_nothing_of_the_others(run: Path) -> None:
+    begin(run)
+    finish(run)
+    close_attempt(run / "train", Ending(state="done"))
+    shutil.rmtree(run / "train")
+
+    (stage,) = status(run, here)["stages"]
+
+    assert (stage["state"], stage["fingerprint"], stage["outputs"]) == ("waiting", None, {})
 
 
 def test_the_work_of_another_plan_is_not_this_stages_output(run: Path) -> None:

@@ -19,11 +19,12 @@ Watch = Callable[..., Terminal]
 
 @pytest.fixture
 def watch(orch: Any) -> Iterator[Watch]:
-    """Gives what opens the view of the toy run in a terminal."""
+    """Gives what opens the view of the toy run, or another command, in a terminal."""
     opened: list[Terminal] = []
 
-    def start(*, columns: int = 80, lines: int = 24, **environment: str) -> Terminal:
-        command = [sys.executable, "-m", "orchestrator.cli", "status", "toy", "--watch"]
+    def start(*words: Any, columns: int = 80, lines: int = 24, **environment: str) -> Terminal:
+        asked = words or ("status", "toy", "--watch")
+        command = [sys.executable, "-m", "orchestrator.cli", *map(str, asked)]
         settings = {**orch._environment, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment}
         terminal = Terminal(command, folder=orch.folder, environment=settings, columns=columns, lines=lines)
         opened.append(terminal)
@@ -155,6 +156,30 @@ def test_it_ends_with_the_run_and_leaves_how_it_ended(orch: Any, watch: Watch) -
     until(lambda: given_back(terminal), what="the terminal as it was")
     assert "all 1 stages are done" in terminal.text()
     assert "process-hours" in terminal.text()
+
+
+def test_a_launch_is_followed_in_the_same_view_and_leaves_its_last_table(orch: Any, watch: Watch) -> None:
+    recipe = orch.recipe({"first": {"stage": "count", "config": {"steps": 40, "pause_s": 0.05}}})
+    terminal = watch("launch", recipe, columns=100, lines=40)
+    seen = terminal.shows("q or Ctrl-C leaves, the run goes on")
+
+    assert "toy" in seen
+    assert terminal.wait(60) == 0
+    until(lambda: given_back(terminal), what="the terminal as it was")
+    assert "40/40 steps" in terminal.text()
+    assert "all 1 stages are done" in terminal.text()
+
+
+def test_who_leaves_the_view_of_a_launch_hears_how_to_come_back(orch: Any, watch: Watch) -> None:
+    recipe = orch.recipe({"first": {"stage": "count", "config": LONG}})
+    terminal = watch("launch", recipe)
+    terminal.shows("q or Ctrl-C leaves, the run goes on")
+    terminal.type("q")
+
+    assert terminal.wait() == 130
+    assert "orch status" in terminal.sent
+    assert "orch cancel" in terminal.sent
+    assert orch.status()["state"] == "running"
 
 
 def test_a_view_and_a_document_at_once_are_refused(running: Path, orch: Any) -> None:

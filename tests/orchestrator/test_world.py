@@ -14,6 +14,7 @@ from tests.command_line import REPOSITORY
 
 MEET = """
 import json
+import torch.distributed as dist
 from orchestrator.world import World
 world = World.from_environment(timeout_s=60)
 told = {
@@ -21,7 +22,7 @@ told = {
     "highest": world.highest(world.rank), "any": world.any(flag=world.rank == 1), "main": world.is_main,
     "broadcast": world.broadcast(f"from {world.rank}"), "device": world.device,
 }
-world.leave()
+dist.destroy_process_group()
 print(json.dumps(told))
 """
 

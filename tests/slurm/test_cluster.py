@@ -59,6 +59,9 @@ def test_all_faults_are_told_at_once_with_what_was_probably_meant(tmp_path: Path
         ("max_nodes: 0", "max_nodes: must be above 0"),
         ("- a\n- b", "holds no mapping"),
         ("a: [", "is not YAML: line 1"),
+        ("account: mine\naccount: yours", "line 2, column 1: the key account is written twice"),
+        ("hardware: {restart_s: 60, restart_s: 600}", "the key restart_s is written twice"),
+        ("comment: &again [*again]", "comment"),
     ],
 )
 def test_what_cannot_be_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:

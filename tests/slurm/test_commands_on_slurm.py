@@ -30,6 +30,18 @@ def line(devcluster: DevCluster, tmp_path: Path) -> Iterator[Line]:
     devcluster.wait_idle()
 
 
+def test_the_doctor_asks_slurm_and_submits_nothing(line: Line) -> None:
+    fit = {one["about"]: one["level"] for one in line.json("doctor", "--on", line.cluster_file)["findings"]}
+    line.describe(cpu_partition="nowhere")
+    shown = line.json("doctor", "--on", line.cluster_file, code=3)
+
+    (fault,) = [one for one in shown["findings"] if one["level"] == "fault"]
+    assert {fit[about] for about in ("Slurm", "a job without GPUs", "accounting")} == {"ok"}
+    assert (fault["about"], shown["fit"]) == ("a job without GPUs", False)
+    assert "partition" in fault["message"]
+    assert line.jobs() == []
+
+
 def test_a_chain_is_watched_refused_a_second_time_and_cancelled(line: Line) -> None:
     two = {**SLOW, "resources": {"nodes": 2}}
     launched = line.launch({"first": two, "second": AFTER}, "--detach")

@@ -197,6 +197,23 @@ def test_a_lost_node_is_not_believed_while_only_accounting_answers(run: Path, sl
     assert slurm.asked.count("data") == 1
 
 
+def test_a_launch_is_not_over_before_its_last_keeper_has_said_what_became_of_it(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    for job_id in ("1", "2"):
+        slurm.begin(job_id)
+        slurm.finish(job_id)
+    slurm.begin("3")
+    slurm.write_outputs("3")
+
+    _, alive = settle(run, slurm)
+    before = states(run)["score"]
+    slurm.say_done("3")
+    _, alive_after = settle(run, slurm)
+
+    assert (alive, before) == (True, "running")
+    assert (alive_after, states(run)["score"]) == (False, "done")
+
+
 def test_slurm_is_not_asked_for_stages_that_are_done(run: Path, slurm: ToySlurm) -> None:
     submit(run, slurm)
     slurm.begin("1")

@@ -69,6 +69,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves 
         operation = func.overloadpacket
         if operation is _COPY and named.get("device") == torch.device("meta") and not args[0].is_meta:
             return args[0].detach()  # what a batch says stays readable; on a GPU it would be there once as well
+        if operation is _COPY and named.get("device") == torch.device("cpu") and args[0].is_meta:
+            return args[0].detach()  # nothing that a GPU would hold
         args, named = _together(operation, args, named)
         made = func(*args, **named)
         for tensor in tree_leaves(made):

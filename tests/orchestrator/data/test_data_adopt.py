@@ -9,6 +9,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from orchestrator.artifacts import Shards
@@ -129,6 +130,51 @@ def test_a_tar_that_changed_since_is_indexed_anew(tmp_path: Path) -> None:
     adopt(str(tars), tmp_path / "out", processes=1, remote=Remote(), advance=silent)
 
     assert ShardSet(tmp_path / "out").read(0)[0] == "s1/0"
+
+
+def test_a_tar_in_the_place_of_another_is_indexed_anew_however_old_it_says_it_is(tmp_path: Path) -> None:
+    tars = foreign(tmp_path / "tars")
+    adopt(str(tars), tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+    shutil.copy2(tars / "part-1.tar", tars / "part-0.tar")  # as large, and older than the index
+
+    adopt(str(tars), tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+
+    assert ShardSet(tmp_path / "out").read(0)[0] == "s1/0"
+
+
+def test_a_tar_without_samples_is_indexed_again_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "empty.tar").touch()
+
+    for _ in range(2):
+        shards = adopt(str(tmp_path), None, processes=1, remote=Remote(), advance=silent)
+
+    assert shards.facts()["samples"] == 0
+
+
+def test_an_index_is_not_taken_for_that_of_a_tar_of_the_same_name_in_another_folder(tmp_path: Path) -> None:
+    tars = foreign(tmp_path / "tars")
+    for number in range(2):
+        (tmp_path / f"d{number}").mkdir()
+        (tars / f"part-{number}.tar").rename(tmp_path / f"d{number}" / "part.tar")
+    adopt(f"{tmp_path}/d{{0,1}}", tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+
+    adopt(f"{tmp_path}/d1", tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+
+    assert ShardSet(tmp_path / "out").read(0)[0] == "s1/0"
+
+
+def test_what_was_interrupted_goes_on_where_a_store_says_how_old_its_tars_are(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.put(str(foreign(tmp_path / "tars")) + "/", "/adopted", recursive=True)
+    try:
+        adopt("memory://adopted", tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+        before = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*.idx")}
+        adopt("memory://adopted", tmp_path / "out", processes=1, remote=Remote(), advance=silent)
+    finally:
+        store.rm("/adopted", recursive=True)
+
+    assert len(before) == 3
+    assert before == {path: path.stat().st_ino for path in before}
 
 
 def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,30 @@ def test_what_goes_on_failing_is_a_lost_sample_with_its_name(remote_set: Path, s
 
     assert (server.url("shard-000001.tar"), "a-13") == (caught.value.tar, caught.value.key)
     assert shards.read(13)[0] == "a-13"
+
+
+def test_a_server_that_is_out_of_order_for_a_moment_has_lost_no_file(remote_set: Path, server: RangeServer) -> None:
+    server.heads = "error 503"
+    server.faults.extend(["error 503", "error 500"])
+
+    assert RemoteFile(server.url("shard-000001.tar"), QUICK).size() > 0
+    assert not server.faults
+
+
+def test_a_server_that_is_away_is_not_one_without_the_file() -> None:
+    with socket.socket() as held:  # bound and not listening: nobody answers there
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError, match="3 attempts failed") as caught:
+            RemoteFile(f"http://127.0.0.1:{held.getsockname()[1]}/a.tar", QUICK)
+
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_file_that_a_server_does_not_have_is_not_asked_for_again(server: RangeServer) -> None:
+    with pytest.raises(FileNotFoundError):
+        RemoteFile(server.url("no.tar"), QUICK)
+
+    assert len(server.requests) == 1
 
 
 def test_a_refusal_is_not_asked_again(remote_set: Path, server: RangeServer) -> None:

@@ -204,6 +204,11 @@ def test_a_server_on_postgresql_is_told_everything_once(postgresql: str, tmp_pat
         server.kill()
 
 
+def ends_well(process: "subprocess.Popen[str]") -> bool:
+    process.communicate()
+    return process.returncode == 0
+
+
 def trouble(server: TrackingServer, chance: random.Random) -> None:
     """Kills a server at a random moment, leaves it dead for a while, and at times kills it as it comes up."""
     time.sleep(chance.uniform(0, 2))
@@ -215,8 +220,13 @@ def trouble(server: TrackingServer, chance: random.Random) -> None:
         server.kill()
 
 
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(3, marks=pytest.mark.timeout(900)),
+        pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
 def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_random(
     rounds: int, server: TrackingServer, tmp_path: Path
 ) -> None:
@@ -240,7 +250,8 @@ def test_no_point_of_two_ranks_is_lost_or_doubled_while_the_server_is_killed_at_
     finally:
         orch("cancel", "toy")
         orch.wait(orch.over, PATIENCE_S)
-    orch("sync", "toy")
+    # the launch's own forwarder may still be telling: much was left after the last kill, and it is a patient one
+    until(lambda: ends_well(orch.start("sync", "toy")), PATIENCE_S, what="everything is told")
 
     child = MlflowClient(tracking_uri=server.uri).get_run(read_ledger(directory / "train")["mlflow_run_id"])
     assert child.info.status == "KILLED"

@@ -73,6 +73,19 @@ def stage(
     return cls(config, ToyTraining.Inputs(shards=shards), outputs)
 
 
+class FamilyTraining(ToyTraining):
+    """The same, of a family."""
+
+    family = "toys"
+
+
+def test_a_checkpoint_of_another_family_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    wanted = stage(tmp_path, toy_train(), cls=FamilyTraining)
+
+    assert "'glamm'; allowed: toys" in wanted.faults_given({"model": {"family": "glamm"}})["inputs.model"]
+    assert wanted.faults_given({"model": {"family": "toys"}}) == wanted.faults_given({}) == {}
+
+
 class MeasuringToyTask(ToyTask):
     """Measures a sample by its first letter."""
 
