@@ -13,6 +13,8 @@ KEY       := $(shell { cat pyproject.toml constraints.txt; $(PYTHON) -V 2>&1; pw
 FOR_TRAIN := $(VENV)/.ready-train-$(KEY)
 FOR_TESTS := $(VENV)/.ready-tests-$(KEY)
 INSTALL   := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+PYTEST    := $(BIN)/python -m pytest
+IN_TURN   := --numprocesses 2 --dist loadfile --no-loadscope-reorder  # tests/conftest.py says in which
 ROOMS     := orchestrator stages slurm
 
 .PHONY: help demo packages test test-long check clean
@@ -31,17 +33,17 @@ packages: $(FOR_TESTS)
 	@$(BIN)/python -m tests.packages
 
 test: packages
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTEST) $(IN_TURN)
 
 test-long: packages
-	@$(BIN)/python -m pytest -m long --timeout 1800
+	@$(PYTEST) -m long --timeout 1800
 
 check: packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTEST) $(IN_TURN)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

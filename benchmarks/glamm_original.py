@@ -53,7 +53,7 @@ def _embedded(model: Glamm, batch: GlammBatch) -> Tensor:
     regions_RD = None
     if len(batch.boxes_R4):
         levels_BND = [states[layer][:, 1:] for layer in model.blueprint.region.layers]
-        regions_RD = model.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R, model.roi_scale)
+        regions_RD = model.region_encoder(levels_BND, batch.boxes_R4, batch.box_image_R)
     rows = []
     for number, ids_L in enumerate(batch.ids_BL):
         row_LD = model.language_model.get_input_embeddings()(ids_L)

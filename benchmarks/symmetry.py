@@ -31,7 +31,7 @@ class _Size(NamedTuple):
     steps: int  # a round and side
 
 
-_FULL, _QUICK = _Size(rounds=25, steps=10), _Size(rounds=5, steps=5)
+_FULL, _QUICK = _Size(rounds=25, steps=4), _Size(rounds=5, steps=2)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from orchestrator.training.task import Losses, TrainTask, Uneven
 from orchestrator.world import World
 
 WIDTH, DEPTH, LENGTH, ROWS = 192, 6, 48, 4  # rows of a whole batch
+TIMED_LENGTH = 480  # a step of half a second: what a guard costs is a share of a training's step, and those are longer
 
 Rows = Sequence[tuple[Tensor, bool]]  # what to read, and whether it has a mask
 
@@ -83,12 +84,12 @@ class SilentTask(PointerTask):
         return {}
 
 
-def rows_of(world: World, masked: Sequence[bool]) -> Rows:
+def rows_of(world: World, masked: Sequence[bool], length: int = LENGTH) -> Rows:
     """Makes this rank's rows of a batch."""
     share = ROWS // world.size
     places = range(world.rank * share, (world.rank + 1) * share)
     chance = [torch.Generator().manual_seed(place) for place in places]
-    return [(torch.randn(LENGTH, WIDTH, generator=c), masked[place]) for c, place in zip(chance, places, strict=True)]
+    return [(torch.randn(length, WIDTH, generator=c), masked[place]) for c, place in zip(chance, places, strict=True)]
 
 
 FIRST_ONLY, EVEN = (True, True, False, False), (True, False, True, False)
@@ -171,7 +172,7 @@ def costs(world: World, _folder: Path, rounds: int, steps: int, *, bare_first: b
         bare, guarded = engine_for(bare_task, world), engine_for(task, world)
     else:
         guarded, bare = engine_for(task, world), engine_for(bare_task, world)
-    rows, times = rows_of(world, EVEN), {"bare_s": [0.0] * 0, "guarded_s": [0.0] * 0}
+    rows, times = rows_of(world, EVEN, TIMED_LENGTH), {"bare_s": [0.0] * 0, "guarded_s": [0.0] * 0}
     with Guard(guarded.model, task.uneven, world, _never) as guard:
         for turn in range(rounds + 1):
             sides = ["bare_s", "guarded_s"] if turn % 2 else ["guarded_s", "bare_s"]

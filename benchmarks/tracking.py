@@ -3,11 +3,11 @@
 python -m benchmarks.tracking                 # a table, about six minutes
 python -m benchmarks.tracking --json --quick  # about three
 
-Steps of 50 ms log ten numbers each to a real `mlflow server` on SQLite. The sides take turns, each in a process of its
-own. First a step is work, on two ranks, with tracking on and off by turns. Then steps sleep. The server is healthy
-first; then something else has its address that accepts and never answers; then nobody has it and connections are
-refused. Each time the jobs end, with a grace of 5 s before a kill. At last the server comes back, and what each side
-was asked to log is counted there.
+Steps log ten numbers each to a real `mlflow server` on SQLite. First a step is work of a quarter of a second, on two
+ranks, with tracking on and off by turns. Then a step is 50 ms of sleep, and the sides take turns, each in a process of
+its own. The server is healthy first; then something else has its address that accepts and never answers; then nobody
+has it and connections are refused. Each time the jobs end, with a grace of 5 s before a kill. At last the server comes
+back, and what each side was asked to log is counted there.
 """
 
 import importlib.metadata
@@ -50,7 +50,7 @@ class _Size(NamedTuple):
     block: int  # steps of each
 
 
-_FULL, _QUICK = _Size(9, 40, 3, 20.0, 11, 80), _Size(3, 20, 1, 5.0, 5, 40)
+_FULL, _QUICK = _Size(9, 40, 3, 20.0, 15, 20), _Size(3, 20, 1, 5.0, 5, 8)
 Times = dict[str, list[dict[str, float]]]  # side -> a round's figures, a step
 
 
