@@ -58,23 +58,35 @@ def chain(devcluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
     orch = Orch(tmp_path)
     orch._environment.update(devcluster.environment())
+    _nothing_runs(devcluster)  # or an earlier file's test left it there
     yield Chain(orch, devcluster)
-    devcluster.run(["scancel", "--user=root"])
-    devcluster.wait_idle()
-    left = {host: _foreign(devcluster, host) for host in devcluster.hosts}
-    assert left == {host: [] for host in devcluster.hosts}
+    _nothing_runs(devcluster)
+
+
+def _nothing_runs(cluster: DevCluster) -> None:
+    cluster.run(["scancel", "--user=root"])
+    cluster.wait_idle()
+    left = {host: _foreign(cluster, host) for host in cluster.hosts}
+    assert left == {host: [] for host in cluster.hosts}, cluster.run(["sacct", "-X", "-n", "-P"]).stdout
 
 
 def _foreign(cluster: DevCluster, host: str) -> list[str]:
-    """Lists what runs on a host and is not Slurm's own; what is just ending has a moment for it."""
+    """Lists the command lines of what runs on a host and is not Slurm's own; what is just ending has a moment for it."""
     until = time.monotonic() + 5
     while True:
-        names = [Path(f"/proc/{pid}/comm") for pid in cluster.pids(host)]
-        found = [name.read_text(encoding="utf-8").strip() for name in names if name.exists()]
-        strange = [name for name in found if name not in OF_SLURM]
+        strange = [line for pid in cluster.pids(host) if (line := _command_of(pid))]
         if not strange or time.monotonic() > until:
             return strange
         time.sleep(0.1)
+
+
+def _command_of(pid: int) -> str:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+    except OSError:
+        return ""
+    return "" if name in OF_SLURM else f"{pid} {line or name}"
 
 
 def test_a_chain_runs_on_three_hosts_and_its_last_job_puts_the_run_in_order(chain: Chain) -> None:

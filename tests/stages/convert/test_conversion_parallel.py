@@ -333,7 +333,7 @@ def test_a_full_or_read_only_disk_is_told_as_such(mine: Path, tmp_path: Path, mo
         pytest.skip("needs the right to mount")
 
     assert os.strerror(reason) in done.stdout, done.stderr
-    assert str(tmp_path / "run/shards") in done.stdout
+    assert str(tmp_path / "run") in done.stdout  # a shard, or what is noted beside the shards
 
 
 def test_what_is_left_out_is_said_in_the_log(mine: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
