@@ -67,6 +67,7 @@ def test_every_training_stage_was_partitioned_over_three_hosts(devcluster: DevCl
 
 
 def test_one_job_a_stage_and_no_more(devcluster: DevCluster, run: Path) -> None:
+    devcluster.wait_idle(60)  # the last job tells MLflow the rest once the run is over
     shown = stages(devcluster, run)
     since = ["sacct", "-X", "-D", "-n", "-P", "-S", "now-1days", "-o", "JobName,State"]
 

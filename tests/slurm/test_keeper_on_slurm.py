@@ -71,7 +71,7 @@ def _nothing_runs(cluster: DevCluster) -> None:
 
 
 def _foreign(cluster: DevCluster, host: str) -> list[str]:
-    """Lists the command lines of what runs on a host and is not Slurm's own; what is just ending has a moment for it."""
+    """Lists the command lines of what runs on a host and is not Slurm's own; what is ending has a moment for it."""
     until = time.monotonic() + 5
     while True:
         strange = [line for pid in cluster.pids(host) if (line := _command_of(pid))]

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from orchestrator.data.stream import Drawn
 from orchestrator.drafts import Catalog
 from orchestrator.plan import Plan, plan_recipe
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
-from orchestrator.training.engine import make_engine
 from orchestrator.training.memory.measure import Request, measure
 from orchestrator.training.memory.zero import Footprint, footprint, setting_of
 from orchestrator.world import World
@@ -30,7 +28,7 @@ from stages.glamm.config import (
 from stages.glamm.foresight import OPENER, BatchShape, of_a_rank
 from stages.glamm.stages import GcgTuning
 from stages.glamm.task import GlammTask, Start, Weights
-from tests.allocations import allocated
+from tests.allocations import train_a_little, train_config
 from tests.published_sizes import FULL
 from tests.ranks import run_ranks
 from tests.stages.glamm_models import vocabulary
@@ -93,29 +91,18 @@ def predicted(
     return footprint(measure(request), setting_of(train, ranks, on_gpu=False))
 
 
-def train_config(samples: int, **engine: Any) -> TrainConfig:
-    fields = {"name": "torch", "precision": "fp32", "bucket_elements": 500_000, **engine}
-    return TrainConfig(steps=3, global_batch=samples, optim=OptimConfig(lr=1e-3), engine=EngineConfig(**fields))
-
-
 def trained(
     world: World, blueprint: Blueprint, train: TrainConfig, source: str, learning: tuple[str, ...]
 ) -> tuple[int, int, int, BatchShape]:
     """Trains three steps; returns the bytes of weights, of moments, the most of all that were alive, and the sizes."""
-    torch.set_num_threads(1)
-    task = task_of(blueprint)
-    shapes = []
+    task, shapes = task_of(blueprint), []
 
-    def work() -> Any:
-        engine = make_engine(task, train, trainable=learning, world=world, seed=1)
-        for _ in range(3):
-            batch = batch_of(task, source, train.micro_batch_on(world.size))
-            shapes.append(shape_of(batch))
-            engine.backward(task.loss(engine.module, batch).total)
-            engine.step()
-        return engine
+    def batch() -> Any:
+        made = batch_of(task, source, train.micro_batch_on(world.size))
+        shapes.append(shape_of(made))
+        return made
 
-    engine, most = allocated(work)
+    engine, most = train_a_little(task, train, world, learning, batch)
     weights = sum(t.nbytes for t in (*engine.model.parameters(), *engine.model.buffers()))
     moments = 0
     if train.engine.name == "torch":

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
-from orchestrator.training.engine import make_engine
+from orchestrator.training.config import TrainConfig
 from orchestrator.training.memory.measure import Request, measure
 from orchestrator.training.memory.zero import Footprint, footprint, setting_of
 from orchestrator.world import World
@@ -31,7 +29,7 @@ from stages.pixelllm.config import (
 from stages.pixelllm.foresight import OPENER, BatchShape, Most, largest
 from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import Rules
-from tests.allocations import allocated
+from tests.allocations import train_a_little, train_config
 from tests.ranks import run_ranks
 from tests.stages.pixelllm_models import KINDS, drawn, narrated, pieces
 from tests.toysitting import GROUPING
@@ -100,29 +98,18 @@ def predicted(
     return footprint(measure(request), setting_of(train, ranks, on_gpu=False))
 
 
-def train_config(samples: int, **engine: Any) -> TrainConfig:
-    fields = {"name": "torch", "precision": "fp32", "bucket_elements": 500_000, **engine}
-    return TrainConfig(steps=3, global_batch=samples, optim=OptimConfig(lr=1e-3), engine=EngineConfig(**fields))
-
-
 def trained(
     world: World, blueprint: Blueprint, train: TrainConfig, source: str, learning: tuple[str, ...]
 ) -> tuple[int, BatchShape]:
     """Trains three steps; returns the most bytes that were alive, and the sizes of a batch."""
-    torch.set_num_threads(1)
-    task = task_of(blueprint)
-    shapes = []
+    task, shapes = task_of(blueprint), []
 
-    def work() -> Any:
-        engine = make_engine(task, train, trainable=learning, world=world, seed=1)
-        for _ in range(3):
-            batch = batch_of(task, source, train.micro_batch_on(world.size))
-            shapes.append(shape_of(batch))
-            engine.backward(task.loss(engine.module, batch).total)
-            engine.step()
-        return engine
+    def batch() -> Any:
+        made = batch_of(task, source, train.micro_batch_on(world.size))
+        shapes.append(shape_of(made))
+        return made
 
-    _, most = allocated(work)
+    _, most = train_a_little(task, train, world, learning, batch)
     return most, shapes[0]
 
 
