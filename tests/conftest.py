@@ -11,6 +11,9 @@ import pytest
 
 from tests.packages import INITDB
 
+# two workers with two threads each on two cores wait for one another; children inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 RAW_DATA = Path(os.environ.get("ORCH_RAW_DATA", Path(__file__).parents[2] / "shared" / "data" / "raw"))
 
 # name in @pytest.mark.needs("name") -> (is it here?, what to say where it is not)
