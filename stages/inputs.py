@@ -1,5 +1,6 @@
 """What several stages take in and give out. Imports no torch."""
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
@@ -45,3 +46,21 @@ def beginning_faults(model: Begun | None, tokenizer: Tokenizer | None, checkpoin
     if model is None:
         return {} if tokenizer is None else {"inputs.tokenizer": "inputs.model brings its own; remove one of the two"}
     return {f"config.model.{key}": text for key, text in model.faults().items()}
+
+
+def task_faults(
+    shards: Collection[str], tasks: Mapping[str, str], usual: str | None, known: Collection[str]
+) -> dict[str, str]:
+    """Finds tasks of no source, and sources without one or with a strange one; `usual` is taught unsaid."""
+    found = {
+        f"config.tasks.{name}": f"no such entry under inputs.shards; allowed: {', '.join(shards)}"
+        for name in tasks
+        if name not in shards
+    }
+    for name in shards:
+        kind = tasks.get(name, usual)
+        if kind is None:
+            found[f"config.tasks.{name}"] = f"must say what this source teaches; allowed: {', '.join(known)}"
+        elif kind not in known:
+            found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(known)}"
+    return found

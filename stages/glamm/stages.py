@@ -16,7 +16,7 @@ from stages.glamm.config import GlammConfig
 from stages.glamm.conversations import KINDS
 from stages.glamm.foresight import WORDS, Asked, ForeseenStage
 from stages.glamm.learning import usual
-from stages.inputs import TrainedModel
+from stages.inputs import TrainedModel, task_faults
 from stages.point_rule import PointRule
 from stages.tokenizing import TokenizerStage, check_sizes
 
@@ -102,7 +102,11 @@ class GlammStage(ReadsFeatures):
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
-        found = {**super().faults(), **self._tasks_faults(), **self.features_faults()}
+        found = {
+            **super().faults(),
+            **task_faults(self.inputs.shards, self.config.tasks, self.kind, KINDS),
+            **self.features_faults(),
+        }
         inputs = self.inputs
         found |= model_faults(self.config.model, inputs.tokenizer, inputs.model, inputs.vision)
         if self.config.model is not None and inputs.model is None and self.config.lora is not None:
@@ -144,21 +148,6 @@ class GlammStage(ReadsFeatures):
         if model is not None:
             return begin_fresh(self.config, model, self.kinds, self.inputs)
         return begin_from_checkpoint(self.config, self.kinds, self.inputs.model)
-
-    def _tasks_faults(self) -> dict[str, str]:
-        tasks, known = self.config.tasks, ", ".join(KINDS)
-        found = {
-            f"config.tasks.{name}": f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
-            for name in tasks
-            if name not in self.inputs.shards
-        }
-        for name in self.inputs.shards:
-            kind = tasks.get(name, self.kind)
-            if kind is None:
-                found[f"config.tasks.{name}"] = f"must say what this source teaches; allowed: {known}"
-            elif kind not in KINDS:
-                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {known}"
-        return found
 
 
 class WordPretraining(ForeseenStage, TrainingStage):

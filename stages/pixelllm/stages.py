@@ -9,7 +9,7 @@ from orchestrator.training.config import TrainConfig
 from orchestrator.training.memory.sketch import Sketch
 from orchestrator.training.stage import TrainingStage
 from stages.folders import read_settings, stamps_of
-from stages.inputs import TrainedModel, TrainingInputs, beginning_faults
+from stages.inputs import TrainedModel, TrainingInputs, beginning_faults, task_faults
 from stages.pixelllm.config import (
     FAMILY,
     SAM_KINDS,
@@ -74,7 +74,7 @@ class PixelLLMStage(TrainingStage):
 
     def faults(self) -> Mapping[str, str]:
         """Finds no model or two, model folders that are not there, and sources without a task or with a strange one."""
-        found = {**super().faults(), **self._tasks_faults()}
+        found = {**super().faults(), **task_faults(self.inputs.shards, self.config.tasks, self.kind, KINDS)}
         model, tokenizer = self.config.model, self.inputs.tokenizer
         found |= beginning_faults(model, tokenizer, self.inputs.model)
         if model is not None and self.inputs.model is None:
@@ -161,21 +161,6 @@ class PixelLLMStage(TrainingStage):
         if masks is not None and masks.path is None:
             whole["masks.adapter"] = "masks"
         return tuple(whole.get(name, name) for name in self.trainable if proposes or name != "detector")
-
-    def _tasks_faults(self) -> dict[str, str]:
-        tasks = self.config.tasks
-        found = {
-            f"config.tasks.{name}": f"no such entry under inputs.shards; allowed: {', '.join(self.inputs.shards)}"
-            for name in tasks
-            if name not in self.inputs.shards
-        }
-        for name in self.inputs.shards:
-            kind = tasks.get(name, self.kind)
-            if kind is None:
-                found[f"config.tasks.{name}"] = f"must say what this source teaches; allowed: {', '.join(KINDS)}"
-            elif kind not in KINDS:
-                found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}"
-        return found
 
 
 def with_parts(blueprint: Blueprint, config: PixelLLMStage.Config) -> Blueprint:

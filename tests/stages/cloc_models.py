@@ -4,11 +4,6 @@ from pathlib import Path
 
 from orchestrator.artifacts import Checkpoint
 from orchestrator.data.stream import Drawn
-from orchestrator.training import elastic, writing
-from orchestrator.training.elastic import WEIGHTS
-from orchestrator.training.holdings import saved_buffers
-from orchestrator.world import World
-from stages.blueprints import TOKENIZER
 from stages.cloc.config import FAMILY, Blueprint, ClocConfig, ImageConfig, TextConfig, draw_blueprint
 from stages.cloc.initial import draw_weights
 from stages.cloc.model import Cloc
@@ -16,6 +11,7 @@ from stages.cloc.task import ClocTask, Start, Weights
 from stages.samples import Sample
 from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import scene
+from tests.stages.trained_models import write_model
 
 WORDS = ("A red bar stands left of a blue bar.", "The green disc is above a grey bar, near the é.")
 TINY = ClocConfig(
@@ -62,14 +58,4 @@ def scenes(count: int, *, first: int = 0) -> list[Drawn]:
 
 def tiny_checkpoint(directory: Path, *, seed: int = 1) -> Checkpoint:
     """Writes what a training stage leaves behind."""
-    model = tiny_model(seed=seed)
-    pieces = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
-    writing.write(directory / WEIGHTS, pieces, World.alone())
-    (directory / TOKENIZER).mkdir()
-    for name, content in word_pieces().files().items():
-        (directory / TOKENIZER / name).write_bytes(content)
-    checkpoint = Checkpoint(directory)
-    tensors = elastic.tensors(directory / WEIGHTS)
-    facts = {"family": FAMILY, "model": model.blueprint.to_plain(), "tensors": tensors, "step": 5}
-    checkpoint.commit("f" * 64, facts=facts)
-    return checkpoint
+    return write_model(directory, FAMILY, tiny_model(seed=seed), word_pieces().files())

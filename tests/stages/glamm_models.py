@@ -9,10 +9,6 @@ import torch
 from PIL import Image
 
 from orchestrator.artifacts import Checkpoint
-from orchestrator.training import elastic, writing
-from orchestrator.training.elastic import WEIGHTS
-from orchestrator.training.holdings import saved_buffers
-from orchestrator.world import World
 from stages.adapters import LoraConfig
 from stages.glamm.collate import Collator, Example
 from stages.glamm.config import (
@@ -30,6 +26,7 @@ from stages.glamm.model import Glamm
 from stages.glamm.prompts import GCG_QUESTIONS, REGION_QUESTIONS, make_prompt
 from stages.glamm.task import GlammTask, Start, Weights
 from stages.glamm.tokenizer import Vocabulary, train_vocabulary
+from tests.stages.trained_models import write_model
 
 WORDS = ("A red bar stands left of a blue bar.", "The green disc is above a grey bar, near the é.")
 TINY = GlammConfig(
@@ -73,16 +70,7 @@ def talkative(model: Glamm, words: Vocabulary, seed: int) -> Glamm:
 
 def write_checkpoint(directory: Path, model: Glamm, words: Vocabulary, *, step: int = 5) -> Checkpoint:
     """Writes what a training stage leaves behind."""
-    pieces = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
-    writing.write(directory / WEIGHTS, pieces, World.alone())
-    (directory / "tokenizer").mkdir()
-    for name, content in words.files().items():
-        (directory / "tokenizer" / name).write_bytes(content)
-    checkpoint = Checkpoint(directory)
-    tensors = elastic.tensors(directory / WEIGHTS)
-    facts = {"family": FAMILY, "model": model.blueprint.to_plain(), "tensors": tensors, "step": step}
-    checkpoint.commit("f" * 64, facts=facts)
-    return checkpoint
+    return write_model(directory, FAMILY, model, words.files(), step=step)
 
 
 def tiny_blueprint(words: Vocabulary, *, lora: bool = False) -> Blueprint:

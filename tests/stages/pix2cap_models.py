@@ -10,10 +10,6 @@ import torch
 from PIL import Image
 
 from orchestrator.artifacts import Checkpoint
-from orchestrator.training import elastic, writing
-from orchestrator.training.elastic import WEIGHTS
-from orchestrator.training.holdings import saved_buffers
-from orchestrator.world import World
 from stages.pix2cap.batches import Pix2CapBatch
 from stages.pix2cap.collate import Collator
 from stages.pix2cap.config import (
@@ -34,6 +30,7 @@ from stages.pix2cap.task import Pix2CapTask, Start
 from stages.samples import Region, Sample
 from stages.vision import rle_from_mask
 from stages.wordpieces import WordPieces, learn_pieces
+from tests.stages.trained_models import write_model
 
 TEXTS = ("A red bar on the left.", "A blue bar on the right.", "A grey ground behind two bars.")
 CATEGORIES = (
@@ -123,12 +120,4 @@ def taught(words: WordPieces, samples: Sequence[Sample], *, steps: int) -> Pix2C
 
 def write_checkpoint(directory: Path, model: Pix2Cap, words: WordPieces) -> Checkpoint:
     """Writes what a training stage leaves behind."""
-    pieces = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
-    writing.write(directory / WEIGHTS, pieces, World.alone())
-    (directory / "tokenizer").mkdir()
-    for name, content in words.files().items():
-        (directory / "tokenizer" / name).write_bytes(content)
-    checkpoint = Checkpoint(directory)
-    tensors = elastic.tensors(directory / WEIGHTS)
-    checkpoint.commit("f" * 64, facts={"family": FAMILY, "model": model.blueprint.to_plain(), "tensors": tensors})
-    return checkpoint
+    return write_model(directory, FAMILY, model, words.files())

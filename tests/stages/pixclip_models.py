@@ -9,9 +9,6 @@ from transformers import LlamaConfig, LlamaModel
 
 from orchestrator.artifacts import Checkpoint
 from orchestrator.data.stream import Drawn
-from orchestrator.training import elastic, writing
-from orchestrator.training.elastic import WEIGHTS
-from orchestrator.world import World
 from stages.pixclip.config import (
     FAMILY,
     Blueprint,
@@ -26,6 +23,7 @@ from stages.pixclip.task import Branches, PixClipTask, Start
 from stages.samples import Sample
 from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import COLOURS
+from tests.stages.trained_models import write_model
 
 TINY = PixClipConfig(
     vision=VisionConfig(image_size=16, patch_size=4, hidden_size=16, layers=2, heads=2, mlp_size=24),
@@ -70,15 +68,7 @@ def drawn_of(samples: Sequence[Sample], source: str = "regions") -> list[Drawn]:
 
 def write_checkpoint(directory: Path, model: PixClip, *, step: int = 5) -> Checkpoint:
     """Writes what a training stage leaves behind."""
-    writing.write(directory / WEIGHTS, [elastic.whole(n, p) for n, p in model.named_parameters()], World.alone())
-    (directory / "tokenizer").mkdir()
-    for name, content in PIECES.files().items():
-        (directory / "tokenizer" / name).write_bytes(content)
-    checkpoint = Checkpoint(directory)
-    tensors = elastic.tensors(directory / WEIGHTS)
-    facts = {"family": FAMILY, "model": model.blueprint.to_plain(), "tensors": tensors, "step": step}
-    checkpoint.commit("f" * 64, facts=facts)
-    return checkpoint
+    return write_model(directory, FAMILY, model, PIECES.files(), step=step)
 
 
 def write_language_model(directory: Path, *, seed: int = 0) -> Path:

@@ -7,10 +7,6 @@ import torch
 
 from orchestrator.artifacts import Checkpoint
 from orchestrator.data.stream import Drawn
-from orchestrator.training import elastic, writing
-from orchestrator.training.elastic import WEIGHTS
-from orchestrator.training.holdings import saved_buffers
-from orchestrator.world import World
 from stages.adapters import LoraConfig
 from stages.pixelllm.collate import Limits
 from stages.pixelllm.config import (
@@ -33,6 +29,7 @@ from stages.pixelllm.tasks import LONG_REQUESTS, OBJECT_OF, SHORT_REQUESTS, WHER
 from stages.samples import Sample, TimedPoint, Utterance
 from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import SIDE_PX, scene
+from tests.stages.trained_models import write_trained
 
 WORDS = ("A red bar stands left of a blue bar.", "the green bar, the grey bar", WHERE_IS, OBJECT_OF)
 KINDS = {
@@ -136,11 +133,4 @@ def tiny_checkpoint(directory: Path, **parts: Any) -> Checkpoint:
     model = task.build_model()
     assert isinstance(model, PixelLLM)
     talkative(model)
-    held = [elastic.whole(name, p) for name, p in (*model.named_parameters(), *saved_buffers(model))]
-    writing.write(directory / WEIGHTS, held, World.alone())
-    for name, content in task.extras().items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_bytes(content)
-    checkpoint = Checkpoint(directory)
-    checkpoint.commit("f" * 64, facts={**task.describe(), "tensors": elastic.tensors(directory / WEIGHTS), "step": 5})
-    return checkpoint
+    return write_trained(directory, model, task.describe(), task.extras())
