@@ -176,7 +176,8 @@ def _override(written: DictConfig, override: str, faults: list[Fault]) -> None:
     try:
         # as it was written: what it refers to is the recipe's, and what stands in the environment stays there
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-        OmegaConf.update(written, key, given["value"], merge=True)
+        value = given["value"]
+        OmegaConf.update(written, key, value, merge=value != {})  # {} joined to a mapping would say nothing: it empties
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         faults.append(Fault(key=key, message=f"cannot be set to {text!r}: {_first_line(error)}"))
 

@@ -51,4 +51,9 @@ ABILITIES: Mapping[str, tuple[str, ...]] = {
     "pix2cap": ("SegmentsPanoptic",),
 }
 
+# what only some models of a family can be asked: ability -> (what their plain form then has, the config key behind it)
+PARTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "pixelllm": {"Refers": ("mask_decoder", "masks"), "DescribesDensely": ("detector", "detector")},
+}
+
 FORMS = ("merged", "adapter")  # of an export; the second one is a low-rank adapter alone, in PEFT's layout

@@ -11,6 +11,7 @@ from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
 from stages import ABILITIES
 from stages.evaluate.questions import QUESTIONS
+from stages.inputs import lacking_part
 
 
 class Evaluate(Stage):
@@ -110,6 +111,14 @@ class Evaluate(Stage):
             f"config.benchmarks[{number}]": f"a {family} model cannot be asked {name!r}; it can: {', '.join(fitting)}"
             for number, name in enumerate(self.config.benchmarks)
             if name not in fitting
+        }
+
+    def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+        """Lists benchmarks for which the model lacks a part that others of its family have."""
+        return {
+            f"config.benchmarks[{number}]": f"{name!r} cannot be asked: {why}"
+            for number, name in enumerate(self.config.benchmarks)
+            if (why := lacking_part(inputs.get("model", {}), QUESTIONS[name].ability))
         }
 
     def outside(self) -> Mapping[str, str]:

@@ -7,8 +7,7 @@ from orchestrator.errors import InputError
 from stages.blueprints import TOKENIZER, read_blueprint
 from stages.pixelllm.collate import Limits
 from stages.pixelllm.config import FAMILY, Blueprint, draw_blueprint
-from stages.pixelllm.kinds import DENSE, SEGMENT
-from stages.pixelllm.stages import PixelLLMStage, with_parts
+from stages.pixelllm.stages import PixelLLMStage, lacking_parts, with_parts
 from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import Rules
 from stages.wordpieces import WordPieces
@@ -29,10 +28,8 @@ def begin(
             raise InputError("config.model.language.path or inputs.tokenizer must name a tokenizer")
         pieces = WordPieces.read(folder)
         blueprint, start = draw_blueprint(config.model, pieces.size), Start(folders=config.model)
-    if DENSE in kinds.values() and blueprint.detector is None:
-        raise InputError("config.detector: a source teaches dense, but the model proposes no boxes; give it a detector")
-    if SEGMENT in kinds.values() and blueprint.mask_decoder is None:
-        raise InputError("config.masks: a source teaches segment, but the model draws no masks; say how it should")
+    if lacking := lacking_parts(blueprint, kinds):  # planning may not have known the model
+        raise InputError("; ".join(f"{key}: {text}" for key, text in lacking.items()))
     return PixelLLMTask(
         blueprint,
         pieces,

@@ -88,6 +88,11 @@ class PixelLLMStage(TrainingStage):
             found["config.masks.path"] = problem
         return found
 
+    def faults_given(self, inputs: Mapping[str, Facts]) -> Mapping[str, str]:
+        """Lists parts that the model lacks for what its sources teach."""
+        found, model = super().faults_given(inputs), self.blueprint(inputs)
+        return found if model is None else {**found, **lacking_parts(model, self.kinds)}
+
     def outside(self) -> Mapping[str, str]:
         """Watches the files of the model folders."""
         found = {} if self.config.model is None else self.config.model.stamps()
@@ -214,3 +219,13 @@ class JointTuning(PixelLLMStage):
     """Teaches everything at once, each source its own task."""
 
     trainable: ClassVar[tuple[str, ...]] = (*PixelLLMStage.trainable, "detector")
+
+
+def lacking_parts(blueprint: Blueprint, kinds: Mapping[str, str]) -> dict[str, str]:
+    """Finds what sources teach and the model has no part for: dotted key below the stage -> message."""
+    found = {}
+    if DENSE in kinds.values() and blueprint.detector is None:
+        found["config.detector"] = "a source teaches dense, but the model proposes no boxes; give it a detector"
+    if SEGMENT in kinds.values() and blueprint.mask_decoder is None:
+        found["config.masks"] = "a source teaches segment, but the model draws no masks; say how it should"
+    return found

@@ -7,6 +7,7 @@ from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
 from stages import ABILITIES
+from stages.inputs import lacking_part
 
 # what can be asked for -> what a model must be able to do: a protocol of stages/family.py
 TASKS: Mapping[str, str] = {
@@ -77,6 +78,11 @@ class Predict(Stage):
             return {}
         fitting = ", ".join(task for task, ability in TASKS.items() if ability in able) or "none of these tasks"
         return {"config.task": f"a {family} model cannot be asked {self.config.task!r}; it can: {fitting}"}
+
+    def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
+        """Tells a task for which the model lacks a part that others of its family have."""
+        why = lacking_part(inputs.get("model", {}), TASKS[self.config.task])
+        return {"config.task": f"{self.config.task!r} cannot be asked: {why}"} if why else {}
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks, which planning does not import."""

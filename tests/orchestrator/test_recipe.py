@@ -61,6 +61,15 @@ def test_overrides_reach_variables_nested_configs_and_resources(recipe_file: Pat
     assert recipe.seed == 3
 
 
+def test_an_override_joins_a_mapping_to_what_is_written_and_an_empty_one_empties_it(recipe_file: Path) -> None:
+    joined = load_recipe(recipe_file, ["stages.align.config.train={steps: 7}"]).stages["align"].config["train"]
+    emptied = load_recipe(recipe_file, ["stages.align.config.train={}"]).stages["align"].config
+
+    assert joined == {**load_recipe(recipe_file).stages["align"].config["train"], "steps": 7}
+    assert "optim" in joined
+    assert emptied["train"] == {}
+
+
 def test_every_fault_is_told_at_once_with_its_key(tmp_path: Path) -> None:
     path = written(
         tmp_path,

@@ -16,9 +16,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
+from orchestrator.artifacts import Checkpoint, Report, Shards, Tokenizer
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimConfig, TrainConfig
+from stages.evaluate.stage import Evaluate
 from stages.pixelllm.begin import begin
 from stages.pixelllm.config import Blueprint, LanguageConfig, LocalizationConfig, PixelLLMConfig, SemanticConfig
 from stages.pixelllm.model import PixelLLM
@@ -32,6 +33,7 @@ from stages.pixelllm.stages import (
     ReferringTuning,
     TraceTuning,
 )
+from stages.prediction.stage import Predict
 from tests.stages.pixelllm_models import MASKS, pieces, tiny_blueprint, tiny_checkpoint, tiny_config
 from tests.stages.scenes import scene, write_shards
 
@@ -169,6 +171,32 @@ def test_planning_knows_the_model_of_a_fresh_stage_and_of_one_that_goes_on(shard
     assert facts["family"] == "pixelllm"
     assert Blueprint.from_plain(facts["model"]).vocabulary_size == 400
     assert later["model"]["model"] == facts["model"]
+
+
+def test_what_a_model_lacks_a_part_for_is_refused_when_planned(shards: Shards, tmp_path: Path) -> None:
+    fresh = stage_of(TraceTuning, shards, tmp_path, tokenizer=True, model=tiny_config(detector=False))
+    bare = fresh.foresee({"tokenizer": {"tokens": 400}})
+    masks = stage_of(ReferringMasks, shards, tmp_path, begun=True, masks=MASKS)
+    dense = stage_of(DenseCaptioning, shards, tmp_path, begun=True)
+    score = Evaluate(
+        Evaluate.Config(benchmarks=["refer_boxes", "refer", "dense_captions"]),
+        Evaluate.Inputs(model=Checkpoint(tmp_path), shards={"a": shards}), Evaluate.Outputs(report=Report(tmp_path)),
+    )  # fmt: skip
+    ask = Predict(
+        Predict.Config(task="refer"), Predict.Inputs(model=Checkpoint(tmp_path), shards={"a": shards}),
+        Predict.Outputs(shards=shards),
+    )  # fmt: skip
+    told = "this pixelllm model has no masks: no stage that trains it has config.model.masks or config.masks"
+
+    assert set(dense.faults_given(bare)) == {"config.detector"}
+    assert set(stage_of(ReferringMasks, shards, tmp_path, begun=True).faults_given(bare)) == {"config.masks"}
+    assert not masks.faults_given(bare)
+    assert set(score.faults_given(bare)) == {"config.benchmarks[1]", "config.benchmarks[2]"}
+    assert score.faults_given(bare)["config.benchmarks[1]"] == f"'refer' cannot be asked: {told}"
+    assert set(score.faults_given(masks.foresee(bare))) == {"config.benchmarks[2]"}
+    assert ask.faults_given(bare) == {"config.task": f"'refer' cannot be asked: {told}"}
+    assert not score.faults_given({})
+    assert not score.faults_given({"model": {"family": "glamm", "model": {}}})
 
 
 def test_a_stage_goes_on_with_the_weights_before_it(shards: Shards, tmp_path: Path) -> None:
