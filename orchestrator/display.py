@@ -1,6 +1,8 @@
 """Puts plans, states and endings into tables and lines for people; JSON is for programs."""
 
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -203,6 +205,15 @@ def colored(text: str, state: str) -> Text:
     return Text(text, style=COLORS.get(state, ""))
 
 
+def typable(program: str) -> str:
+    """Returns how to type a program of our environment: its name where the shell finds it, else where it lies."""
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is not None or not beside.is_file():
+        return program
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
 def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """Says how a run ended and what to look at next."""
     states = [stage["state"] for stage in status["stages"]]
@@ -217,7 +228,7 @@ def ending_lines(status: Mapping[str, Any]) -> Iterator[str]:
             yield from _failure_lines(Path(status["run"]), stage)
     yield from (f"note: {note}" for note in status["notes"])
     if status["state"] in {"failed", "cancelled"}:
-        yield f"go on:    orch resume {shlex.quote(status['run'])}"
+        yield f"go on:    {typable('orch')} resume {shlex.quote(status['run'])}"
 
 
 def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
@@ -230,13 +241,13 @@ def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
             if output["kind"] == "report" and (path / "pictures").is_dir():
                 yield f"pictures: {path / 'pictures'}"
             if output["kind"] == "export":
-                yield f"try it:   orch predict {shlex.quote(str(path))} IMAGE --output answer.png"
+                yield f"try it:   {typable('orch')} predict {shlex.quote(str(path))} IMAGE --output answer.png"
     if status["tracking_uri"]:
-        yield f"curves:   mlflow ui --backend-store-uri {shlex.quote(status['tracking_uri'])}"
+        yield f"curves:   {typable('mlflow')} ui --backend-store-uri {shlex.quote(status['tracking_uri'])}"
     if "tensorboard" in status["tracking_also"]:
-        yield f"curves:   tensorboard --logdir {shlex.quote(str(run))}"
+        yield f"curves:   {typable('tensorboard')} --logdir {shlex.quote(str(run))}"
     if offline := sorted(run.glob("*/wandb/offline-run-*")):
-        yield f"curves:   wandb sync {shlex.quote(str(run))}/*/wandb/offline-run-*  ({len(offline)} of them)"
+        yield f"curves:   {typable('wandb')} sync {shlex.quote(str(run))}/*/wandb/offline-run-*  ({len(offline)} of them)"
 
 
 def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:
