@@ -247,7 +247,8 @@ def _next_steps(status: Mapping[str, Any]) -> Iterator[str]:
     if "tensorboard" in status["tracking_also"]:
         yield f"curves:   {typable('tensorboard')} --logdir {shlex.quote(str(run))}"
     if offline := sorted(run.glob("*/wandb/offline-run-*")):
-        yield f"curves:   {typable('wandb')} sync {shlex.quote(str(run))}/*/wandb/offline-run-*  ({len(offline)} of them)"
+        folders = f"{shlex.quote(str(run))}/*/wandb/offline-run-*"
+        yield f"curves:   {typable('wandb')} sync {folders}  ({len(offline)} of them)"
 
 
 def _failure_lines(run: Path, stage: Mapping[str, Any]) -> Iterator[str]:
