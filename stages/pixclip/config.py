@@ -15,6 +15,7 @@ from orchestrator.errors import InputError
 from orchestrator.records import record
 from stages.folders import folder_fault, read_vision_settings, stamps_of
 from stages.sizes import llama_settings, vit_settings
+from stages.towers import EvaConfig, TowerKind, eva_settings, tower_faults
 
 FAMILY = "pixclip"  # what the manifests of its checkpoints say
 TEXTS_FACT = "texts"  # of the manifest of shards that hold embeddings of their texts
@@ -22,19 +23,20 @@ TEXTS_FACT = "texts"  # of the manifest of shards that hold embeddings of their 
 
 @record
 class VisionConfig:
-    """The image tower (CLIP's vision model): a Hugging Face folder, or sizes to start from scratch.
+    """The image tower: of CLIP a Hugging Face folder, or sizes to start from scratch; of EVA02 always sizes.
 
-    The released B/16 has EVA02-CLIP's tower, which transformers lacks; the release's second base, LLM2CLIP's OpenAI
-    ViT-L/14, is a CLIP.
+    The released B/16 has EVA02-CLIP's; the release's second base, LLM2CLIP's OpenAI ViT-L/14, is a CLIP.
     """
 
-    path: Path | None = None
+    kind: TowerKind = "clip"
+    path: Path | None = None  # of kind eva02: a file with weights alone, so that the sizes below count all the same
     image_size: int = 64
     patch_size: int = 8
     hidden_size: int = 96
     layers: int = 3
     heads: int = 4
     mlp_size: int = 192
+    eva: EvaConfig | None = None  # what only EVA02 has; null: as EVA02-CLIP
 
 
 @record
@@ -109,8 +111,8 @@ class PixClipConfig:
 
     def faults(self) -> dict[str, str]:
         """Names the weights that are not there: key -> message."""
-        found = {}
-        if fault := folder_fault(self.vision.path):
+        found = {f"vision.{key}": problem for key, problem in tower_faults(self.vision).items()}
+        if self.vision.kind == "clip" and (fault := folder_fault(self.vision.path)):
             found["vision.path"] = fault
         if self.weights is not None and not self.weights.exists():
             found["weights"] = f"{self.weights} is not there"
@@ -125,7 +127,7 @@ class PixClipConfig:
 class Blueprint:
     """A PixCLIP as plain settings; travels with the checkpoint: nothing else is needed to rebuild the model."""
 
-    vision: dict[str, Any]  # CLIPVisionConfig
+    vision: dict[str, Any]  # CLIPVisionConfig or EvaSettings
     text: dict[str, Any] | None  # LlamaConfig of the text model that is a part of it
     max_tokens: int  # of a text
     encoder: dict[str, Any] | None  # else: what the shards say of the language model that embedded their texts
@@ -135,6 +137,7 @@ class Blueprint:
     adapter_expansion: int
     scale: ScaleConfig
     roi_sampling: int
+    vision_kind: TowerKind = "clip"  # older checkpoints do not say
 
     @property
     def side_px(self) -> int:
@@ -175,6 +178,7 @@ def draw_blueprint(
         adapter_expansion=config.adapter_expansion,
         scale=config.scale,
         roi_sampling=config.roi_sampling,
+        vision_kind=config.vision.kind,
     )
 
 
@@ -186,6 +190,8 @@ def _text_settings(config: TextModelConfig, vocabulary_size: int | None) -> dict
 
 
 def _vision_settings(config: VisionConfig) -> dict[str, Any]:
+    if config.kind == "eva02":  # patches are normed where regions are pooled from them
+        return eva_settings(config, image_size=config.image_size, normed=False)
     if config.path is not None:
         # CLIPVisionConfig's own defaults
         return {"image_size": 224, "patch_size": 32, "hidden_size": 768, **read_vision_settings(config.path)}

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from stages.contrastive import in_parts
+from stages.eva import image_tower
 from stages.pixclip.batches import PixClipBatch, Texts
 from stages.pixclip.config import Blueprint
 from stages.roi import as_map, roi_align
@@ -26,10 +27,11 @@ class PixClip(nn.Module):
         """Builds every part with fresh weights."""
         super().__init__()
         self.blueprint = blueprint
-        vision = CLIPVisionConfig(**blueprint.vision)
-        self.vision_model = CLIPVisionModel(vision)
-        self.vision_model.embeddings.patch_embedding = MaskedPatches(vision.hidden_size, blueprint.vision["patch_size"])
-        self.visual_projection = nn.Linear(vision.hidden_size, blueprint.embedding_size, bias=False)
+        self.vision_model = image_tower(blueprint.vision_kind, blueprint.vision)
+        width, patch_px = self.vision_model.config.hidden_size, blueprint.vision["patch_size"]
+        biased = blueprint.vision_kind == "eva02"  # as released: of its patches and its projection, which CLIP's lack
+        self.vision_model.embeddings.patch_embedding = MaskedPatches(width, patch_px, bias=biased)
+        self.visual_projection = nn.Linear(width, blueprint.embedding_size, bias=biased)
         self.text_model = None if blueprint.text is None else read_both_ways(LlamaModel(LlamaConfig(**blueprint.text)))
         self.text_adapter = TextAdapter(blueprint)
         if blueprint.scale.learns:
@@ -87,12 +89,12 @@ class PixClip(nn.Module):
 class MaskedPatches(nn.Conv2d):
     """Embeds patches of pixels, and adds those of the mask: zero at first, so that a mask begins by changing nothing.
 
-    It stands in the place of CLIP's patch embedding: class token and positions are added after it (Alpha-CLIP).
+    It stands in the place of the tower's patch embedding: class token and positions are added after it (Alpha-CLIP).
     """
 
-    def __init__(self, width: int, patch_px: int) -> None:
-        """Builds both convolutions, without biases."""
-        super().__init__(3, width, patch_px, stride=patch_px, bias=False)
+    def __init__(self, width: int, patch_px: int, *, bias: bool = False) -> None:
+        """Builds both convolutions; the mask's has no bias."""
+        super().__init__(3, width, patch_px, stride=patch_px, bias=bias)
         self.alpha = nn.Conv2d(1, width, patch_px, stride=patch_px, bias=False)
         nn.init.zeros_(self.alpha.weight)
 

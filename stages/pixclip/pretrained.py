@@ -1,17 +1,23 @@
-"""Fills a PixCLIP from weights that others published: a CLIP's image tower, then an LLM2CLIP's parts over it."""
+"""Fills a PixCLIP from weights that others published: an image tower, then an LLM2CLIP's parts over it.
+
+An EVA02's sizes are the recipe's and not the file's: its table of positions is resized where its grid is another.
+"""
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.training.foreign.mapping import Layout, fill_from, match, recognise
-from orchestrator.training.foreign.opening import open_source
 from orchestrator.training.foreign.source import TensorSource, few
+from stages.eva_weights import open_tower
 from stages.pixclip.config import PixClipConfig
-from stages.pixclip.published import CLIP, LLM2CLIP
+from stages.pixclip.published import LLM2CLIP, TOWERS
+from stages.positions import Resized
 
 OURS = ("embeddings.patch_embedding.alpha.weight",)  # what no publisher's tower has
 
@@ -27,9 +33,9 @@ def fill_from_published(model: nn.Module, config: PixClipConfig) -> tuple[frozen
     wanted = dict(model.named_parameters())
     opened: list[tuple[TensorSource, Layout]] = []
     if config.vision.path is not None:
-        opened.append((open_source(config.vision.path), CLIP))
+        opened.append((_opened(config, config.vision.path, wanted), TOWERS[config.vision.kind]))
     if config.weights is not None:
-        source = open_source(config.weights)
+        source = _opened(config, config.weights, wanted)
         opened.append((source, recognise(source, (LLM2CLIP,))))
     loaded: set[str] = set()
     for source, layout in opened:
@@ -49,3 +55,8 @@ def fill_from_published(model: nn.Module, config: PixClipConfig) -> tuple[frozen
     sources = {source.label: layout.title for source, layout in opened}
     facts = {"sources": sources, "loaded": len(loaded), "newly_initialised": dict(fresh)} if opened else {}
     return frozenset(loaded), facts
+
+
+def _opened(config: PixClipConfig, path: Path, wanted: Mapping[str, Tensor]) -> TensorSource:
+    source = open_tower(config.vision.kind, path)
+    return Resized(source, wanted) if config.vision.kind == "eva02" else source

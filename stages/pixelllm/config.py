@@ -1,7 +1,7 @@
 """What a PixelLLM is made of, from tiny to full size; imports no torch.
 
-Published: EVA02 ViT-L/14 beside SAM ViT-H at 384 px, Flan-T5-XL with LoRA 32. EVA02 is not among the models of
-transformers: a CLIP image encoder of any size stands in its place (ViT-L/14 has the same width, depth and grid).
+Published: EVA02 ViT-L/14 beside SAM ViT-H at 384 px, Flan-T5-XL with LoRA 32. A CLIP image encoder of any size may
+stand in EVA02's place (`semantic.kind`).
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from orchestrator.records import record
 from stages.adapters import LoraConfig
 from stages.folders import folder_fault, read_settings, read_vision_settings, stamps_of
 from stages.sizes import sam_vision_settings, stack_settings, vit_settings
+from stages.towers import EvaConfig, TowerKind, eva_settings, tower_faults
 
 FAMILY = "pixelllm"  # what the manifests of its checkpoints say
 SAM_KINDS = ("sam", "sam_vision_model")  # whole, or its image encoder alone
@@ -36,14 +37,16 @@ class LanguageConfig:
 
 @record
 class SemanticConfig:
-    """The image encoder that knows what things are (CLIP vision): a Hugging Face folder, or sizes."""
+    """The image encoder that knows what things are: of CLIP a Hugging Face folder, or sizes; of EVA02 sizes."""
 
-    path: Path | None = None
+    kind: TowerKind = "clip"
+    path: Path | None = None  # of kind eva02: a file with weights alone, so that the sizes below count all the same
     patch_size: int = 8
     hidden_size: int = 96
     layers: int = 3
     heads: int = 4
     mlp_size: int = 192
+    eva: EvaConfig | None = None  # what only EVA02 has; null: as EVA02-CLIP
 
 
 @record
@@ -136,6 +139,7 @@ class PixelLLMConfig:
         """Names folders that are not there, or hold another model: key -> message."""
         faults = {f"{name}.path": model_fault(path, kinds) for name, (path, kinds) in self._folders().items()}
         found = {key: problem for key, problem in faults.items() if problem is not None}
+        found |= {f"semantic.{key}": problem for key, problem in tower_faults(self.semantic).items()}
         if self.language.kind == "bert" and self.lora is not None:
             found["lora"] = "the decoder with BERT's vocabulary learns whole, as published; say null"
         if self.masks is not None and "localization.path" not in found:
@@ -145,12 +149,12 @@ class PixelLLMConfig:
 
     def stamps(self) -> dict[str, str]:
         """Tells size and time of change of the folders' files. Their content would take minutes to read."""
-        return stamps_of(path for path, _ in self._folders().values())
+        return stamps_of([*(path for path, _ in self._folders().values()), self.semantic.path])
 
     def _folders(self) -> dict[str, tuple[Path | None, tuple[str, ...]]]:
         return {
             "language": (self.language.path, ("t5",) if self.language.kind == "t5" else ("bert",)),
-            "semantic": (self.semantic.path, ("clip", "clip_vision_model")),
+            "semantic": (self.semantic.path if self.semantic.kind == "clip" else None, ("clip", "clip_vision_model")),
             "localization": (self.localization.path, SAM_KINDS),
             "masks": (None if self.masks is None else self.masks.path, SAM_KINDS[:1]),
         }
@@ -162,7 +166,7 @@ class Blueprint:
 
     language_kind: Literal["t5", "bert"]
     language: dict[str, Any]  # T5Config or BertGenerationConfig
-    semantic: dict[str, Any]  # CLIPVisionConfig
+    semantic: dict[str, Any]  # CLIPVisionConfig or EvaSettings
     localization: dict[str, Any]  # SamVisionConfig
     extractor: ExtractorConfig
     location: LocationConfig
@@ -171,6 +175,7 @@ class Blueprint:
     canvas_px: int
     mask_decoder: dict[str, Any] | None = None  # SamMaskDecoderConfig
     mask_adapter: MaskAdapterConfig | None = None  # where there is a mask decoder
+    semantic_kind: TowerKind = "clip"  # older checkpoints do not say
 
     def to_plain(self) -> dict[str, Any]:
         """Returns JSON-ready data."""
@@ -227,6 +232,7 @@ def draw_blueprint(config: PixelLLMConfig, tokens: int) -> Blueprint:
         detector=config.detector,
         lora=config.lora,
         canvas_px=config.canvas_px,
+        semantic_kind=config.semantic.kind,
     )
     return blueprint if config.masks is None else drawing_masks(blueprint, config.masks)
 
@@ -279,6 +285,8 @@ def _language_settings(config: LanguageConfig, tokens: int) -> dict[str, Any]:
 
 
 def _semantic_settings(config: SemanticConfig, canvas_px: int) -> dict[str, Any]:
+    if config.kind == "eva02":  # what is released ends with a norm, unlike the CLIP of transformers
+        return eva_settings(config, image_size=canvas_px, normed=True)
     if config.path is not None:
         return read_vision_settings(config.path) | {"image_size": canvas_px}
     return vit_settings(config, image_size=canvas_px)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionConfig, CLIPVisionModel, SamVisionConfig, SamVisionModel
+from transformers import SamVisionConfig, SamVisionModel
 
+from stages.eva import image_tower
 from stages.pixelllm.batches import IGNORED, PixelBatch
 from stages.pixelllm.config import Blueprint
 from stages.pixelllm.detector import Detector
@@ -37,12 +38,11 @@ class PixelLLM(nn.Module):
         """Builds every part with fresh weights."""
         super().__init__()
         self.blueprint = blueprint
-        semantic, channels = CLIPVisionConfig(**blueprint.semantic), blueprint.prompt_channels
-        width, extractor = blueprint.language_size, blueprint.extractor
-        self.semantic = CLIPVisionModel(semantic)
+        width, extractor, channels = blueprint.language_size, blueprint.extractor, blueprint.prompt_channels
+        self.semantic = image_tower(blueprint.semantic_kind, blueprint.semantic)
         self.localization = SamVisionModel(SamVisionConfig(**blueprint.localization))
         self.prompts = SamPrompts(channels)
-        fused = semantic.hidden_size + channels
+        fused = self.semantic.config.hidden_size + channels
         self.extractor = PromptFeatures(extractor, image_channels=fused, prompt_channels=channels)
         self.projection = nn.Sequential(nn.Linear(extractor.token_size, width), nn.LayerNorm(width))
         if blueprint.language_kind == "t5":
@@ -90,7 +90,7 @@ class PixelLLM(nn.Module):
         semantic_BND = self.semantic(semantic_pixels_BCHW).last_hidden_state[:, 1:]
         side = round(semantic_BND.shape[1] ** 0.5)
         semantic = semantic_BND.transpose(1, 2).reshape(len(semantic_BND), -1, side, side)
-        # SAM, unlike CLIP, does not see to the type itself
+        # SAM, unlike the other, does not see to the type itself
         place = self.localization(localization_pixels_BCHW.to(semantic.dtype)).last_hidden_state
         grid = (max(side, place.shape[-1]),) * 2
         return Sight(torch.cat([_enlarged(semantic, grid), _enlarged(place, grid)], dim=1), place)
