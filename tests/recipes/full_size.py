@@ -10,6 +10,7 @@ from tests.published_sizes import FULL
 
 T5_TOKENIZER = {"model": {"vocab": [[f"piece{number}", 0.0] for number in range(32_100)]}, "added_tokens": []}
 WEIGHTS = ("GLaMM-GranD-Pretrained", "GPT4RoI-7B")
+FILES = ("eva02_L_pt_m38m_p14.pt", "LLM2CLIP-EVA02-B-16.pt")
 # folders of which planning asks what they are and how large
 KINDS = {
     "mask2former-swin-large-coco-panoptic": {
@@ -52,6 +53,8 @@ def lay_out(root: Path) -> tuple[str, ...]:
     (models / "t5-base" / "tokenizer.json").write_text(json.dumps(T5_TOKENIZER), encoding="utf-8")
     for name in WEIGHTS:
         (models / name).mkdir()
+    for name in FILES:
+        (models / name).touch()
     return f"vars.data={data}", f"vars.models={models}", f"runs={root / 'runs'}"
 
 
@@ -61,6 +64,5 @@ def _settings(blueprint: Blueprint) -> dict[str, object]:
         "vicuna-7b-v1.5": plain["language"],
         "clip-vit-large-patch14-336": {"vision_config": plain["vision"]},
         "sam-vit-huge": plain["grounding"],
-        "LLM2CLIP-Openai-L-14-336": {"vision_config": plain["vision"], "projection_dim": 1280},
         "LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned": {"hidden_size": 4096, "num_hidden_layers": 32},
     }

@@ -27,6 +27,7 @@ from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.task import PixelLLMTask, Start, Weights
 from stages.pixelllm.tasks import LONG_REQUESTS, OBJECT_OF, SHORT_REQUESTS, WHERE_IS, Rules
 from stages.samples import Sample, TimedPoint, Utterance
+from stages.towers import TowerKind
 from stages.wordpieces import WordPieces, learn_pieces
 from tests.stages.scenes import SIDE_PX, scene
 from tests.stages.trained_models import write_trained
@@ -47,14 +48,20 @@ def pieces() -> WordPieces:
 
 
 def tiny_config(
-    *, kind: str = "t5", lora: bool = False, detector: bool = True, masks: bool = False, channels: int = 8
+    *,
+    kind: str = "t5",
+    tower: TowerKind = "clip",
+    lora: bool = False,
+    detector: bool = True,
+    masks: bool = False,
+    channels: int = 8,
 ) -> PixelLLMConfig:
     """Asks for the smallest model."""
     return PixelLLMConfig(
         language=LanguageConfig(
             kind="t5" if kind == "t5" else "bert", hidden_size=16, layers=1, heads=2, mlp_size=24, dropout=0.0
         ),
-        semantic=SemanticConfig(patch_size=8, hidden_size=16, layers=1, heads=2, mlp_size=24),
+        semantic=SemanticConfig(kind=tower, patch_size=8, hidden_size=16, layers=1, heads=2, mlp_size=24),
         localization=LocalizationConfig(
             patch_size=16,
             hidden_size=8,
