@@ -10,8 +10,8 @@ scale_attn_inner=False, ref_feat_shape=None`. Then every weight was drawn: `rand
 of norms 1 more. Beside them lie two pictures, and what `forward_features` and the model itself give.
 
 By their sources, timm and EVA-CLIP agree in all that is compared here: rotary positions of a grid of g patches in steps
-of 16 / g, neighbouring channels as pairs, rows before columns. EVA-CLIP pools the class token, timm's pre-trained models
-the mean of all: we give the token and the patches, and follow EVA-CLIP. No released file was read.
+of 16 / g, neighbouring channels as pairs, rows before columns. EVA-CLIP pools the class token, timm's pre-trained
+models the mean of all: we give the token and the patches, and follow EVA-CLIP. No released file was read.
 """
 
 from dataclasses import replace

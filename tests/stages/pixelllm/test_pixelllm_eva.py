@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.artifacts import Export
-from orchestrator.errors import InputError
+from orchestrator.errors import Fault, InputError
 from orchestrator.training.memory.measure import Request, measure
+from orchestrator.typed import typed
 from stages.eva import EvaVisionModel
 from stages.pixelllm.config import Blueprint, PixelLLMConfig, SemanticConfig, draw_blueprint
 from stages.pixelllm.family import PixelLLMFamily
@@ -47,6 +48,16 @@ def test_a_checkpoint_that_does_not_say_whose_tower_it_has_has_clips() -> None:
 
     assert Blueprint.from_plain(plain) == tiny_blueprint(pieces())
     assert Blueprint.from_plain(plain).semantic_kind == "clip"
+
+
+def test_a_strange_kind_is_refused_with_those_that_there_are() -> None:
+    faults: list[Fault] = []
+
+    typed(PixelLLMConfig, {"semantic": {"kind": "eva03"}}, "config.model", faults)
+
+    assert [str(fault) for fault in faults] == [
+        "config.model.semantic.kind: 'eva03' is not one of the choices; did you mean 'eva02'? allowed: clip, eva02"
+    ]
 
 
 def test_a_blueprint_carries_all_that_an_eva02_is(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from orchestrator.data.stream import SampleStream
 from orchestrator.training.config import OptimConfig
 from orchestrator.training.engine import make_engine
 from orchestrator.world import World
+from stages.towers import TowerKind
 from tests.ranks import run_ranks
 from tests.stages.pixelllm_models import narrated, pieces, tiny_task
 from tests.stages.scenes import write_shards
@@ -21,10 +22,10 @@ STEPS, BATCH = 4, 4
 SOURCES = ("traces", "expressions", "boxes", "segments")
 
 
-def _learnt(world: World, directory: Path, engine_name: str) -> list[float]:
+def _learnt(world: World, directory: Path, engine_name: str, tower: TowerKind) -> list[float]:
     """Learns some steps; returns the loss and the norm of each."""
     torch.set_num_threads(1)
-    task = tiny_task(pieces(), lora=True, masks=True)
+    task = tiny_task(pieces(), tower=tower, lora=True, masks=True)
     train = toy_train(
         STEPS, global_batch=BATCH, micro_batch=1, engine=toy_engine(engine_name),
         optim=OptimConfig(lr=1e-3, clip_norm=None),
@@ -46,12 +47,13 @@ def _learnt(world: World, directory: Path, engine_name: str) -> list[float]:
     return figures
 
 
-def test_two_ranks_that_share_the_weights_learn_what_one_process_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tower", ["clip", "eva02"])
+def test_two_ranks_that_share_the_weights_learn_what_one_process_learns(tower: TowerKind, tmp_path: Path) -> None:
     for start, name in enumerate(SOURCES):
         write_shards(tmp_path / name, [narrated(8 * start + number) for number in range(8)])
 
-    expected = _learnt(World.alone(), tmp_path, "torch")
-    first, second = run_ranks(2, _learnt, tmp_path, "deepspeed", directory=tmp_path, timeout_s=300)
+    expected = _learnt(World.alone(), tmp_path, "torch", tower)
+    first, second = run_ranks(2, _learnt, tmp_path, "deepspeed", tower, directory=tmp_path, timeout_s=300)
 
     assert len(expected) == 2 * STEPS
     assert first == second
