@@ -28,8 +28,7 @@ class EvaConfig:
 
     inner_norm: bool = True  # of what attention gives, before it is projected
     rotary_grid: int | None = 16  # positions are scaled to a square of so many patches a side; null: they are not
-    # in training, also of a tower that does not learn: how often the last layer is skipped; earlier ones less, the first
-    # never
+    # in training, also of a tower that does not learn: how often the last layer is skipped; earlier ones less
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
