@@ -1,6 +1,7 @@
 """GLaMM described before it exists: passed on through a recipe, and as large as the real one when it trains."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,8 @@ def trained(
     world: World, blueprint: Blueprint, train: TrainConfig, source: str, learning: tuple[str, ...]
 ) -> tuple[int, int, int, BatchShape]:
     """Trains three steps; returns the bytes of weights, of moments, the most of all that were alive, and the sizes."""
-    task, shapes = task_of(blueprint), []
-
-    def batch() -> Any:
-        made = batch_of(task, source, train.micro_batch_on(world.size))
-        shapes.append(shape_of(made))
-        return made
+    task = task_of(blueprint)
+    batch = partial(batch_of, task, source, train.micro_batch_on(world.size))
 
     engine, most = train_a_little(task, train, world, learning, batch)
     weights = sum(t.nbytes for t in (*engine.model.parameters(), *engine.model.buffers()))
@@ -108,7 +105,7 @@ def trained(
     if train.engine.name == "torch":
         states = engine._optimizer.state.values()
         moments = sum(state[name].nbytes for state in states for name in ("exp_avg", "exp_avg_sq"))
-    return weights, moments, most, shapes[0]
+    return weights, moments, most, shape_of(batch())
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from stages.pixclip.sitting import PixClipSitting
 from stages.pixclip.task import Start
 from stages.predict import Asked, predict
 from stages.vision import decode_image
+from tests.stages.learning import learn_by_heart
 from tests.stages.pixclip_models import TINY, blueprint_of, drawn_of, tiny_model, tiny_task, write_checkpoint
 from tests.stages.released_eva import released
 from tests.stages.scenes import scene
@@ -128,15 +129,8 @@ def test_it_learns_which_text_belongs_to_which_mask() -> None:
     batch = task.collate([one._replace(seed=seed) for seed in range(8) for one in drawn_of([scene(1)])])
     assert batch.texts.ids_BL is not None
     texts = [tuple(row.tolist()) for row in batch.texts.ids_BL]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
 
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        total = task.loss(model, batch).total
-        total.backward()
-        optimizer.step()
-        losses.append(total.item())
+    losses = [one["total"] for one in learn_by_heart(task, model, batch, steps=60, lr=5e-3)]
 
     found = model(batch)
     best = (found["masked"] @ found["texts"].T).argmax(dim=1).tolist()

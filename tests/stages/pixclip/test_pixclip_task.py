@@ -20,6 +20,7 @@ from stages.pixclip.pretrained import fill_from_published
 from stages.pixclip.sitting import PixClipSitting
 from stages.pixclip.task import Branches, Start, branch_losses
 from tests.ranks import run_ranks
+from tests.stages.learning import learn_by_heart
 from tests.stages.pixclip_models import BRANCHES, TINY, blueprint_of, drawn_of, tiny_model, tiny_task
 from tests.stages.scenes import scene
 from tests.toys import toy_engine, toy_train
@@ -101,11 +102,8 @@ def test_a_model_learns_which_text_belongs_to_which_mask_of_one_image() -> None:
     model = tiny_model(sees_masks=False).train()
     batch = task.collate([one._replace(seed=seed) for seed in range(8) for one in drawn_of(SAMPLES[1:2])])
     texts = [tuple(row.tolist()) for row in batch.texts.ids_BL] if batch.texts.ids_BL is not None else []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        task.loss(model, batch).total.backward()
-        optimizer.step()
+
+    learn_by_heart(task, model, batch, steps=60, lr=5e-3)
 
     found = model(batch)
 

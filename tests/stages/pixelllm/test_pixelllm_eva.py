@@ -21,6 +21,7 @@ from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.pretrained import fill_from_folders
 from stages.predict import Asked, predict
 from stages.vision import decode_image
+from tests.stages.learning import learn_by_heart
 from tests.stages.pixelllm_models import (
     drawn,
     narrated,
@@ -111,15 +112,8 @@ def test_it_learns_and_its_tower_learns_along() -> None:
     task.load_weights(model)
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     batch = task.collate([drawn("captions", narrated(number)) for number in range(3)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
 
-    losses = []
-    for _ in range(12):
-        optimizer.zero_grad()
-        total = task.loss(model, batch).total
-        total.backward()
-        optimizer.step()
-        losses.append(total.item())
+    losses = [one["total"] for one in learn_by_heart(task, model, batch, steps=12, lr=5e-3)]
 
     assert losses[-1] < 0.8 * losses[0]
     semantic = [name for name in before if name.startswith("semantic.")]

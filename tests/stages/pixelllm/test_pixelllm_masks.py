@@ -19,6 +19,7 @@ from stages.pixelllm.pretrained import fill_masks
 from stages.pixelllm.task import PixelLLMTask
 from stages.samples import Sample
 from stages.vision import rle_from_mask
+from tests.stages.learning import learn_by_heart
 from tests.stages.pixelllm_models import drawn, narrated, pieces, talkative, tiny_checkpoint, tiny_task
 from tests.stages.scenes import SIDE_PX, png
 
@@ -190,15 +191,8 @@ def test_masks_are_learnt_by_heart() -> None:
     task = tiny_task(pieces(), masks=True, detector=False, channels=32)
     model = built(task)
     batch = task.collate([drawn("segments", narrated(0))])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
-    dice = []
-    for _ in range(50):
-        losses = task.loss(model, batch)
-        dice.append(float(losses.terms["mask_dice"]))
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
+    dice = [one["mask_dice"] for one in learn_by_heart(task, model, batch, steps=50, lr=3e-3)]
 
     assert dice[-1] < dice[0] / 2
 

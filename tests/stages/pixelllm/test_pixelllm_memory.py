@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,11 @@ def trained(
     world: World, blueprint: Blueprint, train: TrainConfig, source: str, learning: tuple[str, ...]
 ) -> tuple[int, BatchShape]:
     """Trains three steps; returns the most bytes that were alive, and the sizes of a batch."""
-    task, shapes = task_of(blueprint), []
-
-    def batch() -> Any:
-        made = batch_of(task, source, train.micro_batch_on(world.size))
-        shapes.append(shape_of(made))
-        return made
+    task = task_of(blueprint)
+    batch = partial(batch_of, task, source, train.micro_batch_on(world.size))
 
     _, most = train_a_little(task, train, world, learning, batch)
-    return most, shapes[0]
+    return most, shape_of(batch())
 
 
 MASKS_ONLY = ("masks.adapter", "location")

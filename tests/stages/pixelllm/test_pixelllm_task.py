@@ -15,6 +15,7 @@ from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.task import PixelLLMTask
 from stages.pixelllm.tasks import LONG_REQUESTS, Rules, rows_of
 from stages.samples import Sample
+from tests.stages.learning import learn_by_heart
 from tests.stages.pixelllm_models import KINDS, drawn, narrated, pieces, talkative, tiny_task
 from tests.stages.scenes import SIDE_PX, png
 
@@ -166,15 +167,8 @@ def test_places_are_learnt_by_heart(kind: str) -> None:
     model = _built(task)
     talkative(model)
     batch = batch_of(task, "expressions")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
 
-    losses = []
-    for _ in range(40):
-        loss = task.loss(model, batch)
-        losses.append(float(loss.terms["location_px"]))
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
+    losses = [one["location_px"] for one in learn_by_heart(task, model, batch, steps=40, lr=5e-3)]
 
     assert losses[-1] < losses[0] / 3
 
