@@ -32,16 +32,23 @@ def start_host(layout: Layout, host: str) -> None:
             ["setsid", "--fork", *apart, *init], check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     process = _wait_for_init(layout, host)
-    cable = f"{layout.bridge}-{layout.number(host)}"
+    cable = _cable(layout, host)
     # the kernel takes its time to remove the cable of a host that died
     subprocess.run(["ip", "link", "delete", cable], check=False, capture_output=True)
-    _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(process))
+    # a host keeps its network card when it is started again: whoever knows its number goes on reaching it
+    card = f"02:77:00:00:{layout.subnet:02x}:{layout.number(host):02x}"
+    _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "address", card, "netns", str(process))
     _ip("link", "set", cable, "master", layout.bridge, "up")
     wait(up.exists, START_TIMEOUT_S, f"the network of {host} did not come up: see {layout.path('log', host)}.log")
 
 
 def kill_host(layout: Layout, host: str) -> None:
-    """Kills every process of a host at once; returns when none is left."""
+    """Cuts a host off and kills every process of it at once; returns when none is left.
+
+    Who loses power says no goodbye. With the cable in, the kernel would end every connection of the dying, and who
+    talked to them would know long before Slurm: srun fails its job then, and a lost host looks like a bug of the job.
+    """
+    subprocess.run(["ip", "link", "set", _cable(layout, host), "down"], check=False, capture_output=True)
     for process in inits(layout.folder).get(host, []):
         _kill_all([process])
 
@@ -152,6 +159,10 @@ def _wait_for_init(layout: Layout, host: str) -> int:
         lambda: bool(inits(layout.folder).get(host)), START_TIMEOUT_S, f"{host} did not start: see {layout.path('log')}"
     )
     return inits(layout.folder)[host][0]
+
+
+def _cable(layout: Layout, host: str) -> str:
+    return f"{layout.bridge}-{layout.number(host)}"
 
 
 def _ip(*words: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,37 @@ def test_a_killed_host_dies_whole_and_its_job_runs_again_when_it_is_back(
     finally:
         devcluster.start_host(lost)
         _end(devcluster, job)
+
+
+def test_a_killed_host_says_no_goodbye(devcluster: DevCluster) -> None:
+    lost = devcluster.hosts[1]
+    with socket.create_server((devcluster.layout.login, 0)) as server:
+        calls = f"import socket, time; s = socket.create_connection({server.getsockname()!r}); time.sleep(600)"
+        devcluster.in_host(lost, ["setsid", "--fork", sys.executable, "-c", calls], capture_output=False)
+        with server.accept()[0] as line:
+            line.sendall(b"never read")  # whoever dies with this unread would reset the connection
+            line.settimeout(1)
+
+            devcluster.kill_host(lost)
+
+            try:
+                with pytest.raises(TimeoutError):
+                    line.recv(1)
+            finally:
+                devcluster.start_host(lost)
+                devcluster.wait_idle(WAIT_S)
+
+
+def test_a_host_that_is_started_again_keeps_its_network_card(devcluster: DevCluster) -> None:
+    """Else the others talk to the old one for as long as they remember it, up to half a minute."""
+    host, cards = devcluster.hosts[1], ["cat", "/sys/class/net/eth0/address"]
+    before = devcluster.in_host(host, cards).stdout
+
+    devcluster.kill_host(host)
+    devcluster.start_host(host)
+
+    assert devcluster.in_host(host, cards).stdout == before != ""
+    devcluster.wait_idle(WAIT_S)
 
 
 def test_a_restarted_controller_knows_its_jobs(devcluster: DevCluster, tmp_path: Path) -> None:
