@@ -18,6 +18,7 @@ START_TIMEOUT_S = 20.0
 DEATH_TIMEOUT_S = 20.0
 POLL_S = 0.02
 ALIAS = "orch-devcluster"  # how the bridge of a cluster says whose it is
+DRAFT = "orch77-p"  # and its maker's number: a bridge that has no number yet
 
 
 def start_host(layout: Layout, host: str) -> None:
@@ -94,22 +95,37 @@ def name_of(process: int) -> str:
 
 
 def add_bridge(layout: Layout) -> bool:
-    """Makes the cluster's bridge; says False if another cluster, or anything else here, has this number."""
+    """Makes the cluster's bridge; says False if another cluster, or anything else here, has this number.
+
+    A bridge gets its number last: one with a number says whose it is, whenever its maker is killed.
+    """
     if subprocess.run(
         ["ip", "-o", "route", "show", "root", f"10.77.{layout.subnet}.0/24"], check=True, capture_output=True
     ).stdout:
         return False
-    made = subprocess.run(
-        ["ip", "link", "add", layout.bridge, "type", "bridge"], check=False, capture_output=True, text=True
+    _remove_drafts()
+    draft = f"{DRAFT}{os.getpid()}"
+    _ip("link", "add", draft, "type", "bridge")
+    _ip("link", "set", draft, "alias", f"{ALIAS} {layout.name} {layout.folder}")
+    named = subprocess.run(
+        ["ip", "link", "set", draft, "name", layout.bridge], check=False, capture_output=True, text=True
     )
-    if made.returncode != 0:
-        if "exists" in made.stderr:
+    if named.returncode != 0:
+        _ip("link", "delete", draft)
+        if "exists" in named.stderr:
             return False
-        raise SurroundingsError(f"ip link add {layout.bridge} type bridge: {made.stderr.strip()}")
-    _ip("link", "set", layout.bridge, "alias", f"{ALIAS} {layout.name} {layout.folder}")
+        raise SurroundingsError(f"ip link set {draft} name {layout.bridge}: {named.stderr.strip()}")
     _ip("address", "add", f"{layout.login}/24", "dev", layout.bridge)
     _ip("link", "set", layout.bridge, "up")
     return True
+
+
+def _remove_drafts() -> None:
+    """Removes bridges whose maker was killed before it could say whose they are."""
+    for link in _links():
+        name = str(link["ifname"])
+        if name.startswith(DRAFT) and "ifalias" not in link and not runs(int(name.removeprefix(DRAFT))):
+            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
 
 
 def bridges() -> dict[str, tuple[str, Path]]:

@@ -186,6 +186,18 @@ def test_what_a_killed_up_leaves_is_taken_down_by_its_folder(
     assert _traces(place) == []
 
 
+def test_a_bridge_whose_maker_was_killed_before_it_had_a_number_goes_with_the_next_up(
+    devcluster: DevCluster, place: Path
+) -> None:
+    with subprocess.Popen(["true"]) as maker:
+        left = f"orch77-p{maker.pid}"
+    subprocess.run(["ip", "link", "add", left, "type", "bridge"], check=True)
+
+    DevCluster.up(place, name=_own_name("d"), nodes=1).down()
+
+    assert not Path("/sys/class/net", left).exists()
+
+
 def test_an_up_that_fails_names_the_daemon_with_its_last_words_and_leaves_nothing(
     devcluster: DevCluster, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
