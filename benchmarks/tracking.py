@@ -12,6 +12,7 @@ back, and what each side was asked to log is counted there.
 
 import importlib.metadata
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,10 +48,10 @@ class _Size(NamedTuple):
     dead_rounds: int
     limit_s: float  # how long a call may block before its process is killed
     pairs: int  # of blocks with tracking on and off
-    block: int  # steps of each
+    block: int  # steps of each: as long as a pause of the forwarder
 
 
-_FULL, _QUICK = _Size(9, 40, 3, 20.0, 15, 20), _Size(3, 20, 1, 5.0, 5, 8)
+_FULL, _QUICK = _Size(9, 40, 3, 20.0, 12, 40), _Size(3, 20, 1, 5.0, 4, 20)
 Times = dict[str, list[dict[str, float]]]  # side -> a round's figures, a step
 
 
@@ -74,7 +75,7 @@ def _measured(folder: Path, size: _Size) -> list[Claim]:
         with Run(run).lock("benchmark"):
             forwarder = _start_forwarder(run)
             try:
-                found = _on_and_off(run, size)
+                found = _on_and_off(run, forwarder.pid, size)
                 _start_sides(server.uri, run, sides)
                 found += _all_cells(server, sides, run / STAGE, forwarder.pid, size)
                 for stage in (STAGE, WORKING):
@@ -93,22 +94,25 @@ def _measured(folder: Path, size: _Size) -> list[Claim]:
         server.kill()
 
 
-def _on_and_off(run: Path, size: _Size) -> list[Claim]:
-    """Compares steps of two ranks, of which the first logs or not, while the forwarder tells what it logged."""
+def _on_and_off(run: Path, forwarder: int, size: _Size) -> list[Claim]:
+    """Compares steps of two ranks, of which the first logs or not, while the forwarder tells what it logged.
+
+    Where nothing is logged the forwarder is stopped, and its pauses run on: it has rather more to tell afterwards.
+    """
     sides = [Side(name, "", "", run / WORKING, 0) for name in ("tracked", "untracked", "untracked")]
     tracked, untracked, other = sides
     times: dict[str, list[float]] = defaultdict(list)
     try:
         for turn in range(size.pairs + 1):
             for first in (tracked, untracked) if turn % 2 else (untracked, tracked):
+                os.kill(forwarder, signal.SIGCONT if first is tracked else signal.SIGSTOP)
                 for side in (first, other):
                     side.begin(size.block)
                 told = [side.result(size.block, size.limit_s + size.block) for side in (first, other)]
                 if turn:
                     times[first.name].append(max(one["step_s"] for one in told))
-                while read_ledger(run / WORKING).get("last_steps", {}).get(NUMBER, -1) < tracked.asked - 1:
-                    time.sleep(0.1)  # what one side has to tell is not told while the other works
     finally:
+        os.kill(forwarder, signal.SIGCONT)
         for side in sides:
             side.kill()
     name = "healthy server: a step of two ranks, tracking on"

@@ -16,10 +16,9 @@ from orchestrator.errors import InputError, SurroundingsError
 from orchestrator.lifeline import die_with
 from orchestrator.redaction import hide
 from orchestrator.state import Launch, read_launch
+from orchestrator.tracking.pace import LOOK_EVERY_S, keep_telling
 from orchestrator.tracking.story import Story, stage_stories
 
-LOOK_EVERY_S = 1.0
-LONGEST_PAUSE_S = 30.0
 PATIENCE_S = 20.0  # how long one keeps trying after its run has ended
 GRACE_S = 5.0  # to leave, once asked to
 
@@ -61,10 +60,8 @@ def tell_beside(run_dir: Path, name: str, *, parent: int, follow: bool, stop: th
     tracker, complaints = tracker_of(name, run_dir, launch), dict[str, str]()
     tells = partial(_told, tracker, name, run_dir, complaints)
     try:
-        pause_s = LOOK_EVERY_S
-        while follow and not _is_over(run_dir, stop):
-            pause_s = LOOK_EVERY_S if tells() else min(2 * pause_s, LONGEST_PAUSE_S)
-            _wait(pause_s, run_dir, stop)
+        if follow:
+            keep_telling(tells, lambda: _is_over(run_dir, stop), stop)
         deadline = time.monotonic() + (PATIENCE_S if follow else LOOK_EVERY_S)  # else somebody waits, and asks again
         while not (told := tells()) and time.monotonic() < deadline and not stop.is_set():
             time.sleep(LOOK_EVERY_S)
@@ -142,9 +139,3 @@ def _told(tracker: Tracker, name: str, run_dir: Path, complaints: dict[str, str]
 def _is_over(run_dir: Path, stop: threading.Event) -> bool:
     launch = read_launch(run_dir)
     return stop.is_set() or launch is None or launch.ended is not None
-
-
-def _wait(pause_s: float, run_dir: Path, stop: threading.Event) -> None:
-    until = time.monotonic() + pause_s
-    while time.monotonic() < until and not _is_over(run_dir, stop):
-        stop.wait(LOOK_EVERY_S)

@@ -21,6 +21,7 @@ from orchestrator.state import LAUNCH, Launch, read_launch, read_state
 from orchestrator.tracking.addresses import absolute_uri, artifact_root, without_password
 from orchestrator.tracking.beside import Beside, beside
 from orchestrator.tracking.decision import decide
+from orchestrator.tracking.pace import LOOK_EVERY_S, keep_telling
 from orchestrator.tracking.registrar import Registrar
 from orchestrator.tracking.story import recipe_story, stage_stories
 from orchestrator.tracking.teller import Teller
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK = "tracking.lock"
-LOOK_EVERY_S = 1.0
 SETTLE_EVERY_S = 5.0
-LONGEST_PAUSE_S = 30.0
 REPORT_REST = 20.0  # times as long as writing the page took, before it is written again: of a thousand stages, many end
 PATIENCE_S = 20.0  # how long a forwarder keeps trying after its run has ended
 NO_MLFLOW = "MLflow is told nothing (tracking.uri is null)"
@@ -134,10 +133,7 @@ class _Forwarder:
 
     def follow(self, stop: threading.Event) -> Delivery:
         """Tells what comes until the run ends, then what is left."""
-        pause_s = LOOK_EVERY_S
-        while not self._is_over(stop):
-            pause_s = LOOK_EVERY_S if self._tried() else min(2 * pause_s, LONGEST_PAUSE_S)
-            self._wait(pause_s, stop)
+        keep_telling(self._tried, lambda: self._is_over(stop), stop)
         deadline = time.monotonic() + PATIENCE_S
         while not self._tried():
             if time.monotonic() >= deadline:
@@ -220,11 +216,6 @@ class _Forwarder:
             self._settle_at = time.monotonic() + SETTLE_EVERY_S
         launch = read_launch(self._run_dir)
         return launch is None or launch.ended is not None
-
-    def _wait(self, pause_s: float, stop: threading.Event) -> None:
-        until = time.monotonic() + pause_s
-        while time.monotonic() < until and not self._is_over(stop):
-            stop.wait(LOOK_EVERY_S)
 
     def _delivery(self, *, complete: bool, message: str) -> Delivery:
         return Delivery(

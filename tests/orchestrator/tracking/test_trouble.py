@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every test begin with the forwarder's own settings of MLflow, and lose no time between two tries."""
-    monkeypatch.setattr("orchestrator.tracking.forwarder.LOOK_EVERY_S", 0.05)
+    for module in ("pace", "forwarder"):
+        monkeypatch.setattr(f"orchestrator.tracking.{module}.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("orchestrator.tracking.pace.REST", 0.0)
     for name in SETTINGS | NO_REPEATS:
         monkeypatch.delenv(name, raising=False)
 
