@@ -13,6 +13,7 @@ told yet, because the server was away or the forwarder was killed, is told by th
     origin.py      what a model was made from, for its page
     decision.py    whether an export may become a version of a registered model
     registrar.py   makes it one, once
+    pace.py        how often to look for what is new
     forwarder.py   does so once, or for as long as the run lasts
     beside.py      has others told beside MLflow, each by a process of its own
     eventfiles.py  TensorBoard; the only module that imports it
