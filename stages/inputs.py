@@ -1,11 +1,10 @@
 """What several stages take in and give out. Imports no torch."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.artifacts import Checkpoint, Shards, Tokenizer
 from orchestrator.records import record
-from stages import PARTS
 
 
 @record
@@ -65,12 +64,3 @@ def task_faults(
         elif kind not in known:
             found[f"config.tasks.{name}"] = f"unknown kind {kind!r}; allowed: {', '.join(known)}"
     return found
-
-
-def lacking_part(facts: Mapping[str, Any], ability: str) -> str | None:
-    """Says why a model whose manifest says this lacks an ability of its family; None: it has it, for all we know."""
-    family, model = facts.get("family"), facts.get("model")
-    part, key = PARTS.get(str(family), {}).get(ability, ("", ""))
-    if not part or not isinstance(model, Mapping) or model.get(part) is not None:
-        return None
-    return f"this {family} model has no {key}: no stage that trains it has config.model.{key} or config.{key}"

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from orchestrator.artifacts import Checkpoint, Report, Shards
 from orchestrator.records import incidental, record
 from orchestrator.stage import Stage, StageContext
-from stages import ABILITIES
+from stages.abilities import asked_in_vain, asked_without_part
 from stages.evaluate.questions import QUESTIONS
-from stages.inputs import lacking_part
+
+_ABILITIES = {name: question.ability for name, question in QUESTIONS.items()}
 
 
 class Evaluate(Stage):
@@ -103,23 +104,14 @@ class Evaluate(Stage):
 
     def faults_with(self, family: str) -> Mapping[str, str]:
         """Lists benchmarks that ask for what a model of this family cannot do."""
-        able = ABILITIES.get(family)
-        if able is None:  # a plug-in's: known when it is asked
-            return {}
-        fitting = [name for name, question in QUESTIONS.items() if question.ability in able]
-        return {
-            f"config.benchmarks[{number}]": f"a {family} model cannot be asked {name!r}; it can: {', '.join(fitting)}"
-            for number, name in enumerate(self.config.benchmarks)
-            if name not in fitting
-        }
+        return asked_in_vain(family, self._asked(), _ABILITIES)
 
     def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
         """Lists benchmarks for which the model lacks a part that others of its family have."""
-        return {
-            f"config.benchmarks[{number}]": f"{name!r} cannot be asked: {why}"
-            for number, name in enumerate(self.config.benchmarks)
-            if (why := lacking_part(inputs.get("model", {}), QUESTIONS[name].ability))
-        }
+        return asked_without_part(inputs.get("model", {}), self._asked(), _ABILITIES)
+
+    def _asked(self) -> Mapping[str, str]:
+        return {f"config.benchmarks[{number}]": name for number, name in enumerate(self.config.benchmarks)}
 
     def outside(self) -> Mapping[str, str]:
         """Watches the files of the encoder: size and time of change."""

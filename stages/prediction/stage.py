@@ -6,8 +6,7 @@ from typing import Any
 from orchestrator.artifacts import Checkpoint, Shards
 from orchestrator.records import record
 from orchestrator.stage import Stage, StageContext
-from stages import ABILITIES
-from stages.inputs import lacking_part
+from stages.abilities import asked_in_vain, asked_without_part
 
 # what can be asked for -> what a model must be able to do: a protocol of stages/family.py
 TASKS: Mapping[str, str] = {
@@ -73,16 +72,11 @@ class Predict(Stage):
 
     def faults_with(self, family: str) -> Mapping[str, str]:
         """Tells a task that no model of this family can do."""
-        able = ABILITIES.get(family)
-        if able is None or TASKS[self.config.task] in able:  # none: a plug-in's, known when it is asked
-            return {}
-        fitting = ", ".join(task for task, ability in TASKS.items() if ability in able) or "none of these tasks"
-        return {"config.task": f"a {family} model cannot be asked {self.config.task!r}; it can: {fitting}"}
+        return asked_in_vain(family, {"config.task": self.config.task}, TASKS)
 
     def faults_given(self, inputs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, str]:
         """Tells a task for which the model lacks a part that others of its family have."""
-        why = lacking_part(inputs.get("model", {}), TASKS[self.config.task])
-        return {"config.task": f"{self.config.task!r} cannot be asked: {why}"} if why else {}
+        return asked_without_part(inputs.get("model", {}), {"config.task": self.config.task}, TASKS)
 
     def code_roots(self) -> tuple[str, ...]:
         """Names the code that asks, which planning does not import."""
