@@ -137,7 +137,7 @@ def _against(attempts: Sequence[Attempt], alike: Sequence[Attempt], cause: Cause
         return "it is done" if last.state == "done" else f"cancelled: {_ADVICE['cancelled']}"
     if cause in policy.never:
         return f"{cause}: {_ADVICE.get(cause, 'the recipe says so (retry.never)')}"
-    if cause == "timeout" and last.saved_step is not None and not _advanced(last):
+    if cause == "timeout" and _worked(last) and not _advanced(last):
         return "timeout: the time was too short to save anything new; ask for more hours, or save more often"
     if cause in _FREE:
         free = len(_ended_here(attempts)) - len(alike)
@@ -147,7 +147,8 @@ def _against(attempts: Sequence[Attempt], alike: Sequence[Attempt], cause: Cause
         return ""
     causes = ", ".join(dict.fromkeys(attempt.cause or "unknown" for attempt in alike))
     count = "one attempt" if len(alike) == 1 else f"{len(alike)} attempts"
-    return f"{count} ended {_where(last)} ({causes}); retry.attempts is {policy.attempts}"
+    advice = "; ask for more hours" if causes == "timeout" else ""
+    return f"{count} ended {_where(last)} ({causes}); retry.attempts is {policy.attempts}{advice}"
 
 
 def _where(attempt: Attempt) -> str:
@@ -162,6 +163,11 @@ def _delay_s(cause: Cause, alike: int, policy: RetryPolicy) -> float:
 def _advanced(attempt: Attempt) -> bool:
     """Tells whether an attempt saved something new."""
     return (attempt.saved_step or 0) > (attempt.from_step or 0)
+
+
+def _worked(attempt: Attempt) -> bool:
+    """Tells whether an attempt took a step; one that did not may have been told to leave as it began."""
+    return (attempt.to_step or 0) > (attempt.from_step or 0)
 
 
 def _at_the_same_step(attempts: Sequence[Attempt]) -> list[Attempt]:

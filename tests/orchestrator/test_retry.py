@@ -19,11 +19,17 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 def attempt(
-    cause: Cause, *, since: int | None = 0, saved: int | None = 0, node: str | None = "n1", number: int = 1
+    cause: Cause,
+    *,
+    since: int | None = 0,
+    reached: int | None = None,
+    saved: int | None = 0,
+    node: str | None = "n1",
+    number: int = 1,
 ) -> Attempt:
     return Attempt(
         number=number, launcher="local", job_id="1", nodes=("n1",), started=0.0, ended=1.0, state="failed", cause=cause,
-        from_step=since, saved_step=saved, node=node,
+        from_step=since, to_step=saved if reached is None else reached, saved_step=saved, node=node,
     )  # fmt: skip
 
 
@@ -61,8 +67,17 @@ def test_what_would_happen_again_is_not_tried_again(cause: Cause) -> None:
 
 def test_a_timeout_that_saved_something_goes_on_and_one_that_did_not_ends_it() -> None:
     assert after(*[attempt("timeout", since=step, saved=step + 10) for step in range(0, 200, 10)]).again
-    assert not after(attempt("timeout", since=10, saved=10)).again
-    assert "more hours" in after(attempt("timeout", since=10, saved=10)).why
+    assert not after(attempt("timeout", since=10, reached=15, saved=10)).again
+    assert "more hours" in after(attempt("timeout", since=10, reached=15, saved=10)).why
+
+
+def test_a_timeout_that_came_before_the_first_step_is_tried_again_and_at_last_asks_for_more_hours() -> None:
+    """Slurm may tell a job up to a minute early: at its start, if it is short."""
+    begun, early = attempt("timeout", since=0, saved=10), attempt("timeout", since=10, saved=10)
+
+    assert after(begun, early).again
+    assert not after(begun, early, early).again
+    assert "more hours" in after(begun, early, early).why
 
 
 def test_a_stage_without_steps_may_time_out_as_often_as_it_may_fail() -> None:
