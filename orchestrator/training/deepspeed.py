@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class DeepSpeedEngine:
                 parallel.cut(module, gather_logits=not task.cut_logits, gathered=gathered)
         freeze(module, trainable)
         prepare(module, train.engine)
-        mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
+        if train.engine.zero_stage == 3:
+            mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
         optimizer = _make_optimizer(parameter_groups(module, train.optim), train)
         deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
@@ -185,9 +187,27 @@ def _adam(optim: OptimConfig) -> dict[str, Any]:
 
 
 def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes."""
+    """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes.
+
+    Such a module raises InputError when it learns, and is given no tensor that needs a gradient: DeepSpeed collects a
+    leaf's gradients when that of its inputs is known, which then is too early, and ends somewhere else without a reason.
+    """
+    names = {id(part): name for name, part in module.named_modules()}
     for part in find_parts(module, patterns, key="train.engine.leaf_modules"):
         deepspeed.utils.set_z3_leaf_module(part, True)
+        part.register_forward_pre_hook(partial(_refuse_without_gradient, names[id(part)]))
+
+
+def _refuse_without_gradient(name: str, part: nn.Module, given: tuple[Any, ...]) -> None:
+    # as torch's hook on the way back: it sees tensors given by position, not those given by name
+    seen = any(isinstance(value, Tensor) and value.requires_grad for value in given)
+    if seen or not torch.is_grad_enabled() or not any(weight.requires_grad for weight in part.parameters()):
+        return
+    raise InputError(
+        f"train.engine.leaf_modules: {name!r} ({type(part).__name__}) learns, but no tensor that it is given by "
+        "position needs a gradient, and DeepSpeed would look for those of its weights before they are there; allowed: "
+        "modules further inside it, as its layers, and frozen ones"
+    )
 
 
 def _holdings_of(module: nn.Module, optimizer: Any, engine: EngineConfig) -> Holdings:
