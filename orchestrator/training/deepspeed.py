@@ -190,7 +190,7 @@ def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> None:
     """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes.
 
     Such a module raises InputError when it learns, and is given no tensor that needs a gradient: DeepSpeed collects a
-    leaf's gradients when that of its inputs is known, which then is too early, and ends somewhere else without a reason.
+    leaf's gradients when that of its inputs is known, which then is too early: the step ends without a reason.
     """
     names = {id(part): name for name, part in module.named_modules()}
     for part in find_parts(module, patterns, key="train.engine.leaf_modules"):
