@@ -35,7 +35,7 @@ def test_a_few_steps_of_every_stage_are_trained_scored_exported_and_drawn(tmp_pa
         lines = (folder / name / "journal.jsonl").read_text(encoding="utf-8").splitlines()
         assert sum(event["event"] == "loss" for event in map(json.loads, lines)) == 2, name
     assert set(scores(folder, "score_trace")) == {"word_locations"}
-    assert set(scores(folder, "score_masks")) == {"refer"}
+    assert set(scores(folder, "score")) == {"refer_boxes", "refer"}
     assert set(scores(folder, "score_dense")) == {"region_captions", "dense_captions"}
 
     image, export = next((folder / "shapes" / "raw").rglob("*.jpg")), folder / "export" / "model"
@@ -55,8 +55,8 @@ def test_all_steps_learn_where_words_are(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "all"
     log = (folder / "trace" / "logs" / "attempt_1" / "rank_0.log").read_text(encoding="utf-8")
     assert "parameters partitioned over 2 ranks" in log
-    words, boxes = scores(folder, "score_trace")["word_locations"], scores(folder, "score")["refer_boxes"]
-    masks = scores(folder, "score_masks")["refer"]
+    words = scores(folder, "score_trace")["word_locations"]
+    boxes, masks = (scores(folder, "score")[name] for name in ("refer_boxes", "refer"))
     assert 3 * words["scores"]["word_error"] <= words["untrained"]["word_error"]
     assert boxes["scores"]["precision50"] >= max(0.15, 3 * boxes["untrained"]["precision50"])
     assert masks["scores"]["giou"] >= max(0.4, 3 * masks["untrained"]["giou"])
