@@ -1,7 +1,7 @@
 """Measures what a logged step costs a training: by orch's journal and forwarder, and by MLflow itself, sync and async.
 
-python -m benchmarks.tracking                 # a table, about six minutes
-python -m benchmarks.tracking --json --quick  # about three
+python -m benchmarks.tracking                 # a table, about eight minutes
+python -m benchmarks.tracking --json --quick  # about four
 
 Steps log ten numbers each to a real `mlflow server` on SQLite. First a step is work of a quarter of a second, on two
 ranks, with tracking on and off by turns. Then a step is 50 ms of sleep, and the sides take turns, each in a process of
