@@ -46,7 +46,9 @@ class World:
             timeout=timedelta(seconds=timeout_s),
         )
         device = f"cuda:{local_rank}" if on_gpu else "cpu"
-        return cls(rank=rank, size=size, local_rank=local_rank, device=device, joined=True)
+        world = cls(rank=rank, size=size, local_rank=local_rank, device=device, joined=True)
+        world.barrier()  # or one that leaves at once fails another that is still connecting, which is then blamed
+        return world
 
     @classmethod
     def alone(cls, *, rank: int = 0, size: int = 1) -> "World":

@@ -66,19 +66,23 @@ def _context() -> ForkServerContext:
 def _collect(pipes: Sequence[Connection], deadline: float) -> list[Any]:
     answers: dict[int, Any] = {}
     while len(answers) < len(pipes):
-        open_pipes = [pipe for rank, pipe in enumerate(pipes) if rank not in answers]
-        ready = wait(open_pipes, timeout=max(0.0, deadline - time.monotonic()))
+        silent = [rank for rank in range(len(pipes)) if rank not in answers]
+        ready = wait([pipes[rank] for rank in silent], timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            silent = [str(rank) for rank in range(len(pipes)) if rank not in answers]
-            raise RankFailed(f"rank {', '.join(silent)} did not answer in time")
-        for pipe in ready:
-            rank = next(rank for rank, mine in enumerate(pipes) if mine is pipe)
+            raise RankFailed(f"rank {', '.join(map(str, silent))} did not answer in time")
+        failures = []
+        for rank in silent:
+            if pipes[rank] not in ready:
+                continue
             try:
-                raised, answers[rank] = pipe.recv()  # type: ignore[union-attr]  # `wait` gives back what it was given
+                failed_at, answers[rank] = pipes[rank].recv()
             except EOFError:
                 raise RankFailed(f"rank {rank} died without a word") from None
-            if raised:
-                raise RankFailed(f"rank {rank} raised:\n{answers[rank]}")
+            if failed_at is not None:
+                failures.append((failed_at, rank))
+        if failures:
+            _, rank = min(failures)  # the others may have failed because this one left
+            raise RankFailed(f"rank {rank} raised:\n{answers[rank]}")
     return [answers[rank] for rank in range(len(pipes))]
 
 
@@ -96,9 +100,9 @@ def _rank(
         result = function(world, *arguments)
         torch.distributed.destroy_process_group()
     except BaseException:  # noqa: BLE001 - whatever it was, the test must hear of it
-        answer.send((True, traceback.format_exc()))
+        answer.send((time.monotonic(), traceback.format_exc()))
     else:
-        answer.send((False, result))
+        answer.send((None, result))
     answer.close()
     sys.stderr.flush()
     os._exit(0)  # DeepSpeed's exit hooks wait for a process group that may be gone

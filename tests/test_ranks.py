@@ -51,7 +51,7 @@ def test_a_death_is_told_with_its_rank(tmp_path: Path) -> None:
 
 def test_a_rank_that_takes_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(RankFailed, match="rank 0 did not answer in time"):
-        run_ranks(2, _dawdle, directory=tmp_path, timeout_s=4)
+        run_ranks(2, _dawdle, directory=tmp_path, timeout_s=8)
 
 
 def test_a_world_alone_answers_for_itself() -> None:

@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.world import World
 from tests.command_line import REPOSITORY
+from tests.ranks import run_ranks
 
 MEET = """
 import json
@@ -44,6 +47,32 @@ def meet(size: int, **environment: str) -> list[dict[str, Any]]:
         for rank in range(size)
     ]  # fmt: skip
     return [json.loads(rank.communicate(timeout=100)[0].splitlines()[-1]) for rank in ranks]
+
+
+def _meet_late(world: World, meeting: str) -> dict[str, float]:
+    """Leaves the group and meets again, rank 0 a second late; returns when it was connected and when it went on."""
+    import torch.distributed as dist
+
+    connect, connected = dist.init_process_group, 0.0
+
+    def slowly(**options: Any) -> None:
+        nonlocal connected
+        connect(**options)
+        time.sleep(1.0 if world.rank == 0 else 0.0)
+        connected = time.monotonic()
+
+    dist.destroy_process_group()
+    os.environ["ORCH_RENDEZVOUS"] = f"file://{meeting}"
+    dist.init_process_group = slowly
+    World.from_environment(timeout_s=60)
+    return {"connected": connected, "went on": time.monotonic()}
+
+
+@pytest.mark.needs("torch")
+def test_no_rank_goes_on_before_all_are_connected(tmp_path: Path) -> None:
+    ranks = run_ranks(3, _meet_late, str(tmp_path / "again"), directory=tmp_path)
+
+    assert min(rank["went on"] for rank in ranks) >= max(rank["connected"] for rank in ranks)
 
 
 @pytest.mark.needs("torch")
