@@ -11,7 +11,7 @@ from tests.recipes.recipe_run import RecipeRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(900)]
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "pixelllm.yaml"
-TRAININGS = ("captions", "trace", "refer", "refer_masks", "dense", "joint")
+TRAININGS = ("captions", "refer_masks", "refer", "trace", "dense", "joint")
 FEW = (
     "vars.steps=2", "vars.refer=2", "vars.masks=2", "vars.few=2", "vars.scenes=24",
     *(f"stages.{name}.config.train.{key}" for name in TRAININGS for key in ("global_batch=4", "engine.name=torch")),
@@ -35,7 +35,8 @@ def test_a_few_steps_of_every_stage_are_trained_scored_exported_and_drawn(tmp_pa
         lines = (folder / name / "journal.jsonl").read_text(encoding="utf-8").splitlines()
         assert sum(event["event"] == "loss" for event in map(json.loads, lines)) == 2, name
     assert set(scores(folder, "score_trace")) == {"word_locations"}
-    assert set(scores(folder, "score")) == {"refer_boxes", "refer"}
+    assert set(scores(folder, "score")) == {"refer_boxes"}
+    assert set(scores(folder, "score_masks")) == {"refer"}
     assert set(scores(folder, "score_dense")) == {"region_captions", "dense_captions"}
 
     image, export = next((folder / "shapes" / "raw").rglob("*.jpg")), folder / "export" / "model"
@@ -56,7 +57,8 @@ def test_all_steps_learn_where_words_are(tmp_path: Path) -> None:
     log = (folder / "trace" / "logs" / "attempt_1" / "rank_0.log").read_text(encoding="utf-8")
     assert "parameters partitioned over 2 ranks" in log
     words = scores(folder, "score_trace")["word_locations"]
-    boxes, masks = (scores(folder, "score")[name] for name in ("refer_boxes", "refer"))
+    boxes, masks = scores(folder, "score")["refer_boxes"], scores(folder, "score_masks")["refer"]
     assert 3 * words["scores"]["word_error"] <= words["untrained"]["word_error"]
-    assert boxes["scores"]["precision50"] >= max(0.15, 3 * boxes["untrained"]["precision50"])
+    assert 1.3 * words["scores"]["middle_error"] <= words["untrained"]["middle_error"]  # untrained: always the middle
+    assert boxes["scores"]["precision50"] >= max(0.3, 3 * boxes["untrained"]["precision50"])
     assert masks["scores"]["giou"] >= max(0.4, 3 * masks["untrained"]["giou"])

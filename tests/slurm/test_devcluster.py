@@ -190,7 +190,7 @@ def test_a_bridge_whose_maker_was_killed_before_it_had_a_number_goes_with_the_ne
     devcluster: DevCluster, place: Path
 ) -> None:
     with subprocess.Popen(["true"]) as maker:
-        left = f"orch77-p{maker.pid}"
+        left = f"{hosts.DRAFT}{maker.pid}"
     subprocess.run(["ip", "link", "add", left, "type", "bridge"], check=True)
 
     DevCluster.up(place, name=_own_name("d"), nodes=1).down()
