@@ -70,3 +70,11 @@ def read_progress(directory: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return shown
+
+
+def moved_lately(directory: Path, within_s: float) -> bool:
+    """Tells whether the stage in this folder has got on in the last `within_s` seconds."""
+    try:
+        return time.time() - (directory / PROGRESS).stat().st_mtime < within_s
+    except OSError:
+        return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SurroundingsError
+from orchestrator.progress import moved_lately
 from orchestrator.resources import Resources, rank_count
 from orchestrator.retry import Decision, conclude
 from orchestrator.state import (
@@ -27,15 +28,28 @@ from orchestrator.verdict import verdict
 from orchestrator.wishes import wish_of
 from slurm import queue
 from slurm.attempt import BEGINS
-from slurm.queue import JobFacts
+from slurm.queue import FORGOTTEN, JobFacts, Survey
 from slurm.states import outside
+from slurm.stillborn import MAY_COME_BACK
 from slurm.submissions import Submission, folder_of, read_submission
 
 log = logging.getLogger(__name__)
 
 NOBODY = "cancelled outside orch; Slurm does not say by whom"
+STILL_WORKS_S = 10.0  # since it got on; progress is written twice a second, where steps are as short
 TAIL_BYTES = 1 << 16
 _BEGINS = re.compile(BEGINS.format(number=r"(\d+)"))
+
+
+def may_live(stage: Path, facts: JobFacts | None, survey: Survey) -> bool:
+    """Tells whether a job that Slurm does not call alive may yet be: then another would write beside it.
+
+    It may have been queued again and even run while the controller is away; and ranks outlive a controller that forgot
+    their job when it restarted, until it finds them on their hosts and ends them.
+    """
+    if not survey.controller:
+        return facts is None or facts.state in MAY_COME_BACK
+    return facts is not None and facts.state == FORGOTTEN and moved_lately(stage, STILL_WORKS_S)
 
 
 def close_lost(stage: Path, facts: JobFacts | None) -> Decision:

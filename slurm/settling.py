@@ -17,11 +17,11 @@ from orchestrator.wishes import wish_of
 from slurm import submissions
 from slurm.asking import SlurmRefused
 from slurm.chain import Chain, Fate
-from slurm.lost import NOBODY, cancelled, close_lost, name_who, record_unbegun, waited_in_vain
+from slurm.lost import NOBODY, cancelled, close_lost, may_live, name_who, record_unbegun, waited_in_vain
 from slurm.queue import JobFacts, Survey
 from slurm.reasons import in_words
 from slurm.sbatch import QueueFull, SubmissionRefused
-from slurm.stillborn import MAY_COME_BACK, is_stillborn, judged, to_blame, vanished
+from slurm.stillborn import is_stillborn, judged, to_blame, vanished
 from slurm.submissions import Submission
 
 MOST_SUBMISSIONS = 5  # of a stage in one launch whose jobs Slurm lost before any could begin
@@ -112,8 +112,8 @@ class Settler:
             return "blocked"
         if facts is not None and found is not None and lives:
             return self._keep(name, found, facts)
-        if found is not None and not survey.controller and (facts is None or facts.state in MAY_COME_BACK):
-            return "alive"  # nobody knows better now: it may have been queued again, and even run
+        if found is not None and may_live(self._chain.folder(name), facts, survey):
+            return "alive"
         if self._is_blocked(name) and state.state != "running":
             self._chain.take_back(name, None)
             return "blocked"

@@ -36,6 +36,11 @@ class Line(Orch):
     def jobs(self) -> list[str]:
         return self.cluster.run(["squeue", "-h", "-o", "%j"], check=True).stdout.split()
 
+    def controller_remembers(self) -> bool:
+        """Tells whether the controller has saved all jobs; a killed one forgets what came in its last seconds."""
+        saved = self.cluster.folder / "state" / "job_state"
+        return saved.exists() and all(name.encode() in saved.read_bytes() for name in self.jobs())
+
     def queue_empties(self) -> None:
         """Waits until Slurm has no job any more: one that is over stays in the queue while its hosts tidy up."""
         self.wait(lambda: not self.jobs(), 20)

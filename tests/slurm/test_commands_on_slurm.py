@@ -134,6 +134,7 @@ def test_a_job_that_somebody_cancels_by_hand_is_told_as_that(line: Line) -> None
 def test_with_the_controller_away_status_says_so_and_launch_starts_nothing(line: Line) -> None:
     line.launch({"first": SLOW}, "--detach")
     line.runs_at("first", 2)
+    line.wait(line.controller_remembers, 30)
     line.cluster.stop_controller()
     try:
         shown = line("status", "toy").stdout

@@ -1,5 +1,7 @@
 """What becomes of a chain whoever dies: nothing is lost, nothing runs twice. On a toy Slurm, in any order of events."""
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InputError
+from orchestrator.progress import PROGRESS
 from orchestrator.state import Ending, close_attempt, read_state
 from orchestrator.wishes import ask_to_cancel
 from slurm import submissions
 from slurm.asking import SlurmAway
-from slurm.queue import Survey
+from slurm.queue import FORGOTTEN, Survey
 from tests.slurm.toyslurm import Killed, ToySlurm, read, settle, submit, toy_run, work_through
 
 CHAIN = {"data": [], "train": ["data"], "score": ["train"]}
@@ -244,6 +247,23 @@ def test_a_parent_that_ends_and_is_forgotten_while_others_are_submitted_is_not_w
     ran = work_through(slurm.run, slurm)
 
     assert ran == {"other": 1, "train": 1} | ({} if well else {"data": 1})
+
+
+def test_a_job_that_slurm_forgot_is_not_asked_for_again_while_its_ranks_still_work(run: Path, slurm: ToySlurm) -> None:
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.end("1", FORGOTTEN)
+    progress = run / "data" / PROGRESS
+    progress.touch()
+
+    settle(run, slurm)
+    meanwhile = dict(slurm.jobs)
+    os.utime(progress, (time.time() - 60,) * 2)
+    settle(run, slurm)
+
+    assert set(meanwhile) == {"1", "2", "3"}
+    assert set(slurm.jobs) - set(meanwhile) == {"4"}
+    assert slurm.stage("4") == "data"
 
 
 def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:
