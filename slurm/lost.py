@@ -41,7 +41,7 @@ TAIL_BYTES = 1 << 16
 _BEGINS = re.compile(BEGINS.format(number=r"(\d+)"))
 
 
-def may_live(stage: Path, facts: JobFacts | None, survey: Survey) -> bool:
+def may_live(stage: Path, found: Submission, facts: JobFacts | None, survey: Survey) -> bool:
     """Tells whether a job that Slurm does not call alive may yet be: then another would write beside it.
 
     It may have been queued again and even run while the controller is away; and ranks outlive a controller that forgot
@@ -49,7 +49,8 @@ def may_live(stage: Path, facts: JobFacts | None, survey: Survey) -> bool:
     """
     if not survey.controller:
         return facts is None or facts.state in MAY_COME_BACK
-    return facts is not None and facts.state == FORGOTTEN and moved_lately(stage, STILL_WORKS_S)
+    forgotten = found.state == "claimed" and (facts is None or facts.state == FORGOTTEN)
+    return forgotten and moved_lately(stage, STILL_WORKS_S)
 
 
 def close_lost(stage: Path, facts: JobFacts | None) -> Decision:

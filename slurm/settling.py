@@ -112,7 +112,7 @@ class Settler:
             return "blocked"
         if facts is not None and found is not None and lives:
             return self._keep(name, found, facts)
-        if found is not None and may_live(self._chain.folder(name), facts, survey):
+        if found is not None and may_live(self._chain.folder(name), found, facts, survey):
             return "alive"
         if self._is_blocked(name) and state.state != "running":
             self._chain.take_back(name, None)

@@ -38,7 +38,7 @@ class Line(Orch):
 
     def controller_remembers(self) -> bool:
         """Tells whether the controller has saved all jobs; a killed one forgets what came in its last seconds."""
-        saved = self.cluster.folder / "state" / "job_state"
+        saved = self.cluster.layout.folder / "state" / "job_state"
         return saved.exists() and all(name.encode() in saved.read_bytes() for name in self.jobs())
 
     def queue_empties(self) -> None:
