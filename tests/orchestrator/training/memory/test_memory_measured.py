@@ -18,7 +18,7 @@ from tests.ranks import run_ranks
 from tests.toys import ToyStream, ToyTask, toy_engine, toy_train
 from tests.toysitting import GROUPING
 
-WIDTH, DEPTH, LENGTH, TOLERANCE = 192, 3, 11, 0.10
+WIDTH, DEPTH, LENGTH, TOLERANCE = 192, 3, 11, 0.06
 STEPS = 3  # DeepSpeed knows the order of modules from the second on
 LONG = pytest.mark.long
 pytestmark = pytest.mark.slow
@@ -94,9 +94,7 @@ def test_a_replica_needs_what_is_predicted(micro_batch: int) -> None:
 def test_replicas_average_one_long_vector(tmp_path: Path) -> None:
     train = train_config(name="torch")
 
-    # a thread of gloo's may hold a vector for longer than it is needed: what is needed is seen where none does
-    runs = [run_ranks(2, most_bytes, train, directory=tmp_path) for _ in range(2)]
-    for most in map(min, *runs):
+    for most in run_ranks(2, most_bytes, train, directory=tmp_path):
         assert most == pytest.approx(predicted(train, 2).total, rel=TOLERANCE)
 
 
