@@ -73,7 +73,7 @@ class Chain:
         self.documents: Mapping[str, Mapping[str, Any]] = {
             name: planned_stage(self.directory / name, launch.started) for name in self.stages
         }
-        self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for
+        self.ids: dict[str, str | None] = {}  # of the jobs that others can wait for; null = Slurm knows none (yet)
         self.fates: dict[str, Fate] = {}
         self.full = False  # the site takes no more jobs of this user for now
         self._doomed: list[str] = []
@@ -101,10 +101,14 @@ class Chain:
         uid = (self.directory / LAUNCH).stat().st_uid
         return self.slurm.find(names, since=self.launch.started, uid=uid)
 
-    def after_ids(self, name: str) -> tuple[str, ...]:
-        """Returns the jobs that a stage has to wait for now; what is done needs no waiting."""
+    def after_ids(self, name: str) -> tuple[str, ...] | None:
+        """Returns the jobs that a stage has to wait for now; what is done needs no waiting.
+
+        None if one of them cannot be told to Slurm: whoever looks next may know it.
+        """
         alive = [self.ids.get(parent) for parent in self.parents(name) if self.fates.get(parent) == "alive"]
-        return tuple(job_id for job_id in alive if job_id is not None)
+        known = tuple(job_id for job_id in alive if job_id is not None)
+        return known if len(known) == len(alive) else None
 
     def submit(self) -> None:
         """Submits every stage, each after those whose outputs it reads.
@@ -126,12 +130,11 @@ class Chain:
         submissions.make_folder(stage)
         self._notice_done(name)
         self.full = self.full or submissions.refused_lately(stage)
-        if self.full or any(
-            self.fates.get(parent) == "alive" and not self.ids.get(parent) for parent in self.parents(name)
-        ):
-            return "alive"  # the queue has no room, or a parent's id is not known yet: whoever looks next goes on
+        after_ids = self.after_ids(name)
+        if self.full or after_ids is None:
+            return "alive"  # the queue has no room, or none for a parent yet: whoever looks next goes on
         resources = Resources(**self.documents[name]["resources"])
-        submission = self._described(name, resources, decision)
+        submission = self._described(name, resources, decision, after_ids)
         if not submissions.intend(stage, submission, instead_of=instead_of):
             return "alive"  # its job began after all, or somebody else asks for it
         self._show(stage, "queued", instead_of={"waiting", "failed"})
@@ -193,12 +196,14 @@ class Chain:
             else:  # thousands of stages need not wait for the disk over a word that nothing depends on
                 submissions.put(stage / STATE, asdict(replace(state, state=word)))
 
-    def _described(self, name: str, resources: Resources, decision: Decision | None) -> Submission:
+    def _described(
+        self, name: str, resources: Resources, decision: Decision | None, after_ids: tuple[str, ...]
+    ) -> Submission:
         token, stage = submissions.new_token(), self.folder(name)
         exclude = self.slurm.left_out(resources, decision.exclude if decision else ())
         return Submission(
             token=token, name=job_name(self.directory.name, name, token), launch=self.launch.started,
-            after=tuple(self.parents(name)), after_ids=self.after_ids(name), exclude=tuple(sorted(exclude)),
+            after=tuple(self.parents(name)), after_ids=after_ids, exclude=tuple(sorted(exclude)),
             signal_s=self.slurm.signal_s(stage, resources), hours=resources.hours,
         )  # fmt: skip
 

@@ -58,7 +58,7 @@ class Settler:
         for name in chain.stages:
             found, state = current.get(name), states[name]
             facts = survey.latest(found.name) if found is not None else None
-            chain.ids[name] = None if found is None else found.job_id or (facts.id if facts else None)
+            chain.ids[name] = facts.id if facts is not None and not facts.ended_for_good() else None
             state = state if state.state == "done" else read_state(chain.folder(name))  # Slurm took its time
             self._settle_guarded(name, state, found, facts, survey)
             if facts is not None and facts.state == "PENDING" and chain.fates[name] == "alive":
@@ -152,6 +152,8 @@ class Settler:
             chain.take_back(name, facts.id)
             return "blocked" if self._is_blocked(name) or wish is None else self._give_up(name, facts)
         wanted = chain.after_ids(name)
+        if wanted is None:
+            return "alive"  # the old dependency, even one that is never satisfied, keeps it waiting
         if facts.reason == NEVER or not set(wanted) <= set(found.after_ids):
             try:
                 chain.slurm.set_dependency(facts.id, wanted)
@@ -228,8 +230,9 @@ class Settler:
         """Says what can be said of a waiting job that vanished from a cluster where nobody keeps accounts."""
         chain, parents = self._chain, dict[str, str | None]()
         for parent in chain.parents(name):
-            state = read_state(chain.folder(parent))
-            parents[parent] = chain.ids.get(parent) or (state.attempts[-1].job_id if state.attempts else None)
+            attempts = read_state(chain.folder(parent)).attempts
+            by = attempts[-1].job_id if attempts else None
+            parents[parent] = chain.ids[parent] if chain.fates[parent] == "alive" else by
         if facts is not None or not survey.unaccounted or not vanished(chain.folder(name), found, parents):
             return None
         detail = f"job {found.job_id} left the queue before it began, and this cluster keeps no accounts that say why"

@@ -269,6 +269,29 @@ def test_a_job_that_slurm_forgot_is_not_asked_for_again_while_its_ranks_still_wo
     assert slurm.stage("4") == "data"
 
 
+@pytest.mark.parametrize("accounted", [True, False])
+def test_followers_of_a_forgotten_job_are_held_back_until_it_has_another(
+    run: Path, slurm: ToySlurm, *, accounted: bool
+) -> None:
+    slurm.accounting = accounted
+    submit(run, slurm)
+    slurm.begin("1")
+    slurm.forget("1")
+    slurm.forget("2")  # with it, and the one behind it is still there
+    slurm.jobs["3"] = replace(slurm.jobs["3"], reason="DependencyNeverSatisfied")
+    progress = run / "data" / PROGRESS
+    progress.touch()
+
+    settle(run, slurm)
+    meanwhile = (set(slurm.jobs), slurm.after["3"], slurm.asked[3:])
+    os.utime(progress, (time.time() - 60,) * 2)
+    settle(run, slurm)
+
+    assert meanwhile == ({"3"}, ("2",), [])
+    assert slurm.after == {"1": (), "2": ("1",), "3": ("5",), "4": (), "5": ("4",)}
+    assert work_through(run, slurm)["score"] == 1
+
+
 def test_followers_wait_for_the_new_job_of_a_stage_that_was_asked_for_again(run: Path, slurm: ToySlurm) -> None:
     submit(run, slurm)
     slurm.begin("1")
