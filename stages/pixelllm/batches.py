@@ -34,8 +34,9 @@ class PixelBatch:
     boxes_G4: Tensor  # xyxy in px of the canvas: what proposals should find; none where they are not asked for
     box_image_G: Tensor
     proposes: bool  # boxes_G4 are all that the images show: proposals learn from them
+    idle: frozenset[str]  # parts of the model that are not run, the same in every batch of a training
 
     def to(self, device: str | torch.device) -> "PixelBatch":
         """Moves every tensor to a device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "proposes"}
-        return PixelBatch(**moved, proposes=self.proposes)
+        moved = {name: getattr(self, name).to(device) for name in self.__slots__ if name not in {"proposes", "idle"}}
+        return PixelBatch(**moved, proposes=self.proposes, idle=self.idle)

@@ -52,11 +52,13 @@ class Limits:
 class Collator:
     """Builds batches for one model and one tokenizer."""
 
-    def __init__(self, blueprint: Blueprint, pieces: WordPieces, limits: Limits) -> None:
-        """Checks that the model has a row for every token."""
+    def __init__(
+        self, blueprint: Blueprint, pieces: WordPieces, limits: Limits, *, idle: frozenset[str] = frozenset()
+    ) -> None:
+        """Checks that the model has a row for every token; `idle` parts of it will not be run."""
         if pieces.size > blueprint.vocabulary_size:
             raise InputError(f"the tokenizer has {pieces.size} tokens, the model {blueprint.vocabulary_size}")
-        self.canvas, self.pieces, self._limits = blueprint.canvas_px, pieces, limits
+        self.canvas, self.pieces, self._limits, self._idle = blueprint.canvas_px, pieces, limits, idle
 
     def batch(self, examples: Sequence[Example]) -> PixelBatch:
         """Pads contexts and texts to the longest of their kind."""
@@ -94,6 +96,7 @@ class Collator:
             boxes_G4=torch.tensor([_moved(box, insides[at], sizes[at]) for at, box in found]).reshape(-1, 4),
             box_image_G=torch.tensor([number for number, _ in found], dtype=torch.long),
             proposes=any(example.boxes_xyxy_px is not None for example in examples),
+            idle=self._idle,
         )
 
     def pixels(self, image: Image.Image, *, share: float = 1.0) -> tuple[Tensor, Tensor, tuple[int, int]]:

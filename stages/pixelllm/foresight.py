@@ -6,7 +6,7 @@ Nothing here decides what training computes: fingerprints leave this module out 
 from collections.abc import Collection
 
 from orchestrator.records import record
-from stages.pixelllm.kinds import DENSE, REFER, REGION, SEGMENT
+from stages.pixelllm.kinds import DENSE, REFER, REGION, SEGMENT, idle_parts
 
 OPENER = "stages.pixelllm.sitting:open_sitting"
 
@@ -21,6 +21,7 @@ class BatchShape:
     speaks: bool  # the text is predicted
     masks: int  # to be drawn
     boxes: int  # to be proposed
+    idle: tuple[str, ...] = ()  # parts of the model that are not run
 
 
 @record
@@ -43,4 +44,5 @@ def largest(kinds: Collection[str], most: Most) -> BatchShape:
         speaks=not set(kinds) <= {REFER, SEGMENT},
         masks=most.expressions if SEGMENT in kinds else 0,
         boxes=most.regions if DENSE in kinds else 0,
+        idle=tuple(sorted(idle_parts(kinds))),
     )

@@ -65,8 +65,9 @@ class PixelLLM(nn.Module):
 
         Of a detector the fields of Proposed, of a mask branch `masks_S3hw` (logits) with `scores_S3`.
 
-        Every batch runs every module: one without words to predict has one token said with the target IGNORED, one
-        without masks to draw has its first row's drawn, so that ranks never differ in which weights they gather.
+        Every batch of a training runs the same modules: one without words to predict has one token said with the
+        target IGNORED, one without masks to draw has its first row's drawn, so that ranks never differ in which weights
+        they gather. Parts that nothing in this training teaches are idle in all of them.
         """
         sight = self.see(batch.semantic_pixels_BCHW, batch.localization_pixels_BCHW)
         visual_NKD = self.look(sight.map_BCHW, batch.prompts_N4, batch.image_N)
@@ -81,9 +82,11 @@ class PixelLLM(nn.Module):
             "targets_T": batch.targets_NL[wanted_NL],
             "points_NL22": self.location(hidden_NLD),
         }
-        if self.masks is not None:
+        if self.masks is not None and "masks" not in batch.idle:
             said |= self._drawn(batch, sight, visual_NKD, hidden_NLD, said["points_NL22"])
-        return said if self.detector is None else said | self.detector(sight.map_BCHW)
+        if self.detector is not None and "detector" not in batch.idle:
+            said |= self.detector(sight.map_BCHW)
+        return said
 
     def see(self, semantic_pixels_BCHW: Tensor, localization_pixels_BCHW: Tensor) -> Sight:
         """Encodes images twice and lays the maps on each other, the smaller one enlarged."""

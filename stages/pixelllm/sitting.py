@@ -60,6 +60,7 @@ class PixelLLMSitting:
             boxes_G4=torch.tensor([0.0, 0.0, canvas, canvas]).repeat(samples * shape.boxes, 1),
             box_image_G=torch.arange(samples).repeat_interleave(shape.boxes),
             proposes=shape.boxes > 0,
+            idle=frozenset(shape.idle),
         )
 
     def loss(self, model: nn.Module, batch: PixelBatch) -> Losses:

@@ -17,7 +17,7 @@ from stages.pixelllm.collate import Collator, Example, Limits
 from stages.pixelllm.config import FAMILY, Blueprint, PixelLLMConfig
 from stages.pixelllm.detector import Proposed, proposal_loss
 from stages.pixelllm.initial import draw_weights
-from stages.pixelllm.kinds import DENSE
+from stages.pixelllm.kinds import DENSE, idle_parts
 from stages.pixelllm.losses import DICE, FOCAL, caption_loss, location_loss, mask_loss
 from stages.pixelllm.model import PixelLLM
 from stages.pixelllm.pretrained import fill_from_folders, fill_masks
@@ -64,7 +64,8 @@ class PixelLLMTask(TrainTask[PixelBatch]):
         """Checks the tokenizer against the model."""
         self._blueprint, self._start, self._weights = blueprint, start, weights
         self._kinds, self._rules, self._limits = kinds, rules, limits
-        self.pieces, self.collator = pieces, Collator(blueprint, pieces, limits)
+        self.pieces = pieces
+        self.collator = Collator(blueprint, pieces, limits, idle=idle_parts(kinds.values()))
 
     def build_model(self) -> nn.Module:
         """Builds the model; its weights come later."""

@@ -1,5 +1,6 @@
 """Tiny PixelLLMs with a real checkpoint each, and samples whose truth is known."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,14 @@ def tiny_blueprint(words: WordPieces, **parts: Any) -> Blueprint:
     return draw_blueprint(tiny_config(**parts), words.size)
 
 
-def tiny_task(words: WordPieces, rules: Rules | None = None, **parts: Any) -> PixelLLMTask:
-    """Makes the task that teaches the smallest model everything; parts as `tiny_config` has them."""
+def tiny_task(
+    words: WordPieces, rules: Rules | None = None, *, kinds: Mapping[str, str] = KINDS, **parts: Any
+) -> PixelLLMTask:
+    """Makes the task that teaches the smallest model everything, or some kinds; parts as `tiny_config` has them."""
     return PixelLLMTask(
         tiny_blueprint(words, **parts),
         words,
-        KINDS,
+        kinds,
         start=Start(),
         weights=Weights(),
         rules=rules or Rules(),

@@ -90,6 +90,19 @@ def test_other_sources_ask_for_no_masks(task: PixelLLMTask) -> None:
     assert [float(terms[name]) for name in ("mask_focal", "mask_dice", "mask_score")] == [0, 0, 0]
 
 
+def test_parts_that_no_source_of_a_training_teaches_are_not_run(task: PixelLLMTask) -> None:
+    model, samples = built(task), [drawn("expressions", narrated(0))]
+    referring = tiny_task(pieces(), masks=True, kinds={"expressions": "refer"})
+
+    losses = referring.loss(model, referring.collate(samples))
+    losses.total.backward()
+
+    assert set(losses.terms) == {"caption", "location_px"}
+    torch.testing.assert_close(losses.total, task.loss(model, task.collate(samples)).total)
+    learnt = {name.partition(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
+    assert learnt == {"semantic", "localization", "prompts", "extractor", "projection", "language", "location"}
+
+
 def test_only_the_best_of_three_masks_learns_and_every_score_learns_its_own_overlap() -> None:
     truth = torch.zeros(1, 4, 4, dtype=torch.bool)
     truth[0, :, :2] = True  # the left half

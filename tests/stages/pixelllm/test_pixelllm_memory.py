@@ -54,8 +54,13 @@ SMALL = PixelLLMConfig(
 def test_a_batch_is_reckoned_with_the_most_of_all_its_sources() -> None:
     most = Most(regions=32, expressions=16, context=8, text=40)
 
-    assert largest({"trace", "caption"}, most) == BatchShape(rows=1, context=8, text=40, speaks=True, masks=0, boxes=0)
-    assert largest({"refer"}, most) == BatchShape(rows=16, context=8, text=40, speaks=False, masks=0, boxes=0)
+    parts = ("detector", "masks")
+    assert largest({"trace", "caption"}, most) == BatchShape(
+        rows=1, context=8, text=40, speaks=True, masks=0, boxes=0, idle=parts
+    )
+    assert largest({"refer"}, most) == BatchShape(
+        rows=16, context=8, text=40, speaks=False, masks=0, boxes=0, idle=parts
+    )
     assert largest({"segment", "dense"}, most) == BatchShape(
         rows=32, context=8, text=40, speaks=True, masks=16, boxes=32
     )
