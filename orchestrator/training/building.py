@@ -7,10 +7,9 @@ from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import deepspeed
-from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
 from torch import Tensor, nn
 
+from orchestrator.training.lean import deepspeed
 from orchestrator.training.optim import is_partitioned, whole_shape
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def partitioned_building(json: dict[str, Any], mpu: "Mpu | None", *, enabled: bo
         yield
         return
     group = None if mpu is None else mpu.get_data_parallel_group()
-    overrides = {DeepSpeedTensorOverride.device}
+    overrides = {deepspeed.runtime.zero.partition_parameters.DeepSpeedTensorOverride.device}
     cutting = _PartitionAsBuilt(
         config_dict_or_path=json, tensor_overrides=overrides, data_parallel_group=group, mpu=mpu
     )

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from orchestrator.training.compiling import compile_blocks, find_parts
 from orchestrator.training.config import EngineConfig, OptimConfig, TrainConfig
 from orchestrator.training.engine import finite, prepare, tensor_parallel
 from orchestrator.training.holdings import Held, Holdings, Replicated, Stage3, Stage12
+from orchestrator.training.lean import deepspeed
 from orchestrator.training.optim import (
     clip,
     freeze,
