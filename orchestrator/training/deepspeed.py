@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class DeepSpeedEngine:
                 parallel.cut(module, gather_logits=not task.cut_logits, gathered=gathered)
         freeze(module, trainable)
         prepare(module, train.engine)
-        if train.engine.zero_stage == 3:
-            mark_leaves(module, [*task.leaf_modules, *train.engine.leaf_modules])
+        leaves = [*task.leaf_modules, *train.engine.leaf_modules] if train.engine.zero_stage == 3 else []
+        self._leaves = mark_leaves(module, leaves)
         optimizer = _make_optimizer(parameter_groups(module, train.optim), train)
         deepspeed.utils.groups.mpu = mpu  # which it keeps for a whole process
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=json, mpu=mpu)
@@ -91,6 +91,7 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         self._gate.expect(accepts)
+        refuse_uncollected(self._leaves)
         at_its_least = self._loss_scale() <= self._train.engine.loss_scale.least
         self._engine.step()
         if not self._gate.asked and at_its_least:  # DeepSpeed has withheld the update, and not to find a loss scale
@@ -186,16 +187,31 @@ def _adam(optim: OptimConfig) -> dict[str, Any]:
     return {"betas": optim.betas, "eps": optim.eps}
 
 
-def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> None:
+def mark_leaves(module: nn.Module, patterns: Sequence[str]) -> Mapping[str, nn.Module]:
     """Lets ZeRO-3 gather whole modules at once, by patterns of their names or by the names of their classes.
+
+    Returns them by name.
 
     Such a module raises InputError when it learns, and is given no tensor that needs a gradient: DeepSpeed collects a
     leaf's gradients when that of its inputs is known, which then is too early: the step ends without a reason.
     """
-    names = {id(part): name for name, part in module.named_modules()}
-    for part in find_parts(module, patterns, key="train.engine.leaf_modules"):
+    chosen = {id(part) for part in find_parts(module, patterns, key="train.engine.leaf_modules")}
+    leaves = {name: part for name, part in module.named_modules() if id(part) in chosen}
+    for name, part in leaves.items():
         deepspeed.utils.set_z3_leaf_module(part, True)
-        part.register_forward_pre_hook(partial(_refuse_without_gradient, names[id(part)]))
+        part.register_forward_pre_hook(partial(_refuse_without_gradient, name))
+    return leaves
+
+
+def refuse_uncollected(leaves: Mapping[str, nn.Module]) -> None:
+    """Raises InputError, before an update, for a leaf whose gradients nobody has fetched: no call of it was seen."""
+    for name, part in leaves.items():
+        if any(weight.grad is not None for weight in part.parameters()):
+            raise InputError(
+                f"train.engine.leaf_modules: {name!r} ({type(part).__name__}) learns, but is never called itself, only "
+                "methods or parts of it, and DeepSpeed would drop its gradients; allowed: modules further inside it "
+                "that are called, as its layers"
+            )
 
 
 def _refuse_without_gradient(name: str, part: nn.Module, given: tuple[Any, ...]) -> None:

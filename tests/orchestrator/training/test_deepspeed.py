@@ -1,6 +1,7 @@
 """A module that ZeRO-3 is to gather as one, and cannot, is refused by its name."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.training.deepspeed import mark_leaves
+from orchestrator.training.engine import make_engine
+from orchestrator.world import World
+from tests.ranks import run_ranks
+from tests.toys import ToyTask, toy_engine, toy_train
 
 
 class Tower(nn.Module):
@@ -59,3 +64,50 @@ def test_a_leaf_whose_gradients_come_in_time_is_run(called: Callable[[nn.Module]
 
 def test_the_layers_inside_are_fine() -> None:
     assert marked("*.layer")(torch.ones(2, 4)).shape == (2, 4)
+
+
+class Speaker(nn.Module):
+    """Is asked by a method and never called, as a model with several ways in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def say(self, hidden_BD: Tensor) -> Tensor:
+        said: Tensor = self.layer(hidden_BD)
+        return said
+
+
+class Asking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.speaker = nn.Linear(4, 4), Speaker()
+
+    def forward(self, hidden_BD: Tensor) -> Tensor:
+        said: Tensor = self.speaker.say(self.first(hidden_BD))
+        return said
+
+
+class AskingTask(ToyTask):
+    def build_model(self) -> nn.Module:
+        return Asking()
+
+
+def _step(world: World, leaf: str) -> str:
+    train = toy_train(1, engine=toy_engine("deepspeed", leaf_modules=(leaf,)))
+    engine = make_engine(AskingTask(), train, trainable=("*",), world=world, seed=1)
+    for _ in range(engine.accumulation):
+        engine.backward(engine.module(torch.ones(2, 4)).sum())
+    try:
+        engine.step()
+    except InputError as error:
+        return str(error)
+    return "learnt"
+
+
+@pytest.mark.slow
+def test_a_leaf_that_is_never_called_is_refused_before_it_goes_unlearnt(tmp_path: Path) -> None:
+    said = [run_ranks(1, _step, leaf, directory=tmp_path) for leaf in ("Speaker", "speaker.layer")]
+
+    assert "'speaker' (Speaker) learns, but is never called itself" in said[0][0]
+    assert said[1] == ["learnt"]
