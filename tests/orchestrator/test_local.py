@@ -250,7 +250,7 @@ def test_interrupting_the_one_who_follows_leaves_the_run_going(orch: Any) -> Non
     process = orch.start("launch", orch.recipe(chain(steps=10, pause_s=0.3)))
     orch.pid("first")
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert "the run goes on" in errors

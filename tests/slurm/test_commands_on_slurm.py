@@ -102,7 +102,7 @@ def test_what_waits_for_nodes_says_so_and_interrupting_the_one_who_follows_leave
     said = line.wait(lambda: (line.run_folder / "launch.json").is_file() and line.stage("first")["waiting"])
     logs = line("logs", "toy", "first")
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     here = line("cancel", "toy")
     shown = line.status()
 

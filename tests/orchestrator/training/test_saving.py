@@ -111,7 +111,7 @@ def test_on_a_slow_disk_the_next_save_waits_and_says_so_once(tmp_path: Path, cap
     assert caplog.text.count("training waited") == 1
     slow = events(disk.directory, "slow_saves")
     assert [(event["step"], event["before"]) for event in slow] == [(2, 1)]
-    assert slow[0]["waited_s"] > 0.1
+    assert slow[0]["waited_s"] > 0
 
 
 def test_training_goes_on_while_a_slow_disk_writes(tmp_path: Path) -> None:
