@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from orchestrator.artifacts import Checkpoint
+from orchestrator.recipe import load_recipe
+from orchestrator.training.compiling import find_parts
+from stages.blueprints import read_blueprint
+from stages.pixelllm.config import FAMILY, Blueprint
+from stages.pixelllm.model import PixelLLM
 from stages.predict import Asked, predict
 from tests.recipes.one_process import run_here
 from tests.recipes.recipe_run import RecipeRun
@@ -12,9 +19,10 @@ from tests.recipes.recipe_run import RecipeRun
 pytestmark = [pytest.mark.slow, pytest.mark.needs("torch"), pytest.mark.timeout(900)]
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "pixelllm.yaml"
 TRAININGS = ("captions", "refer_masks", "refer", "trace", "dense", "joint")
+CHANGES = ("global_batch=4", "engine.name=torch", "engine.leaf_modules=[]")
 FEW = (
     "vars.steps=2", "vars.refer=2", "vars.masks=2", "vars.few=2", "vars.scenes=24",
-    *(f"stages.{name}.config.train.{key}" for name in TRAININGS for key in ("global_batch=4", "engine.name=torch")),
+    *(f"stages.{name}.config.train.{change}" for name in TRAININGS for change in CHANGES),
 )  # fmt: skip
 
 
@@ -38,6 +46,12 @@ def test_a_few_steps_of_every_stage_are_trained_scored_exported_and_drawn(tmp_pa
     assert set(scores(folder, "score")) == {"refer_boxes"}
     assert set(scores(folder, "score_masks")) == {"refer"}
     assert set(scores(folder, "score_dense")) == {"region_captions", "dense_captions"}
+
+    for name, spec in load_recipe(RECIPE).stages.items():  # what ZeRO-3 gathers as one is there, and called
+        if leaves := spec.config.get("train", {}).get("engine", {}).get("leaf_modules"):
+            model = PixelLLM(read_blueprint(Checkpoint(folder / name / "model"), FAMILY, Blueprint))
+            parts = find_parts(model, leaves, key=name)
+            assert all(type(part).forward is not nn.Module.forward for part in parts), name
 
     image, export = next((folder / "shapes" / "raw").rglob("*.jpg")), folder / "export" / "model"
     said = predict(export, image, output=tmp_path / "words.png")
