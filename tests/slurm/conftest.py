@@ -3,13 +3,15 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from slurm.devcluster import DevCluster, surroundings
 from tests.slurm.programs import Programs
+
+LAST_LINES = 40
 
 
 @pytest.fixture
@@ -31,6 +33,26 @@ def devcluster() -> Iterator[DevCluster]:
         yield cluster
     finally:
         cluster.down()
+
+
+@pytest.fixture(autouse=True)
+def _whole_again(request: pytest.FixtureRequest) -> None:
+    """Starts again what an earlier test has left dead: who finds it so has failed, and the others need not."""
+    if "devcluster" in request.fixturenames:
+        cluster: DevCluster = request.getfixturevalue("devcluster")
+        cluster.start_accounting()
+        cluster.start_controller()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows what the controller said last beside a test that failed: its log goes with the cluster."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("devcluster")
+    if report.failed and isinstance(cluster, DevCluster):
+        lines = cluster.layout.path("log", "slurmctld.out").read_text(errors="replace").splitlines()
+        report.sections.append(("the end of slurmctld.out", "\n".join(lines[-LAST_LINES:])))
+    return report
 
 
 def _end_orphans() -> None:
