@@ -1,6 +1,7 @@
 """Ranks that hang, die or dawdle in the middle of a real training: found, named, gone on from."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def test_a_training_in_which_ranks_hang_and_die_ends_like_an_undisturbed_one(tra
     assert [attempt["from_step"] for attempt in attempts] == [0, 2, 6, 8]
     assert "rank 1" in attempts[0]["detail"]
     assert "it is stopped" in attempts[0]["detail"]
-    assert "2 ranks wait for it in" in attempts[0]["detail"]
+    # on a busy machine one of the two may not be asked in time where it stands
+    assert re.search("(1 rank waits|2 ranks wait) for it in", attempts[0]["detail"])
     assert "it stands in tests/toy" in attempts[0]["detail"]  # where it was when the kernel stopped it, a moment later
     assert all("most recent call first" in text for text in stacks)
     assert "SIGKILL" in attempts[1]["detail"]
